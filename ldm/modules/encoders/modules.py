@@ -1,10 +1,10 @@
 """Text encoders that turn captions into the context of the U-Net's cross-attention.
 
-`FrozenCLIPEmbedder` is the text tower of CLIP ViT-L/14 as Stable Diffusion v1 uses it; its weights come with the
-diffusion checkpoint, so it is built from the architecture's numbers alone and never asks a model hub for anything.
-`SmallCLIPTextEmbedder` is the same architecture at small width with a word-level vocabulary, trained jointly with
-the U-Net of the emoji world. Both keep their parameters under the names of Stable Diffusion v1 checkpoints,
-`transformer.text_model.*`.
+`FrozenCLIPEmbedder` is the text tower of CLIP ViT-L/14 as Stable Diffusion v1 uses it; its weights come with
+the diffusion checkpoint, so it is built from the architecture's numbers alone and never asks a model hub for
+anything. `SmallCLIPTextEmbedder` is the same architecture at small width with a word-level vocabulary, trained
+jointly with the U-Net of the emoji world. Both keep their parameters under the names of Stable Diffusion v1
+checkpoints, `transformer.text_model.*`.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class TextTower:
-    """The numbers that fix a CLIP text transformer: everything else (quick GELU, causal mask) is common to all."""
+    """The numbers that fix a CLIP text transformer; quick GELU and the causal mask are common to all."""
 
     width: int  # channels of a token, and of the context given to the U-Net
     layers: int
@@ -66,8 +66,8 @@ def build_text_transformer(tower: TextTower) -> CLIPTextModel:
 def clip_tokenizer() -> CLIPTokenizer:
     """The byte-pair tokenizer of CLIP, made from the merges that come with the `clip` package.
 
-    Ids equal those of `clip.tokenize` (which also unescapes HTML entities); only the padding differs, since Stable
-    Diffusion v1 was trained with `<|endoftext|>` there and `clip.tokenize` writes 0.
+    Ids equal those of `clip.tokenize` (which also unescapes HTML entities); only the padding differs, since
+    Stable Diffusion v1 was trained with `<|endoftext|>` there and `clip.tokenize` writes 0.
     """
     from clip.simple_tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizer
@@ -88,8 +88,9 @@ class PublishedTextNames(nn.Module):
     """Holds a text transformer so that its state dict is named as in Stable Diffusion v1 checkpoints.
 
     Those have a `text_model.` prefix, which transformers 5 dropped, and an integer entry
-    `embeddings.position_ids` (1, L), which it no longer saves. Saving writes both; loading does not mind whether
-    `position_ids` is there, and does not trust its values, since checkpoints cast to half precision hold floats.
+    `embeddings.position_ids` (1, L), which it no longer saves. Saving writes both; loading does not mind
+    whether `position_ids` is there, and does not trust its values: in checkpoints cast to half precision they
+    are floats.
     """
 
     def __init__(self, transformer: nn.Module, context_length: int) -> None:
@@ -113,7 +114,7 @@ def _set_position_ids(module: nn.Module, state_dict: dict[str, Any], prefix: str
     """Before loading: give the state dict the one `position_ids` there can be."""
     assert isinstance(module, PublishedTextNames)
     weights = state_dict.get(f"{prefix}text_model.embeddings.position_embedding.weight")
-    if weights is not None:  # on its device, so that a model built on the meta device becomes usable with assign=True
+    if weights is not None:  # on its device, for a model built on the meta device and loaded with assign=True
         state_dict[f"{prefix}text_model.embeddings.position_ids"] = module._position_ids(weights.device)
 
 
@@ -181,7 +182,7 @@ class FrozenCLIPEmbedder(TextEncoder):
         return batch["input_ids"]  # (B, max_length)
 
     def freeze(self) -> None:
-        """Evaluation mode, no gradients for the weights (gradients still flow to whatever uses the context)."""
+        """Evaluation mode, and no gradients for the weights."""
         self.eval()
         self.requires_grad_(False)
 
@@ -201,7 +202,7 @@ class SmallCLIPTextEmbedder(TextEncoder):
         from ldm.modules.encoders.tokenizer import WordTokenizer
 
         tokenizer = WordTokenizer(vocab_file, context_length=context_length)
-        tower = TextTower(width, layers, heads, vocab_size=tokenizer.vocab_size, context_length=context_length)
+        tower = TextTower(width, layers, heads, tokenizer.vocab_size, context_length)
         super().__init__(tower)
         self.tokenizer = tokenizer
 
