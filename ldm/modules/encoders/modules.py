@@ -2,9 +2,9 @@
 
 `FrozenCLIPEmbedder` is the text tower of CLIP ViT-L/14 as Stable Diffusion v1 uses it; its weights come with
 the diffusion checkpoint, so it is built from the architecture's numbers alone and never asks a model hub for
-anything. `SmallCLIPTextEmbedder` is the same architecture at small width with a word-level vocabulary, trained
-jointly with the U-Net of the emoji world. Both keep their parameters under the names of Stable Diffusion v1
-checkpoints, `transformer.text_model.*`.
+anything. `SmallCLIPTextEmbedder` is the same architecture at small width with a word-level vocabulary,
+trained jointly with the U-Net of the emoji world. Both keep their parameters under the names of Stable
+Diffusion v1 checkpoints, `transformer.text_model.*`.
 """
 from __future__ import annotations
 
