@@ -1,0 +1,221 @@
+"""Attention layers of the latent-diffusion U-Net, with the spatial control of the paper.
+
+The control (Wu et al., ICCV 2023, arXiv 2304.03869) replaces the output of every cross-attention, on the rows of the
+batch that carry the prompt and inside each object's disc, by a combination of the prompt's attention and the
+attention to that object's own description. See `CrossAttention.forward`.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.modules.diffusionmodules.util import checkpoint, zero_module
+
+if TYPE_CHECKING:
+    from ldm.spacetime.control import SpatialControl
+
+
+class LocalAttention(NamedTuple):
+    """What one cross-attention layer needs of the control, in the order of `CrossAttention.forward`."""
+
+    local_contexts: Sequence[Tensor]  # N x (B, L, C), one description per object
+    masks: Sequence[Tensor]  # N x (B, pixels), zero outside the object's disc
+    weights: Sequence[Tensor]  # N x (B,), w_{i,t} of this step
+    blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
+    pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; found from the masks if None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Multi-head scaled dot-product attention of (B, P, H*D) on (B, L, H*D), heads merged: (B, P, H*D)."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, P or L, D)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class GEGLU(nn.Module):
+    """Linear layer gated by GELU of a second one (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim_in, dim_out * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) -> (..., dim_out)."""
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Two-layer perceptron of a transformer block; the hidden width is `mult * dim`."""
+
+    def __init__(
+        self, dim: int, dim_out: int | None = None, mult: int = 4, glu: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        inner = int(dim * mult)
+        project_in = GEGLU(dim, inner) if glu else nn.Sequential(nn.Linear(dim, inner), nn.GELU())
+        self.net = nn.Sequential(project_in, nn.Dropout(dropout), nn.Linear(inner, dim_out or dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim_out)."""
+        return self.net(x)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of pixels to a context (to themselves without one), under optional spatial control."""
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None = None,
+        heads: int = 8,
+        dim_head: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inner = dim_head * heads
+        context_dim = query_dim if context_dim is None else context_dim
+        self.heads = heads
+        self.to_q = nn.Linear(query_dim, inner, bias=False)
+        self.to_k = nn.Linear(context_dim, inner, bias=False)
+        self.to_v = nn.Linear(context_dim, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, query_dim), nn.Dropout(dropout))
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        local_contexts: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None = None,
+        weights: Sequence[Tensor] | None = None,
+        blend: str = "conditional",
+        pixels: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Attention of `x` to `context`; with local contexts, on the last B rows and at pixel p,
+
+            o(p) = g(p) + sum_i  w_i m_i(p) (a_i(p) - g(p))
+
+        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"` subtracts the
+        g of the first B rows instead (the ICCV 2023 release). Without local contexts: plain attention.
+
+        Args:
+            x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
+            context: (R, L, context_dim).
+            local_contexts, masks, weights, blend, pixels: see `LocalAttention`.
+        Returns: (R, pixels, query_dim).
+        """
+        context = x if context is None else context
+        q = self.to_q(x)  # (R, P, H*D)
+        out = attend(q, self.to_k(context), self.to_v(context), self.heads)  # (R, P, H*D)
+        if local_contexts:
+            local = LocalAttention(local_contexts, masks or (), weights or (), blend, pixels)
+            out = self._add_local(out, q, local)
+        return self.to_out(out)
+
+    def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
+        """Add sum_i w_i m_i (a_i - g) to the last B rows of `out` (R, P, H*D).
+
+        It stands before the output projection, which is affine: the bias cancels in each difference, so one
+        projection serves the prompt and all objects.
+        """
+        batch, rows = local.local_contexts[0].shape[0], out.shape[0]
+        if rows not in (batch, 2 * batch) or (local.blend == "unconditional" and rows == batch):
+            raise ValueError(f"{rows} rows do not fit {batch} local contexts with blend '{local.blend}'")
+        reference = out[:batch] if local.blend == "unconditional" else out[-batch:]
+        q, result = q[-batch:], out[-batch:]
+        for i, (context, mask, weight) in enumerate(zip(*local[:3], strict=True)):
+            # Only pixels inside some image's disc are computed; the rest of the sum is zero.
+            where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)
+            if where.numel() == 0:
+                continue
+            a = attend(q.index_select(1, where), self.to_k(context), self.to_v(context), self.heads)  # (B, p, H*D)
+            coefficient = (weight[:, None] * mask.index_select(1, where)).to(out.dtype)  # (B, p)
+            difference = a - reference.index_select(1, where)
+            result = result.index_add(1, where, coefficient[..., None] * difference)
+        return result if rows == batch else torch.cat([out[:batch], result])
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each behind a layer norm and with a residual."""
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        d_head: int,
+        dropout: float = 0.0,
+        context_dim: int | None = None,
+        gated_ff: bool = True,
+        checkpoint: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(dim, heads=n_heads, dim_head=d_head, dropout=dropout)
+        self.ff = FeedForward(dim, dropout=dropout, glu=gated_ff)
+        self.attn2 = CrossAttention(dim, context_dim, heads=n_heads, dim_head=d_head, dropout=dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.checkpoint = checkpoint
+
+    def forward(self, x: Tensor, context: Tensor | None = None, local: LocalAttention | None = None) -> Tensor:
+        """(R, P, dim) with context (R, L, context_dim) -> (R, P, dim)."""
+        return checkpoint(partial(self._forward, local=local), (x, context), None, self.checkpoint)
+
+    def _forward(self, x: Tensor, context: Tensor | None, local: LocalAttention | None) -> Tensor:
+        x = self.attn1(self.norm1(x)) + x
+        x = self.attn2(self.norm2(x), context, *(local or ())) + x
+        return self.ff(self.norm3(x)) + x
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map, between two 1x1 convolutions and a residual."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_heads: int,
+        d_head: int,
+        depth: int = 1,
+        dropout: float = 0.0,
+        context_dim: int | None = None,
+        use_checkpoint: bool = True,
+    ) -> None:
+        super().__init__()
+        inner = n_heads * d_head
+        self.norm = nn.GroupNorm(32, in_channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(in_channels, inner, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                inner, n_heads, d_head, dropout=dropout, context_dim=context_dim, checkpoint=use_checkpoint
+            )
+            for _ in range(depth)
+        )
+        self.proj_out = zero_module(nn.Conv2d(inner, in_channels, 1))
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        control: SpatialControl | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Map (R, C, h, w) to the same shape.
+
+        Args:
+            context: (R, L, context_dim), or None for self-attention in both attentions.
+            control: objects of the last B rows; their discs are drawn on this layer's own h x w grid.
+            weights: (N, B) of this denoising step, needed with `control`.
+        """
+        height, width = x.shape[-2:]
+        local = None
+        if control is not None and context is not None:
+            local = control.local_attention(height, width, weights)
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (R, h*w, inner)
+        for block in self.transformer_blocks:
+            h = block(h, context, local)
+        h = h.transpose(1, 2).unflatten(2, (height, width))  # (R, inner, h, w)
+        return x + self.proj_out(h)

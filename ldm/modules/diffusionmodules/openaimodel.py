@@ -1,0 +1,350 @@
+"""The U-Net of latent diffusion, and its encoder half as a classifier.
+
+Constructor arguments and state-dict names are those of the published configs and checkpoints.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.attention import SpatialTransformer
+from ldm.modules.diffusionmodules.unet_blocks import (
+    AttentionBlock,
+    AttentionPool2d,
+    Downsample,
+    ResBlock,
+    TimestepEmbedSequential,
+    Upsample,
+)
+from ldm.modules.diffusionmodules.util import (
+    conv_nd,
+    linear,
+    normalization,
+    timestep_embedding,
+    zero_module,
+)
+
+if TYPE_CHECKING:
+    from ldm.spacetime.control import SpatialControl
+
+__all__ = [
+    "AttentionBlock",
+    "AttentionPool2d",
+    "Downsample",
+    "EncoderUNetModel",
+    "ResBlock",
+    "TimestepEmbedSequential",
+    "UNetModel",
+    "Upsample",
+]
+
+
+@dataclass(frozen=True)
+class _BlockFactory:
+    """The settings that all blocks of one U-Net share, and the blocks made of them."""
+
+    emb_channels: int
+    dropout: float
+    dims: int
+    conv_resample: bool
+    use_checkpoint: bool
+    use_scale_shift_norm: bool
+    resblock_updown: bool
+    num_heads: int
+    num_head_channels: int
+    use_new_attention_order: bool
+    transformer_depth: int = 0  # 0: AttentionBlock, else SpatialTransformer
+    context_dim: int | None = None
+
+    def res(self, channels: int, out_channels: int, up: bool = False, down: bool = False) -> ResBlock:
+        return ResBlock(
+            channels,
+            self.emb_channels,
+            self.dropout,
+            out_channels=out_channels,
+            dims=self.dims,
+            use_checkpoint=self.use_checkpoint,
+            use_scale_shift_norm=self.use_scale_shift_norm,
+            up=up,
+            down=down,
+        )
+
+    def attention(self, channels: int, num_heads: int | None = None) -> nn.Module:
+        """Attention at this width; `num_heads` (AttentionBlock only) overrides the U-Net's own number."""
+        if not self.transformer_depth:
+            return AttentionBlock(
+                channels,
+                num_heads=num_heads or self.num_heads,
+                num_head_channels=self.num_head_channels,
+                use_checkpoint=self.use_checkpoint,
+                use_new_attention_order=self.use_new_attention_order,
+            )
+        heads = self.num_heads if self.num_head_channels == -1 else channels // self.num_head_channels
+        return SpatialTransformer(
+            channels,
+            heads,
+            channels // heads,
+            depth=self.transformer_depth,
+            context_dim=self.context_dim,
+            use_checkpoint=self.use_checkpoint,
+        )
+
+    def down(self, channels: int) -> nn.Module:
+        if self.resblock_updown:
+            return self.res(channels, channels, down=True)
+        return Downsample(channels, self.conv_resample, dims=self.dims)
+
+    def up(self, channels: int) -> nn.Module:
+        if self.resblock_updown:
+            return self.res(channels, channels, up=True)
+        return Upsample(channels, self.conv_resample, dims=self.dims)
+
+    def middle(self, channels: int) -> TimestepEmbedSequential:
+        return TimestepEmbedSequential(
+            self.res(channels, channels), self.attention(channels), self.res(channels, channels)
+        )
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The pyramid of a U-Net: widths, blocks a level, and at which downsampling factors attention stands."""
+
+    in_channels: int
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention_resolutions: frozenset[int]
+
+    def input_blocks(self, make: _BlockFactory) -> tuple[nn.ModuleList, list[int]]:
+        """The downward path and the number of channels that each of its blocks gives."""
+        ch = self.model_channels
+        stem = conv_nd(make.dims, self.in_channels, ch, 3, padding=1)
+        blocks, widths = nn.ModuleList([TimestepEmbedSequential(stem)]), [ch]
+        for level, mult in enumerate(self.channel_mult):
+            for _ in range(self.num_res_blocks):
+                layers: list[nn.Module] = [make.res(ch, mult * self.model_channels)]
+                ch = mult * self.model_channels
+                if 2**level in self.attention_resolutions:
+                    layers.append(make.attention(ch))
+                blocks.append(TimestepEmbedSequential(*layers))
+                widths.append(ch)
+            if level != len(self.channel_mult) - 1:
+                blocks.append(TimestepEmbedSequential(make.down(ch)))
+                widths.append(ch)
+        return blocks, widths
+
+    def output_blocks(self, make: _BlockFactory, widths: list[int], num_heads: int | None) -> nn.ModuleList:
+        """The upward path; each block takes the output of one input block beside its own input."""
+        blocks, skips, ch = nn.ModuleList(), list(widths), widths[-1]
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            for i in range(self.num_res_blocks + 1):
+                layers: list[nn.Module] = [make.res(ch + skips.pop(), mult * self.model_channels)]
+                ch = mult * self.model_channels
+                if 2**level in self.attention_resolutions:
+                    layers.append(make.attention(ch, num_heads))
+                if level and i == self.num_res_blocks:
+                    layers.append(make.up(ch))
+                blocks.append(TimestepEmbedSequential(*layers))
+        return blocks
+
+
+def _time_embed(model_channels: int) -> nn.Sequential:
+    width = model_channels * 4
+    return nn.Sequential(linear(model_channels, width), nn.SiLU(), linear(width, width))
+
+
+class UNetModel(nn.Module):
+    """U-Net with timestep embedding and attention; predicts the noise (or x_0, or v) of a noisy latent.
+
+    Args:
+        image_size: kept for configs; the network takes any size divisible by its downsampling factor.
+        attention_resolutions: downsampling factors (1, 2, 4, ...) at which attention follows a residual block.
+        num_classes: with class labels, their number.
+        num_heads, num_head_channels: one of the two; `num_heads_upsample` overrides for AttentionBlocks going up.
+        use_spatial_transformer: transformers attending to a context of width `context_dim`, else self-attention.
+        n_embed: predict logits over a codebook of this size instead of an image.
+        use_checkpoint: keep no activations inside a block, recompute them in backward.
+        legacy: accepted for published configs; it only chose between two ways of counting the same heads.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int],
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        dropout: float = 0,
+        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        num_classes: int | None = None,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = -1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+        use_spatial_transformer: bool = False,
+        transformer_depth: int = 1,
+        context_dim: int | None = None,
+        n_embed: int | None = None,
+        legacy: bool = True,
+    ) -> None:
+        super().__init__()
+        if use_spatial_transformer != (context_dim is not None):
+            raise ValueError("use_spatial_transformer and context_dim belong together")
+        if num_heads == -1 and num_head_channels == -1:
+            raise ValueError("either num_heads or num_head_channels has to be set")
+        self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
+        self.model_channels, self.num_classes = model_channels, num_classes
+        self.predict_codebook_ids = n_embed is not None
+        make = _BlockFactory(
+            model_channels * 4, dropout, dims, conv_resample, use_checkpoint, use_scale_shift_norm,
+            resblock_updown, num_heads, num_head_channels, use_new_attention_order,
+            transformer_depth if use_spatial_transformer else 0, context_dim,
+        )
+        levels = _Levels(
+            in_channels, model_channels, tuple(channel_mult), num_res_blocks, frozenset(attention_resolutions)
+        )
+        self.time_embed = _time_embed(model_channels)
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, model_channels * 4)
+        self.input_blocks, widths = levels.input_blocks(make)
+        self.middle_block = make.middle(widths[-1])
+        heads_up = None if num_heads_upsample == -1 else num_heads_upsample
+        self.output_blocks = levels.output_blocks(make, widths, heads_up)
+        ch = model_channels * channel_mult[0]
+        self.out = nn.Sequential(
+            normalization(ch), nn.SiLU(), zero_module(conv_nd(dims, ch, out_channels, 3, padding=1))
+        )
+        if n_embed is not None:
+            self.id_predictor = nn.Sequential(normalization(ch), conv_nd(dims, ch, n_embed, 1))
+        if use_fp16:
+            self.half()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the network computes in."""
+        return self.time_embed[0].weight.dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor | None = None,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        control: SpatialControl | None = None,
+        weights: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Predict from a batch of noisy inputs.
+
+        Args:
+            x: (R, in_channels, h, w).
+            timesteps: (R,).
+            context: (R, L, context_dim) for a spatial-transformer U-Net.
+            y: (R,) class labels, if and only if the network has classes.
+            control: objects of the last B rows (R = B, or 2B with the unconditional rows first).
+            weights: (N, B) attention weights of this denoising step, needed with `control`.
+        Returns: (R, out_channels, h, w), or (R, n_embed, h, w) logits, in the dtype of `x`.
+        """
+        if (y is not None) != (self.num_classes is not None):
+            raise ValueError("class labels y are needed if and only if the model is class-conditional")
+        if timesteps is None:
+            raise ValueError("timesteps are needed")
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        h, skips = x.to(self.dtype), []
+        for block in self.input_blocks:
+            h = block(h, emb, context, control, weights)
+            skips.append(h)
+        h = self.middle_block(h, emb, context, control, weights)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context, control, weights)
+        h = h.to(x.dtype)
+        return self.id_predictor(h) if self.predict_codebook_ids else self.out(h)
+
+
+class EncoderUNetModel(nn.Module):
+    """The downward half of the U-Net with a pooling head: a noise-aware classifier.
+
+    Args: as `UNetModel`; `pool` is "adaptive", "attention", "spatial" or "spatial_v2".
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        dropout: float = 0,
+        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+        pool: str = "adaptive",
+    ) -> None:
+        super().__init__()
+        self.model_channels, self.out_channels, self.pool = model_channels, out_channels, pool
+        make = _BlockFactory(
+            model_channels * 4, dropout, dims, conv_resample, use_checkpoint, use_scale_shift_norm,
+            resblock_updown, num_heads, num_head_channels, use_new_attention_order,
+        )
+        levels = _Levels(
+            in_channels, model_channels, tuple(channel_mult), num_res_blocks, frozenset(attention_resolutions)
+        )
+        self.time_embed = _time_embed(model_channels)
+        self.input_blocks, widths = levels.input_blocks(make)
+        self.middle_block = make.middle(widths[-1])
+        last_size = image_size // 2 ** (len(channel_mult) - 1)
+        pooled = sum(widths) + widths[-1] if pool.startswith("spatial") else widths[-1]
+        self.out = nn.Sequential(*self._head(pool, pooled, out_channels, dims, last_size, num_head_channels))
+        if use_fp16:
+            self.half()
+
+    @staticmethod
+    def _head(pool: str, ch: int, out: int, dims: int, size: int, head_channels: int) -> Iterator[nn.Module]:
+        if pool in ("adaptive", "attention"):
+            yield from (normalization(ch), nn.SiLU())
+        if pool == "adaptive":
+            yield from (nn.AdaptiveAvgPool2d((1, 1)), zero_module(conv_nd(dims, ch, out, 1)), nn.Flatten())
+        elif pool == "attention":
+            if head_channels == -1:
+                raise ValueError("pool='attention' needs num_head_channels")
+            yield AttentionPool2d(size, ch, head_channels, out)
+        elif pool == "spatial":
+            yield from (nn.Linear(ch, 2048), nn.ReLU(), nn.Linear(2048, out))
+        elif pool == "spatial_v2":
+            yield from (nn.Linear(ch, 2048), normalization(2048), nn.SiLU(), nn.Linear(2048, out))
+        else:
+            raise ValueError(f"unknown pool '{pool}': use adaptive, attention, spatial or spatial_v2")
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """x (B, in_channels, h, w), timesteps (B,) -> (B, out_channels) logits in the dtype of `x`."""
+        dtype = self.time_embed[0].weight.dtype
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
+        h, means = x.to(dtype), []
+        for block in [*self.input_blocks, self.middle_block]:
+            h = block(h, emb)
+            means.append(h.mean(dim=(2, 3)))
+        if self.pool.startswith("spatial"):
+            h = torch.cat(means, dim=-1)  # (B, sum of widths)
+        return self.out(h).to(x.dtype)

@@ -1,0 +1,208 @@
+"""Building blocks of the U-Nets in `openaimodel`: residual blocks, resampling and attention over pixels.
+
+Names follow the state dicts of the published checkpoints.
+"""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.modules.attention import SpatialTransformer
+from ldm.modules.diffusionmodules.util import (
+    avg_pool_nd,
+    checkpoint,
+    conv_nd,
+    linear,
+    normalization,
+    zero_module,
+)
+
+if TYPE_CHECKING:
+    from ldm.spacetime.control import SpatialControl
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour upsampling by 2 (of the last two dimensions in 3D), then a 3x3 convolution if asked."""
+
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1
+    ) -> None:
+        super().__init__()
+        self.factor = (1, 2, 2) if dims == 3 else (2,) * dims
+        if use_conv:
+            self.conv = conv_nd(dims, channels, out_channels or channels, 3, padding=padding)
+        self.use_conv = use_conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C_out, 2h, 2w)."""
+        x = F.interpolate(x, scale_factor=self.factor, mode="nearest")
+        return self.conv(x) if self.use_conv else x
+
+
+class Downsample(nn.Module):
+    """Downsampling by 2 (of the last two dimensions in 3D): a strided 3x3 convolution or average pooling."""
+
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1
+    ) -> None:
+        super().__init__()
+        stride = (1, 2, 2) if dims == 3 else 2
+        if use_conv:
+            self.op = conv_nd(dims, channels, out_channels or channels, 3, stride=stride, padding=padding)
+        else:
+            self.op = avg_pool_nd(dims, kernel_size=stride, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C_out, h/2, w/2)."""
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """Residual block conditioned on the timestep embedding, resampling its input if `up` or `down`."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_channels: int,
+        dropout: float,
+        out_channels: int | None = None,
+        use_conv: bool = False,
+        use_scale_shift_norm: bool = False,
+        dims: int = 2,
+        use_checkpoint: bool = False,
+        up: bool = False,
+        down: bool = False,
+    ) -> None:
+        super().__init__()
+        out_channels = out_channels or channels
+        self.use_scale_shift_norm = use_scale_shift_norm
+        self.use_checkpoint = use_checkpoint
+        self.in_layers = nn.Sequential(
+            normalization(channels), nn.SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
+        )
+        self.resample = up or down
+        if self.resample:
+            sampler = Upsample if up else Downsample
+            self.h_upd, self.x_upd = sampler(channels, False, dims), sampler(channels, False, dims)
+        emb_out = out_channels * (2 if use_scale_shift_norm else 1)
+        self.emb_layers = nn.Sequential(nn.SiLU(), linear(emb_channels, emb_out))
+        self.out_layers = nn.Sequential(
+            normalization(out_channels),
+            nn.SiLU(),
+            nn.Dropout(p=dropout),
+            zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection: nn.Module = nn.Identity()
+        if out_channels != channels:
+            kernel = 3 if use_conv else 1
+            self.skip_connection = conv_nd(dims, channels, out_channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x (B, C, h, w), emb (B, emb_channels) -> (B, C_out, h', w')."""
+        return checkpoint(self._forward, (x, emb), None, self.use_checkpoint)
+
+    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        if self.resample:
+            norm, act, conv = self.in_layers
+            h, x = conv(self.h_upd(act(norm(x)))), self.x_upd(x)
+        else:
+            h = self.in_layers(x)
+        emb_out = self.emb_layers(emb).to(h.dtype)
+        emb_out = emb_out.reshape(*emb_out.shape, *((1,) * (h.dim() - 2)))  # (B, C_out or 2*C_out, 1, 1)
+        if self.use_scale_shift_norm:
+            scale, shift = emb_out.chunk(2, dim=1)
+            h = self.out_layers[0](h) * (1 + scale) + shift
+            h = self.out_layers[1:](h)
+        else:
+            h = self.out_layers(h + emb_out)
+        return self.skip_connection(x) + h
+
+
+def qkv_attention(qkv: Tensor, heads: int, heads_first: bool) -> Tensor:
+    """Multi-head attention from stacked projections.
+
+    Args:
+        qkv: (B, 3*C, P). With `heads_first` the channels are ordered (head, qkv, channel), else (qkv, head, channel).
+    Returns: (B, C, P).
+    """
+    shape = (heads, 3, -1) if heads_first else (3, heads, -1)
+    q, k, v = qkv.unflatten(1, shape).transpose(-1, -2).unbind(2 if heads_first else 1)  # (B, H, P, D)
+    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over all positions of a feature map."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        use_checkpoint: bool = False,
+        use_new_attention_order: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
+        if channels % self.num_heads or (num_head_channels != -1 and channels % num_head_channels):
+            raise ValueError(f"{channels} channels are not divisible into heads of {num_head_channels} channels")
+        self.use_checkpoint = use_checkpoint
+        self.heads_first = not use_new_attention_order
+        self.norm = normalization(channels)
+        self.qkv = conv_nd(1, channels, channels * 3, 1)
+        self.proj_out = zero_module(conv_nd(1, channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *spatial) -> the same shape."""
+        return checkpoint(self._forward, (x,), None, self.use_checkpoint)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)  # (B, C, P)
+        h = qkv_attention(self.qkv(self.norm(flat)), self.num_heads, self.heads_first)
+        return (flat + self.proj_out(h)).reshape(x.shape)
+
+
+class AttentionPool2d(nn.Module):
+    """Pooling by attention of the mean of all pixels to the pixels (CLIP, arXiv 2103.00020)."""
+
+    def __init__(
+        self, spacial_dim: int, embed_dim: int, num_heads_channels: int, output_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.positional_embedding = nn.Parameter(
+            torch.randn(embed_dim, spacial_dim**2 + 1) / math.sqrt(embed_dim)
+        )
+        self.qkv_proj = conv_nd(1, embed_dim, 3 * embed_dim, 1)
+        self.c_proj = conv_nd(1, embed_dim, output_dim or embed_dim, 1)
+        self.num_heads = embed_dim // num_heads_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) with h*w = spacial_dim^2 -> (B, output_dim)."""
+        x = x.flatten(2)
+        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
+        h = qkv_attention(self.qkv_proj(x), self.num_heads, heads_first=False)
+        return self.c_proj(h)[:, :, 0]
+
+
+class TimestepEmbedSequential(nn.Sequential):
+    """A sequence that hands each layer what it takes: the timestep embedding, or the context and its control."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor | None = None,
+        control: SpatialControl | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context, control, weights)
+            else:
+                x = layer(x)
+        return x

@@ -1,0 +1,190 @@
+"""Schedules, embeddings and small layers shared by the diffusion networks."""
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from ldm.util import UserError
+
+logger = logging.getLogger(__name__)
+
+
+# ---------------------------------------------------------------- schedules
+
+def make_beta_schedule(
+    schedule: str,
+    n_timestep: int,
+    linear_start: float = 1e-4,
+    linear_end: float = 2e-2,
+    cosine_s: float = 8e-3,
+) -> np.ndarray:
+    """Noise variances beta_t of the forward process.
+
+    `linear` is linear in sqrt(beta), as latent diffusion defines it; `sqrt_linear` is linear in beta itself;
+    `cosine` is Nichol and Dhariwal, 2021, eq. 17.
+
+    Returns: (n_timestep,) float64.
+    """
+    if schedule == "linear":
+        return np.linspace(linear_start**0.5, linear_end**0.5, n_timestep, dtype=np.float64) ** 2
+    if schedule == "cosine":
+        return betas_for_alpha_bar(
+            n_timestep, lambda u: math.cos((u + cosine_s) / (1 + cosine_s) * math.pi / 2) ** 2
+        )
+    if schedule == "sqrt_linear":
+        return np.linspace(linear_start, linear_end, n_timestep, dtype=np.float64)
+    if schedule == "sqrt":
+        return np.linspace(linear_start, linear_end, n_timestep, dtype=np.float64) ** 0.5
+    raise UserError(f"Unknown beta schedule '{schedule}': use linear, cosine, sqrt_linear or sqrt.")
+
+
+def betas_for_alpha_bar(
+    num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
+) -> np.ndarray:
+    """Betas whose cumulative product of (1 - beta) follows `alpha_bar` over [0, 1].
+
+    Returns: (num_diffusion_timesteps,) float64, each at most `max_beta`.
+    """
+    grid = np.array([alpha_bar(i / num_diffusion_timesteps) for i in range(num_diffusion_timesteps + 1)])
+    return np.clip(1 - grid[1:] / grid[:-1], 0, max_beta)
+
+
+def make_ddim_timesteps(
+    ddim_discr_method: str, num_ddim_timesteps: int, num_ddpm_timesteps: int, verbose: bool = True
+) -> np.ndarray:
+    """Ascending training timesteps that a sampler visits (it walks them backwards).
+
+    `uniform` takes every floor(T / S)-th step, so it has a few entries more than S where S does not divide T:
+    7 of 1000 gives 8. Step counts such as 3 would reach past the last training step; that entry is capped at
+    T - 1, and a duplicate that capping makes is dropped.
+
+    Returns: (about num_ddim_timesteps,) int64 in [1, num_ddpm_timesteps - 1].
+    Raises: UserError for a step count outside [1, num_ddpm_timesteps] or an unknown method.
+    """
+    if not 1 <= num_ddim_timesteps <= num_ddpm_timesteps:
+        raise UserError(
+            f"The number of sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}."
+        )
+    if ddim_discr_method == "uniform":
+        steps = np.arange(0, num_ddpm_timesteps, num_ddpm_timesteps // num_ddim_timesteps)
+    elif ddim_discr_method == "quad":
+        steps = (np.linspace(0, np.sqrt(num_ddpm_timesteps * 0.8), num_ddim_timesteps) ** 2).astype(np.int64)
+    else:
+        raise UserError(f"Unknown timestep spacing '{ddim_discr_method}': use uniform or quad.")
+    # Shifted by one so that the last sampling step ends at alpha_0, not before it.
+    steps = np.unique(np.minimum(steps + 1, num_ddpm_timesteps - 1))
+    if verbose:
+        logger.info("sampling timesteps: %s", steps)
+    return steps
+
+
+def make_ddim_sampling_parameters(
+    alphacums: Tensor | np.ndarray, ddim_timesteps: np.ndarray, eta: float, verbose: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise scale, alpha-bar and previous alpha-bar of each sampling step (DDIM, arXiv 2010.02502, eq. 16).
+
+    Args:
+        alphacums: (T,) cumulative products of (1 - beta).
+        ddim_timesteps: (S,) ascending indices into `alphacums`.
+        eta: 0 is deterministic DDIM, 1 the noise of DDPM.
+    Returns: (sigmas, alphas, alphas_prev), each (S,) float64.
+    """
+    table = np.asarray(alphacums.detach().cpu() if isinstance(alphacums, Tensor) else alphacums, dtype=np.float64)
+    alphas = table[ddim_timesteps]
+    alphas_prev = np.concatenate([table[:1], alphas[:-1]])
+    sigmas = eta * np.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))
+    if verbose:
+        logger.info("sigmas for eta=%s: %s", eta, sigmas)
+    return sigmas, alphas, alphas_prev
+
+
+def extract_into_tensor(a: Tensor, t: Tensor, x_shape: Sequence[int]) -> Tensor:
+    """Pick `a[t]` for a batch: a (T,), t (B,) long -> (B, 1, ..., 1), ready to broadcast against `x_shape`."""
+    return a.gather(-1, t).reshape(t.shape[0], *((1,) * (len(x_shape) - 1)))
+
+
+def noise_like(shape: Sequence[int], device: torch.device | str, repeat: bool = False) -> Tensor:
+    """Standard normal noise of `shape`; with `repeat` one sample shared by the whole batch."""
+    if not repeat:
+        return torch.randn(tuple(shape), device=device)
+    return torch.randn((1, *shape[1:]), device=device).repeat(shape[0], *((1,) * (len(shape) - 1)))
+
+
+def timestep_embedding(
+    timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False
+) -> Tensor:
+    """Sinusoidal embedding: cosines then sines of t at `dim // 2` geometric frequencies, zero-padded if odd.
+
+    Args:
+        timesteps: (B,), whole or fractional.
+        repeat_only: repeat t `dim` times instead.
+    Returns: (B, dim) float32 (`repeat_only` keeps the dtype of `timesteps`).
+    """
+    if repeat_only:
+        return timesteps[:, None].expand(-1, dim)
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * exponents)  # (B, half)
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, dim % 2))
+
+
+# ------------------------------------------------------------------- layers
+
+def checkpoint(func: Callable[..., Any], inputs: Sequence[Any], params: Any, flag: bool) -> Any:
+    """Call `func(*inputs)`; with `flag`, keep no intermediate activation and compute them again in backward.
+
+    Parameters may be frozen and tensors may reach `func` through a closure: both are tracked. `params` is there
+    for callers of the published signature and is not needed.
+    """
+    if flag and torch.is_grad_enabled():
+        return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
+    return func(*inputs)
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group normalisation computed in at least float32, returned in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+def normalization(channels: int) -> GroupNorm32:
+    """The U-Net's norm: 32 groups, eps 1e-5."""
+    return GroupNorm32(32, channels)
+
+
+def zero_module(module: nn.Module) -> nn.Module:
+    """Set every parameter of `module` to zero, so that the residual branch it ends starts as the identity."""
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    return module
+
+
+def mean_flat(tensor: Tensor) -> Tensor:
+    """Mean over all dimensions but the batch: (B, ...) -> (B,)."""
+    return tensor.flatten(1).mean(1)
+
+
+def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
+    """A 1-, 2- or 3-dimensional convolution."""
+    return {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs)
+
+
+def avg_pool_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
+    """A 1-, 2- or 3-dimensional average pooling."""
+    return {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}[dims](*args, **kwargs)
+
+
+def linear(*args: Any, **kwargs: Any) -> nn.Linear:
+    """A linear layer."""
+    return nn.Linear(*args, **kwargs)
