@@ -53,7 +53,7 @@ def fill_(module: nn.Module, seed: int = SEED, prefix: str = "") -> nn.Module:
 
 
 def listing(path: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) of a state-dict listing in the specification, e.g. "statedicts/x.tsv"; skips if absent."""
+    """Name -> (shape, dtype) of a state-dict listing such as "statedicts/x.tsv"; skips the test if absent."""
     file = SPEC_FOLDER / path
     if not file.exists():
         pytest.skip(f"state-dict listing {path} is not beside this checkout")
@@ -72,7 +72,7 @@ def state_dict(seed: int, path: str) -> dict[str, Tensor]:
 
 
 def golden(case: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Config and arrays of a case such as "ldm/unet_sd"; skips the calling test where it is not to be found."""
+    """Config and arrays of a case such as "ldm/unet_sd"; skips the calling test if it cannot be found."""
     folder_name, _, name = case.partition("/")
     for folder in GOLDEN_FOLDERS:
         for index in sorted((folder / folder_name).glob("index*.json")):
@@ -85,7 +85,8 @@ def golden(case: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def relative_error(out: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> float:
     """||out - reference|| / ||reference|| over all entries, in float64; infinite where the shapes differ."""
-    a, b = (np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64) for x in (out, reference))
+    arrays = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (out, reference))
+    a, b = (np.asarray(x, dtype=np.float64) for x in arrays)
     if a.shape != b.shape:
         return math.inf
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))

@@ -43,7 +43,7 @@ def make_beta_schedule(
         return np.linspace(linear_start, linear_end, n_timestep, dtype=np.float64)
     if schedule == "sqrt":
         return np.linspace(linear_start, linear_end, n_timestep, dtype=np.float64) ** 0.5
-    raise UserError(f"Unknown beta schedule '{schedule}': use linear, cosine, sqrt_linear or sqrt.")
+    raise UserError(f"unknown beta schedule '{schedule}': use linear, cosine, sqrt_linear or sqrt")
 
 
 def betas_for_alpha_bar(
@@ -71,14 +71,14 @@ def make_ddim_timesteps(
     """
     if not 1 <= num_ddim_timesteps <= num_ddpm_timesteps:
         raise UserError(
-            f"The number of sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}."
+            f"the number of sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}"
         )
     if ddim_discr_method == "uniform":
         steps = np.arange(0, num_ddpm_timesteps, num_ddpm_timesteps // num_ddim_timesteps)
     elif ddim_discr_method == "quad":
         steps = (np.linspace(0, np.sqrt(num_ddpm_timesteps * 0.8), num_ddim_timesteps) ** 2).astype(np.int64)
     else:
-        raise UserError(f"Unknown timestep spacing '{ddim_discr_method}': use uniform or quad.")
+        raise UserError(f"unknown timestep spacing '{ddim_discr_method}': use uniform or quad")
     # Shifted by one so that the last sampling step ends at alpha_0, not before it.
     steps = np.unique(np.minimum(steps + 1, num_ddpm_timesteps - 1))
     if verbose:
