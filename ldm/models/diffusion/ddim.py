@@ -72,7 +72,7 @@ class DDIMSampler(Sampler):
         return np.asarray([int(step.t) for step in self._rising(False)])
 
     def _rising(self, use_original_steps: bool) -> list[Step]:
-        """The chosen schedule, or the whole training schedule (at eta 1, as DDPM), the least noisy step first."""
+        """The chosen schedule, or all training timesteps (at eta 1, as DDPM); the least noisy first."""
         if use_original_steps:
             alphas = self.model.alphas_cumprod.detach().cpu().numpy()
             return schedule_from_timesteps(alphas, np.arange(len(alphas)), 1.0)[::-1]

@@ -1,7 +1,7 @@
 """The chain that DDIM, PLMS and DPM-Solver share: one loop, one surface, no state between calls.
 
 No gradient switch anywhere: under `torch.no_grad()` this is plain sampling; with gradients enabled the chain
-is differentiable in the weights of the spatial control, and `checkpoint_steps=True` makes it keep latents only.
+is differentiable in the weights of the spatial control, and with `checkpoint_steps` it keeps latents only.
 """
 
 from __future__ import annotations
@@ -115,11 +115,12 @@ class Sampler(ABC):
         """Samples latents (B, C, H, W) in S steps. Returns them and {"x_inter": [...], "pred_x0": [...]}.
 
         shape: (C, H, W) of one latent. x_T: starting noise (B, C, H, W), else drawn from `generator` (one, or
-        one per image). eta: 0 deterministic, 1 as noisy as DDPM (DDIM only). mask, x0: inpainting, 1 keeps x0.
+        one per image). eta: 0 deterministic, 1 as noisy as DDPM (DDIM only). mask, x0: inpainting, 1 keeps
+        x0, noised afresh at every step.
         callback: called after every step with a dict of i, t, x, pred_x0 and weights (detached);
-        img_callback(pred_x0, i) likewise. control: SpatialControl; weights: (S, N, B) of it, in the order of the
-        steps. weight_update(i, weights of the step, predict_x0) is called before step i and returns the weights
-        to take it with.
+        img_callback(pred_x0, i) likewise. control: SpatialControl; weights: (S, N, B) of it, in the order of
+        the steps. weight_update(i, weights of the step, predict_x0) is called before step i and returns the
+        weights to take it with.
         checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
         UserError for a step count outside 1..1000 or an eta that the sampler can't do.
         """

@@ -203,8 +203,8 @@ def plms_step(
     """One step of pseudo linear multistep sampling (Liu et al. 2022, algorithm 2).
 
     t, t_next (B,). `history` holds up to three earlier eps, the newest first; an empty one makes this the
-    first step, which calls the model a second time at t_next (pseudo improved Euler). Returns (x_prev, pred_x0,
-    eps), where eps is the present prediction alone: the next entry of the history.
+    first step, which calls the model a second time at t_next (pseudo improved Euler). Returns (x_prev,
+    pred_x0, eps), where eps is the present prediction alone: the next entry of the history.
     """
     eps = eps_fn(x, t)
     if history:

@@ -1,0 +1,159 @@
+"""The loss that steers the weights: CLIP similarity of the picture with its prompt and of crops with objects.
+
+Section 3.3 of Wu et al., ICCV 2023 (arXiv 2304.03869): a global term 1 - cos(image, prompt), and for each
+object a local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its centre.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.spacetime.layout import Layout
+
+HALF_SIDE = 0.2  # of a crop, as a fraction of the image side
+
+
+class ClipLike(Protocol):
+    """What the objective needs of a CLIP; `ldm.spacetime.clip.ClipBundle` is one."""
+
+    @property
+    def model(self) -> Any: ...  # encode_image (B, 3, R, R), encode_text (B, L): features (B, D)
+
+    @property
+    def tokenize(self) -> Callable[[list[str]], Tensor]: ...
+
+    @property
+    def mean(self) -> Any: ...  # three numbers, of the red, green and blue channel in [0, 1]
+
+    @property
+    def std(self) -> Any: ...
+
+    @property
+    def resolution(self) -> int: ...
+
+
+@lru_cache(maxsize=16)
+def area_matrix(size: int, resolution: int) -> Tensor:
+    """(resolution, size) matrix of nearest upsampling followed by average pooling along one axis.
+
+    With g = gcd(resolution, size), every pixel is repeated resolution/g times and size/g neighbours are then
+    averaged: 7 and 16 for 512 to 224. As a matrix it never builds the upsampled image.
+    """
+    divisor = math.gcd(size, resolution)
+    repeat, pool = resolution // divisor, size // divisor
+    source = torch.arange(resolution * pool) // repeat  # (resolution * pool,) pixel that is repeated there
+    matrix = torch.zeros(resolution, size, dtype=torch.float64)
+    target = torch.arange(resolution * pool) // pool
+    matrix.index_put_((target, source), torch.tensor(1.0 / pool, dtype=torch.float64), accumulate=True)
+    return matrix
+
+
+def resize_area(image: Tensor, resolution: int) -> Tensor:
+    """image (B, 3, H, W) to (B, 3, resolution, resolution), each axis on its own; see `area_matrix`."""
+    rows = area_matrix(image.shape[-2], resolution).to(image)  # (R, H)
+    columns = area_matrix(image.shape[-1], resolution).to(image)  # (R, W)
+    return rows @ image @ columns.T
+
+
+def crop_bounds(centre: float, size: int, half_side: float = HALF_SIDE) -> tuple[int, int]:
+    """First and one-past-last pixel of a crop on an axis of `size` pixels; cut to the image, never empty."""
+    low = int(size * max(centre - half_side, 0))
+    high = int(size * min(centre + half_side, 1))
+    low = min(low, size - 1)
+    return low, max(high, low + 1)
+
+
+def crop(image: Tensor, x: float, y: float, half_side: float = HALF_SIDE) -> Tensor:
+    """The part of image (..., H, W) around the centre (x, y), given as fractions of width and height."""
+    top, bottom = crop_bounds(y, image.shape[-2], half_side)
+    left, right = crop_bounds(x, image.shape[-1], half_side)
+    return image[..., top:bottom, left:right]
+
+
+class ClipObjective:
+    """CLIP losses of a batch of pictures under their prompts and layouts.
+
+    Calling it with images (B, 3, H, W) in [0, 1] returns (B,) tensors by name: "global"; "local_{i}" of
+    object i (zero where an image has fewer objects); "local", their sum; "total" = global_weight * global +
+    local_weight * local. A term of weight 0 is reported but carries no gradient.
+    """
+
+    def __init__(
+        self,
+        bundle: ClipLike,
+        prompts: Sequence[str],
+        layouts: Sequence[Layout],
+        *,
+        normalise: bool = True,
+        global_weight: float = 1.0,
+        local_weight: float = 5.0,
+        half_side: float = HALF_SIDE,
+    ) -> None:
+        """One prompt and one layout per image. normalise: apply CLIP's mean and deviation to the pixels."""
+        if len(prompts) != len(layouts):
+            raise ValueError(f"{len(prompts)} prompts for {len(layouts)} layouts")
+        self.bundle = bundle
+        self.layouts = tuple(layouts)
+        self.normalise = normalise
+        self.global_weight, self.local_weight, self.half_side = global_weight, local_weight, half_side
+        self.num_objects = max((len(layout.objects) for layout in layouts), default=0)
+        self._places = [(b, i) for b, layout in enumerate(layouts) for i in range(len(layout.objects))]
+        local_texts = [layouts[b].objects[i].clip_text for b, i in self._places]
+        with torch.no_grad():
+            texts = self._encode_texts([*prompts, *local_texts])
+        self._prompt_features = texts[: len(prompts)]  # (B, D)
+        self._object_features = texts[len(prompts) :]  # (objects of all images, D)
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """Losses by name, each (B,), of images (B, 3, H, W) in [0, 1]."""
+        if len(image) != len(self.layouts):
+            raise ValueError(f"{len(image)} images for {len(self.layouts)} layouts")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.global_weight != 0):
+            whole = self._distance(resize_area(image, self.bundle.resolution), self._prompt_features)  # (B,)
+        losses = {"global": whole}
+        local = self._local(image)  # (N, B)
+        losses["local"] = local.sum(0)
+        losses.update({f"local_{i}": row for i, row in enumerate(local)})
+        losses["total"] = self.global_weight * whole + self.local_weight * losses["local"]
+        return losses
+
+    def _local(self, image: Tensor) -> Tensor:
+        """(N, B) losses of the crops; all crops of the batch go through CLIP together."""
+        local = image.new_zeros(self.num_objects, len(image))
+        if not self._places:
+            return local
+        crops = [self._crop(image[b : b + 1], b, i) for b, i in self._places]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.local_weight != 0):
+            distance = self._distance(torch.cat(crops), self._object_features)
+        images, objects = (
+            torch.tensor(column, device=image.device) for column in zip(*self._places, strict=True)
+        )
+        return local.index_put((objects, images), distance)
+
+    def _crop(self, image: Tensor, b: int, i: int) -> Tensor:
+        """(1, 3, R, R): object i of image b, resized bilinearly without antialiasing."""
+        entry, side = self.layouts[b].objects[i], self.bundle.resolution
+        part = crop(image, entry.x, entry.y, self.half_side)
+        return F.interpolate(part, size=(side, side), mode="bilinear", align_corners=False)
+
+    def _distance(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """(B,) 1 - cos between pixels (B, 3, R, R) in [0, 1] and normalised text features (B, D)."""
+        if self.normalise:
+            mean, std = (
+                torch.as_tensor(v).to(pixels).view(3, 1, 1) for v in (self.bundle.mean, self.bundle.std)
+            )
+            pixels = (pixels - mean) / std
+        features = F.normalize(self.bundle.model.encode_image(pixels), dim=-1)
+        return 1.0 - (features * texts.to(features)).sum(-1)
+
+    def _encode_texts(self, texts: list[str]) -> Tensor:
+        """(len(texts), D) normalised text features."""
+        device = next(self.bundle.model.parameters()).device
+        return F.normalize(self.bundle.model.encode_text(self.bundle.tokenize(texts).to(device)), dim=-1)

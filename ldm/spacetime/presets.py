@@ -1,0 +1,111 @@
+"""The three schedules by which the weights are optimised, with every constant of theirs.
+
+`april-2023` and `iccv-2023` reproduce the published releases; `per-step` is the project's default.
+Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ldm.spacetime.control import RADIUS, Blend, SpatialControl
+from ldm.spacetime.objective import HALF_SIDE
+
+Mode = Literal["per-step", "rounds"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """When the weights of the steps move, and by which rule.
+
+    What is optimised is lambda (S, N, B); the attention takes w = scale * lambda.
+    """
+
+    name: str
+    mode: Mode  # "per-step": within each step, from the predicted x_0; "rounds": through the whole chain
+    blend: Blend  # which attention output the local one is measured against
+    initial: float  # lambda before the first update
+    learning_rate: float  # of Adam with its default betas
+    rounds: int = 1  # passes through the chain; more than 1 in mode "rounds" only
+    inner_steps: int = 0  # gradient steps within each denoising step; in mode "per-step" only
+    initial_per_object: bool = False  # lambda starts at initial / N for an image of N objects
+    scale: float = 1.0  # w = scale * lambda
+    scale_per_object: bool = False  # w = scale / N * lambda
+    global_weight: float = 1.0  # of 1 - cos(image, prompt) in the loss
+    local_weight: float = 5.0  # of the sum over objects of 1 - cos(crop, object)
+    normalise: bool = True  # CLIP's mean and standard deviation applied to its input
+    mask_dtype: torch.dtype = torch.float64  # of the arithmetic at a disc's rim
+    clamp: bool = False  # centres moved into [0, 1] for the discs
+    radius: float = RADIUS  # of a disc, as a fraction of the image side
+    half_side: float = HALF_SIDE  # of a crop, as a fraction of the image side
+    carry_over: bool = True  # per-step: start from the weights of the step before, not from `initial`
+    keep_moments: bool = False  # per-step: Adam's state lasts over the steps
+    first: float = 0.0  # per-step: optimise from this fraction of the chain on ...
+    last: float = 1.0  # ... up to this one; other steps take the weights as they are
+
+    def adapt(self, control: SpatialControl) -> SpatialControl:
+        """The control with this preset's blend and discs."""
+        return replace(
+            control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius
+        )
+
+    def initial_weights(self, present: Tensor) -> Tensor:
+        """lambda before the first update, (N, B) float32; present (N, B) bool."""
+        return torch.full(present.shape, self.initial) / _count(present, self.initial_per_object)
+
+    def scales(self, present: Tensor) -> Tensor:
+        """Factors (N, B) float32 with w = factor * lambda; present (N, B) bool."""
+        return torch.full(present.shape, self.scale) / _count(present, self.scale_per_object)
+
+    def moves(self, index: int, total: int) -> bool:
+        """Whether the weights of step `index` of `total` are optimised (per-step)."""
+        return self.first * total <= index < self.last * total
+
+
+def _count(present: Tensor, per_object: bool) -> Tensor:
+    """(B,) number of objects of each image, at least 1; ones unless `per_object`."""
+    count = present.sum(0).clamp(min=1) if per_object else torch.ones(present.shape[1])
+    return count.to(torch.float32)
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="per-step",
+            mode="per-step",
+            blend="conditional",
+            initial=1.0,
+            learning_rate=0.1,
+            inner_steps=1,
+        ),
+        Preset(
+            name="april-2023",
+            mode="rounds",
+            blend="conditional",
+            initial=0.5,
+            learning_rate=0.05,
+            rounds=20,
+            scale=8.0,
+            scale_per_object=True,
+            global_weight=0.0,
+            normalise=False,
+            clamp=True,
+        ),
+        Preset(
+            name="iccv-2023",
+            mode="rounds",
+            blend="unconditional",
+            initial=5.0,
+            initial_per_object=True,
+            learning_rate=0.005,
+            rounds=3,
+            normalise=False,
+            mask_dtype=torch.float32,
+        ),
+    )
+}
