@@ -1,0 +1,41 @@
+# `make demo` and `make test` set everything up from a clean clone; later runs install nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+OUT    ?= outputs/demo
+PROMPT ?= The motorcycle is parking to the right of a bus.
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow bench lint clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## create .venv and install the project into it
+
+# Redone when what is to be installed changes. The pinned pair goes first: see requirements.txt.
+$(STAMP): setup.py requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -r requirements.txt
+	$(PY) -m pip install -r requirements.txt -e '.[dev,train]'
+	touch $@
+
+demo: $(STAMP)  ## make the picture of the README with the embedded model
+	$(PY) scripts/txt2img-refine.py --plms --baseline --prompt "$(PROMPT)" --outdir $(OUT) $(ARGS)
+
+test: $(STAMP)  ## run the tests (ARGS= for pytest's own flags)
+	$(PY) -m pytest $(ARGS)
+
+test-slow: $(STAMP)  ## run all tests, the slow ones too
+	$(PY) -m pytest -m '' $(ARGS)
+
+bench: $(STAMP)  ## time sampling and one optimised picture, count the memory of a differentiated chain
+	$(PY) -m bench $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy ldm layout_predictor scripts/txt2img-refine.py main.py
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) outputs/demo

