@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,24 +18,13 @@ from torch import Tensor
 
 from ldm.models.clip_augment import half_denoised, random_strength
 from ldm.modules.encoders.tokenizer import WordTokenizer
-
-# Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+from ldm.spacetime.clip import MEAN, STD, clip_package
 
 _DIRECTION = re.compile(
     r"\b(left|right|above|over|top|below|under|beneath|underneath|higher|lower|upper|bottom)\b", re.IGNORECASE
 )
 # Captions with these words state no direction: "left" is a verb there, and "over" part of an idiom.
 _NEARNESS = re.compile(r"\b(near|next|beside|by|close|around|far|together)\b", re.IGNORECASE)
-
-
-def clip_class() -> Any:
-    """`clip.model.CLIP`; importing its package warns of `pkg_resources`, which is no concern of a user's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from clip.model import CLIP
-    return CLIP
 
 
 # ------------------------------------------------------------------------------------------- captions
@@ -65,7 +53,7 @@ class ObjectNames:
         return found
 
     def swapped(self, caption: str) -> str | None:
-        """The caption with its two names exchanged, false now if it states a direction; None if it does not."""
+        """The caption with its two names exchanged, which makes it false; None if it states no direction."""
         found = {name.lower() for name in self.pattern.findall(caption)}
         if len(found) != 2 or not _DIRECTION.search(caption) or _NEARNESS.search(caption):
             return None
@@ -168,7 +156,7 @@ class SmallCLIP(pl.LightningModule):
         self.objects = ObjectNames(NAMES, BACKGROUND_CAPTIONS)
         self.warmup_steps, self.total_steps, self.weight_decay = warmup_steps, total_steps, weight_decay
         self.max_scale, self.plain_rate = max_scale, plain_rate
-        self.clip = clip_class()(
+        self.clip = clip_package().model.CLIP(
             embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size,
             context_length, self.tokenizer.vocab_size, text_width, text_width // 64, text_layers,
         )  # fmt: skip
@@ -192,7 +180,7 @@ class SmallCLIP(pl.LightningModule):
     def loss(
         self, images: Tensor, captions: Sequence[str], labels: Tensor, plain: Tensor | None = None
     ) -> Tensor:
-        """The contrastive loss of a batch; captions that state a direction also come swapped, as false texts."""
+        """The contrastive loss of a batch; captions with a direction also come swapped, as false texts."""
         scale = self.clip.logit_scale.clamp(max=math.log(self.max_scale)).exp()
         swapped = [self.objects.swapped(text) for text in captions]
         directed = torch.tensor([text is not None for text in swapped], device=self.device)
