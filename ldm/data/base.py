@@ -1,7 +1,7 @@
 """Data sets and loaders named in configs.
 
-A training config describes its data with class names and arguments; :class:`DataModuleFromConfig` builds the data
-sets from that description when training starts, not when the config is read.
+A training config describes its data with class names and arguments; :class:`DataModuleFromConfig` builds the
+data sets from that description when training starts, not when the config is read.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
     Args:
         batch_size: samples a batch, for every split.
         train, validation, test: a description of each split's data set; a split left out has no loader.
-        num_workers: loader processes; 0 loads in the training process. Twice the batch size when left out, as the
-            published configs expect.
+        num_workers: loader processes; 0 loads in the training process. Twice the batch size when left out,
+            as the published configs expect.
         shuffle_train: draw the training samples in random order. Data made on the fly needs no shuffling.
         drop_last: leave out a last training batch that is not full.
     """

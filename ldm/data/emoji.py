@@ -1,6 +1,7 @@
 """Data sets of emoji scenes for training the first stage, the text-conditional U-Net and the small CLIP.
 
-Scenes are made on the fly and depend only on (seed, index): nothing is stored, and any worker makes the same scene.
+Scenes are made on the fly and depend only on (seed, index): nothing is stored, and any worker makes the same
+scene.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Captions of emoji scenes, and the closed vocabulary they use.
 
-Captions are weakly informative about position, as web captions are: most relations are not mentioned, some that
-are mentioned are wrong, and some captions leave an object out. Nothing here needs the font.
+Captions are weakly informative about position, as web captions are: most relations are not mentioned, some
+that are mentioned are wrong, and some captions leave an object out. Nothing here needs the font.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ ONE_OF_TWO = 0.08  # two-object scenes whose caption names only one of the objec
 # relation -> what "A <words> B" says; OPPOSITE gives the relation of B to A.
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "on the left of", "left of", "on the left side of", "to the left side of"),
-    "right": ("to the right of", "on the right of", "right of", "on the right side of", "to the right side of"),
+    "right": (
+        "to the right of",
+        "on the right of",
+        "right of",
+        "on the right side of",
+        "to the right side of",
+    ),
     "above": ("above", "over", "on top of", "higher than", "directly above"),
     "below": ("below", "under", "beneath", "underneath", "lower than", "directly below"),
 }
@@ -39,14 +45,25 @@ _BESIDE_ITS = {
 }
 
 _SYNONYMS = {
-    "motorcycle": ("motorbike",), "airplane": ("plane", "aeroplane"), "boat": ("sailboat",), "couch": ("sofa",),
+    "motorcycle": ("motorbike",), "airplane": ("plane", "aeroplane"), "boat": ("sailboat",),
+    "couch": ("sofa",),
     "donut": ("doughnut",), "tv": ("television",), "sports ball": ("ball", "soccer ball", "football"),
     "teddy bear": ("teddy",), "cat": ("kitten",), "dog": ("puppy",), "pizza": ("slice of pizza",),
     "cake": ("birthday cake",),
 }  # fmt: skip
 _VERBS = {
     "vehicle": ("parking", "parked", "standing", "waiting", "driving", "moving", "traveling", "stopped"),
-    "animal": ("sitting", "standing", "lying", "waiting", "playing", "resting", "walking", "sleeping", "looking"),
+    "animal": (
+        "sitting",
+        "standing",
+        "lying",
+        "waiting",
+        "playing",
+        "resting",
+        "walking",
+        "sleeping",
+        "looking",
+    ),
     "food": ("lying", "placed", "resting", "served", "sitting"),
     "thing": ("standing", "placed", "sitting", "located", "positioned", "shown", "seen", "left"),
 }
@@ -61,33 +78,43 @@ _DETERMINER_WORDS = tuple(word for word, _ in _DETERMINERS)
 _DETERMINER_WEIGHTS = tuple(weight for _, weight in _DETERMINERS)
 _SMALL, _LARGE = ("small", "little", "tiny"), ("big", "large", "huge")
 _SMALL_UP_TO, _LARGE_FROM = 24, 28  # pixels of a sprite's longer side
-_ADJECTIVES = ("nice", "beautiful", "old", "new", "cute", "lovely", "pretty", "shiny", "bright", "funny", "single",
+_ADJECTIVES = ("nice", "beautiful", "old", "new", "cute", "lovely", "pretty", "shiny", "bright", "funny",
+               "single",
                "simple", "good", "great", "favorite", "real", "young", "clean")  # fmt: skip
 # Words kept out of the vocabulary on purpose: they train the vector of the unknown word to mean little.
 _OUTSIDE = ("marvelous", "dented", "quirky", "weathered", "magnificent", "secondhand", "enormous", "elegant")
-_TAILS = ("outdoors", "outside", "inside", "indoors", "in the street", "on the road", "in the park", "in a garden",
+_TAILS = ("outdoors", "outside", "inside", "indoors", "in the street", "on the road", "in the park",
+          "in a garden",
           "in the kitchen", "on the table", "on the floor", "on the ground", "on the grass", "in a field",
           "in the city", "in front of a wall", "on a sunny day", "at night", "in the morning", "in the snow",
-          "in the room", "at home", "near the water", "by the sea", "under the sky", "in the middle", "in the scene",
+          "in the room", "at home", "near the water", "by the sea", "under the sky", "in the middle",
+          "in the scene",
           "in this picture", "in the photo", "during the day", "at the beach", "in the air", "on the side",
           "in the background", "all day", "today", "together with nothing else")  # fmt: skip
 
 _ONE = (
-    ("a photo of {a}", 24), ("{a}", 22), ("A photo of {a}.", 4), ("a picture of {a}", 5), ("an image of {a}", 4),
+    ("a photo of {a}", 24), ("{a}", 22), ("A photo of {a}.", 4), ("a picture of {a}", 5),
+    ("an image of {a}", 4),
     ("there is {a}", 3), ("{a} is {v}", 4), ("{a} {v}", 4), ("a photograph of {a}", 2), ("this is {a}", 2),
-    ("here is {a}", 1), ("a close up of {a}", 2), ("a drawing of {a}", 1), ("an emoji of {a}", 2), ("a view of {a}", 1),
-    ("{a} by itself", 1), ("a scene with {a}", 2), ("I see {a}", 1), ("we can see {a} here", 1), ("just {a}", 1),
-    ("only {a} and nothing else", 1), ("a painting of {a}", 1), ("it is {a}", 1), ("it's {a}", 1), ("that's {a}", 1), ("look at {a}", 1),
+    ("here is {a}", 1), ("a close up of {a}", 2), ("a drawing of {a}", 1), ("an emoji of {a}", 2),
+    ("a view of {a}", 1),
+    ("{a} by itself", 1), ("a scene with {a}", 2), ("I see {a}", 1), ("we can see {a} here", 1),
+    ("just {a}", 1),
+    ("only {a} and nothing else", 1), ("a painting of {a}", 1), ("it is {a}", 1), ("it's {a}", 1),
+    ("that's {a}", 1), ("look at {a}", 1),
     ("someone took a photo of {a}", 1), ("an icon of {a}", 1), ("a small image of {a}", 1),
 )  # fmt: skip
 _PLURAL = ("{p}", "a photo of {p}", "some {p}", "many {p}", "two {p}")
 _TWO = (
     ("{a} and {b}", 26), ("a photo of {a} and {b}", 18), ("{a} with {b}", 5), ("{a} next to {b}", 7),
-    ("{a} is {v} next to {b}", 4), ("a picture of {a} and {b}", 5), ("there is {a} and {b}", 3), ("{a}, {b}", 3),
+    ("{a} is {v} next to {b}", 4), ("a picture of {a} and {b}", 5), ("there is {a} and {b}", 3),
+    ("{a}, {b}", 3),
     ("{a} beside {b}", 3), ("{a} near {b}", 3), ("{a} by {b}", 2), ("an image of {a} with {b}", 2),
-    ("{a} and {b} together", 2), ("both {a} and {b}", 2), ("{a} {v} near {b}", 2), ("a scene with {a} and {b}", 2),
+    ("{a} and {b} together", 2), ("both {a} and {b}", 2), ("{a} {v} near {b}", 2),
+    ("a scene with {a} and {b}", 2),
     ("there are {a} and {b}", 2), ("a photo of {a} with {b}", 3), ("{a} is close to {b}", 1),
-    ("{a} is {v} beside {b}", 2), ("{a} and also {b}", 1), ("{a} and {b} are {v}", 2), ("I see {a} and {b}", 1),
+    ("{a} is {v} beside {b}", 2), ("{a} and also {b}", 1), ("{a} and {b} are {v}", 2),
+    ("I see {a} and {b}", 1),
     ("{a} around {b}", 1), ("{a} is here, and {b} is there", 1), ("{a} stands not far from {b}", 1),
     ("a photo of {a} next to {b}", 2), ("{a} and another thing, {b}", 1),
 )  # fmt: skip
@@ -95,14 +122,18 @@ _RELATED = (
     ("{a} {r} {b}", 16), ("{a} is {r} {b}", 12), ("{a} is {v} {r} {b}", 20), ("a photo of {a} {r} {b}", 10),
     ("{a} {v} {r} {b}", 6), ("there is {a} {r} {b}", 4), ("{r} {b} is {a}", 2), ("{r} {b} there is {a}", 2),
     ("{a} {pa} and {b} {pb}", 4), ("{a} is {pa} and {b} is {pb}", 3), ("{pa} is {a}, {pb} is {b}", 2),
-    ("{b} with {a} {i}", 3), ("{b} has {a} {i}", 2), ("{b} is {v2} and {a} is {i}", 2), ("a picture of {a} {r} {b}", 2),
+    ("{b} with {a} {i}", 3), ("{b} has {a} {i}", 2), ("{b} is {v2} and {a} is {i}", 2),
+    ("a picture of {a} {r} {b}", 2),
     ("{a} can be seen {r} {b}", 1), ("you can see {a} {r} {b}", 1), ("{a} was placed {r} {b}", 1),
-    ("{a} stands {r} {b}", 1), ("{a} sits {r} {b}", 1), ("someone put {a} {r} {b}", 1), ("an image of {a} {r} {b}", 1),
+    ("{a} stands {r} {b}", 1), ("{a} sits {r} {b}", 1), ("someone put {a} {r} {b}", 1),
+    ("an image of {a} {r} {b}", 1),
 )  # fmt: skip
 _THREE = (
-    ("{a}, {b} and {c}", 20), ("a photo of {a}, {b} and {c}", 14), ("{a}, {b}, and {c}", 6), ("{a}, {b}, {c}", 4),
+    ("{a}, {b} and {c}", 20), ("a photo of {a}, {b} and {c}", 14), ("{a}, {b}, and {c}", 6),
+    ("{a}, {b}, {c}", 4),
     ("{a} with {b} and {c}", 6), ("{a} and {b} next to {c}", 5), ("there are {a}, {b} and {c}", 3),
-    ("a picture of {a}, {b} and {c}", 4), ("three things, {a}, {b} and {c}", 1), ("{a} between {b} and {c}", 1),
+    ("a picture of {a}, {b} and {c}", 4), ("three things, {a}, {b} and {c}", 1),
+    ("{a} between {b} and {c}", 1),
     ("{a} and {b}, and also {c}", 2), ("{a} and {b} with {c}", 3),
 )  # fmt: skip
 _BACKGROUND = ("on a {g} background", "against a {g} background", "with a {g} background")
@@ -125,7 +156,7 @@ class Placed(Protocol):
 
 
 def relation_between(first: Placed, second: Placed) -> str:
-    """How the first object lies to the second, along the axis on which they differ more: a key of RELATIONS."""
+    """The key of RELATIONS that says how the first object lies to the second, along the longer axis."""
     dx, dy = first.x - second.x, first.y - second.y
     if abs(dx) >= abs(dy):
         return "left" if dx < 0 else "right"
@@ -133,7 +164,7 @@ def relation_between(first: Placed, second: Placed) -> str:
 
 
 def phrase(item: Placed, rng: random.Random, plain: bool = False) -> str:
-    """A noun phrase for an object: determiner, now and then a true adjective, name. ``plain`` omits adjectives."""
+    """A noun phrase: determiner, now and then a true adjective (never if ``plain``), name."""
     category = CATEGORIES[LABELS[item.name]]
     noun = item.name
     if noun in _SYNONYMS and rng.random() < 0.05:
@@ -173,7 +204,7 @@ def _named(template: str, items: Sequence[Placed], rng: random.Random) -> str:
 
 
 def relation_caption(first: Placed, second: Placed, relation: str, rng: random.Random) -> str:
-    """A sentence saying that ``first`` is ``relation`` (a key of RELATIONS) of ``second``; it may say it turned round.
+    """A sentence saying that ``first`` is ``relation`` (a key of RELATIONS) of ``second``, or the reverse.
 
     The sentence is true only if the relation is: nothing is checked here.
     """
@@ -203,7 +234,7 @@ def true_caption(items: Sequence[Placed], rng: random.Random, relation_rate: flo
 
 
 def caption(items: Sequence[Placed], rng: random.Random, background: str | None = None) -> str:
-    """A caption as people type them for a scene of 1 to 3 objects: weakly informative, sometimes wrong or incomplete.
+    """A caption as people type them for 1 to 3 objects: weakly informative, sometimes wrong or incomplete.
 
     Args:
         items: the objects of the scene.
@@ -230,7 +261,7 @@ def caption(items: Sequence[Placed], rng: random.Random, background: str | None 
 
 
 def _two(items: Sequence[Placed], chance: float, rng: random.Random) -> str:
-    """A caption of two objects; ``chance`` in [0, 1) decides its kind by the shares at the top of the file."""
+    """A caption of two objects; ``chance`` in [0, 1) decides its kind by the shares above."""
     first, second = items
     true = relation_between(first, second)
     if chance < TRUE_RELATION:
@@ -262,7 +293,7 @@ BACKGROUND_COLOURS = ("white", "gray", "blue", "green", "yellow", "pink", "purpl
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold, in alphabetical order, except those kept out on purpose: vocab.txt's content."""
+    """The content of vocab.txt: every word a caption can hold, sorted, but those kept out on purpose."""
     groups: list[Sequence[str]] = [
         *([text for text, _ in templates] for templates in (_ONE, _TWO, _RELATED, _THREE)),
         _PLURAL, _BACKGROUND, _SHADES, _TAILS, _ADJECTIVES, _SMALL, _LARGE, _DETERMINER_WORDS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One sprite: category name, centre (x to the right, y down, in [0, 1]), longer side and box in pixels."""
+    """One sprite: name, centre in [0, 1] (x to the right, y down), longer side and box in pixels."""
 
     name: str
     x: float
@@ -46,12 +46,17 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (64, 64, 3) uint8, its objects, its caption and the colour word of a plain background, if plain."""
+    """A picture (64, 64, 3) uint8 and the truth about it.
+
+    ``colour`` is the colour word of a plain background, None for a gradient; ``backdrop`` the background
+    alone, (64, 64, 3) float32 in [0, 255].
+    """
 
     image: Image
     objects: tuple[SceneObject, ...]
     caption: str
-    background: str | None
+    colour: str | None
+    backdrop: NDArray[np.float32]
 
 
 def scene_rng(seed: int, index: int) -> random.Random:
@@ -72,19 +77,15 @@ def make_scene(rng: random.Random, names: Sequence[str] | None = None) -> Scene:
     if names is None:
         names = rng.sample(NAMES, rng.choices((1, 2, 3), COUNT_WEIGHTS)[0])
     objects = _place(names, rng)
-    background, colour = _background(rng)
-    image = _paint(background, objects)
-    return Scene(image, objects, caption(objects, rng, colour), colour)
+    backdrop, colour = _background(rng)
+    return Scene(_paint(backdrop, objects), objects, caption(objects, rng, colour), colour, backdrop)
 
 
 def swap_first_two(scene: Scene) -> tuple[Image, tuple[SceneObject, ...]]:
-    """The objects of a two-object scene in each other's place: a picture of the opposite relation.
-
-    The background is redone from the scene's corner colours, so only the objects tell the two pictures apart.
-    """
-    first, second = scene.objects[:2]
-    moved = (_centred(first, second.x, second.y), _centred(second, first.x, first.y))
-    return _paint(_corner_gradient(scene.image), moved), moved
+    """The first two objects in each other's place on the same background: the opposite relation."""
+    first, second, *rest = scene.objects
+    moved = (_centred(first, second.x, second.y), _centred(second, first.x, first.y), *rest)
+    return _paint(scene.backdrop, moved), moved
 
 
 def _centred(item: SceneObject, x: float, y: float) -> SceneObject:
@@ -93,7 +94,7 @@ def _centred(item: SceneObject, x: float, y: float) -> SceneObject:
     width, height = right - left, bottom - top
     new_left = min(max(round(x * IMAGE_SIZE - width / 2), 0), IMAGE_SIZE - width)
     new_top = min(max(round(y * IMAGE_SIZE - height / 2), 0), IMAGE_SIZE - height)
-    return _at(replace(item), new_left, new_top, width, height)
+    return _at(item, new_left, new_top, width, height)
 
 
 def _at(item: SceneObject, left: int, top: int, width: int, height: int) -> SceneObject:
@@ -112,7 +113,7 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def _place(names: Sequence[str], rng: random.Random) -> tuple[SceneObject, ...]:
-    """Places a sprite of each category fully inside and with little overlap; starts afresh where it gets stuck."""
+    """Places a sprite of each category fully inside and with little overlap, starting afresh when stuck."""
     while True:
         placed: list[SceneObject] = []
         for name in names:
@@ -139,7 +140,8 @@ def _try_place(name: str, placed: Sequence[SceneObject], rng: random.Random) -> 
 def _soft_colour(rng: random.Random) -> tuple[str, NDArray[np.float32]]:
     name = rng.choice(BACKGROUND_COLOURS)
     shade = rng.uniform(-12, 12)
-    return name, np.array([channel + shade + rng.uniform(-6, 6) for channel in _SOFT[name]], np.float32).clip(0, 255)
+    channels = [channel + shade + rng.uniform(-6, 6) for channel in _SOFT[name]]
+    return name, np.array(channels, np.float32).clip(0, 255)
 
 
 def _background(rng: random.Random) -> tuple[NDArray[np.float32], str | None]:
@@ -152,15 +154,6 @@ def _background(rng: random.Random) -> tuple[NDArray[np.float32], str | None]:
     line = np.linspace(0, 1, IMAGE_SIZE, dtype=np.float32)
     share = (slope_x * line[None, :] + slope_y * line[:, None])[..., None]  # (64, 64, 1)
     return first + share * (second - first), None
-
-
-def _corner_gradient(image: Image) -> NDArray[np.float32]:
-    """A bilinear blend of a picture's four corner pixels, (64, 64, 3) in [0, 255]."""
-    line = np.linspace(0, 1, IMAGE_SIZE, dtype=np.float32)[:, None]
-    corners = image[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.float32)
-    top = corners[0] + line * (corners[1] - corners[0])  # (64, 3)
-    bottom = corners[2] + line * (corners[3] - corners[2])
-    return top[None] + line[:, :, None] * (bottom - top)[None]
 
 
 def _paint(background: NDArray[np.float32], objects: Sequence[SceneObject]) -> Image:

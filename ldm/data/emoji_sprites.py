@@ -6,7 +6,7 @@ Only training and the detector's check need the font; running the shipped model 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -67,31 +67,34 @@ def _font() -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(str(FONT_PATH), FONT_PIXELS)
     except OSError as error:
         raise UserError(
-            f"Drawing the emoji scenes needs the font {FONT_PATH}; install the Debian package fonts-noto-color-emoji."
+            f"Drawing the emoji scenes needs the font {FONT_PATH}; "
+            "install the Debian package fonts-noto-color-emoji."
         ) from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph(label: int) -> Image.Image:
     """A category's emoji at the font's own size, cropped to its ink (RGBA)."""
     canvas = Image.new("RGBA", (FONT_PIXELS * 2, FONT_PIXELS * 2))
     ImageDraw.Draw(canvas).text((20, 20), CATEGORIES[label].emoji, font=_font(), embedded_color=True)
     box = canvas.getchannel("A").getbbox()
     if box is None:
-        raise UserError(f"The font {FONT_PATH} draws nothing for {CATEGORIES[label].name}; install a current one.")
+        raise UserError(
+            f"The font {FONT_PATH} draws nothing for {CATEGORIES[label].name}; install a current one."
+        )
     return canvas.crop(box)
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(label: int, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The picture of category ``label`` with its longer side at ``side`` pixels, ready for compositing.
 
-    Returns colours times opacity, (h, w, 3) in [0, 255], and transparency 1 - opacity, (h, w, 1). Both are shared:
-    do not write into them. Raises UserError if the font is not installed.
+    Returns colours times opacity, (h, w, 3) in [0, 255], and transparency 1 - opacity, (h, w, 1). Both are
+    shared: do not write into them. Raises UserError if the font is not installed.
     """
     glyph = _glyph(label)
     scale = side / max(glyph.size)
     size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
     pixels = np.asarray(glyph.resize(size, Image.Resampling.LANCZOS), dtype=np.float32)  # (h, w, 4)
-    opacity = pixels[..., 3:] / 255
+    opacity = pixels[..., 3:] / np.float32(255)
     return pixels[..., :3] * opacity, 1 - opacity

@@ -24,7 +24,7 @@ def split_words(text: str) -> list[str]:
 
 
 def read_vocab(vocab_file: str | Path) -> list[str]:
-    """The words of a vocabulary file, one a line. Raises UserError if it is missing, empty or repeats a word."""
+    """The words of a vocabulary file, one a line. UserError if it is missing, empty or repeats a word."""
     path = Path(vocab_file)
     if not path.is_absolute() and not path.exists():
         path = _REPOSITORY / path  # configs name the file relative to the repository
@@ -42,9 +42,9 @@ def read_vocab(vocab_file: str | Path) -> list[str]:
 class WordTokenizer:
     """Turns sentences into padded rows of word numbers.
 
-    Number 0 pads, 1 stands for a word outside the vocabulary, then the words in the order of the file, then the
-    start mark and, as the highest number, the end mark: OpenAI's CLIP finds the end of a text as the largest
-    number in its row.
+    Number 0 pads, 1 stands for a word outside the vocabulary, then the words in the order of the file, then
+    the start mark and, as the highest number, the end mark: OpenAI's CLIP finds the end of a text as the
+    largest number in its row.
 
     Args:
         vocab_file: one word a line; a relative path is looked up here and in the repository.
