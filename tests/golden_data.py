@@ -1,9 +1,9 @@
-"""Golden vectors: outputs of the published implementation on small models, and the weights that made them.
+"""Golden vectors: outputs of the published implementation on small models, and their weights.
 
-Every weight and input is a function of (seed, name, shape) alone (`tensor`, `parameter`), so a module with the
-published state-dict names can be filled with the very weights of the reference (`fill_`) and its output compared
-with the stored arrays (`golden`). A case is looked for in `tests/golden/`, then in `../shared/golden/` beside the
-checkout; a test whose case is in neither place is skipped.
+Every weight and input is a function of (seed, name, shape) alone (`tensor`, `parameter`), so a module with
+the published state-dict names can be filled with the very weights of the reference (`fill_`) and its output
+compared with the stored arrays (`golden`). A case is looked for in `tests/golden/`, then in
+`../shared/golden/` beside the checkout; a test whose case is in neither place is skipped.
 
 Bars on `relative_error`: 1e-4 for one module or a sampling chain, 1e-3 for a gradient through a chain.
 """
@@ -37,7 +37,7 @@ def tensor(seed: int, name: str, shape: Sequence[int], scale: float = 1.0) -> Te
 def parameter(seed: int, name: str, shape: Sequence[int]) -> Tensor:
     """The reference's value of a parameter.
 
-    Matrices and kernels: normal over sqrt(fan in). Vectors: 0.1 * normal, around 1 where the name ends in "weight".
+    Matrices and kernels: normal / sqrt(fan in). Vectors: 0.1 * normal, plus 1 if the name ends in "weight".
     """
     if len(shape) >= 2:
         return tensor(seed, name, shape, math.prod(shape[1:]) ** -0.5)
@@ -89,4 +89,4 @@ def relative_error(out: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> 
     a, b = (np.asarray(x, dtype=np.float64) for x in arrays)
     if a.shape != b.shape:
         return math.inf
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
+    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-300)

@@ -1,8 +1,8 @@
 """Attention layers of the latent-diffusion U-Net, with the spatial control of the paper.
 
-The control (Wu et al., ICCV 2023, arXiv 2304.03869) replaces the output of every cross-attention, on the rows of the
-batch that carry the prompt and inside each object's disc, by a combination of the prompt's attention and the
-attention to that object's own description. See `CrossAttention.forward`.
+The control (Wu et al., ICCV 2023, arXiv 2304.03869) replaces the output of every cross-attention, on the
+rows of the batch that carry the prompt and inside each object's disc, by a combination of the prompt's
+attention and the attention to that object's own description. See `CrossAttention.forward`.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LocalAttention(NamedTuple):
     masks: Sequence[Tensor]  # N x (B, pixels), zero outside the object's disc
     weights: Sequence[Tensor]  # N x (B,), w_{i,t} of this step
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
-    pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; found from the masks if None
+    pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of pixels to a context (to themselves without one), under optional spatial control."""
+    """Multi-head attention of pixels to a context (without one, to themselves), with optional control."""
 
     def __init__(
         self,
@@ -99,8 +99,9 @@ class CrossAttention(nn.Module):
 
             o(p) = g(p) + sum_i  w_i m_i(p) (a_i(p) - g(p))
 
-        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"` subtracts the
-        g of the first B rows instead (the ICCV 2023 release). Without local contexts: plain attention.
+        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"`
+        subtracts the g of the first B rows instead (the ICCV 2023 release). Without local contexts: plain
+        attention.
 
         Args:
             x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
@@ -132,7 +133,8 @@ class CrossAttention(nn.Module):
             where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)
             if where.numel() == 0:
                 continue
-            a = attend(q.index_select(1, where), self.to_k(context), self.to_v(context), self.heads)  # (B, p, H*D)
+            k, v = self.to_k(context), self.to_v(context)  # (B, L, H*D)
+            a = attend(q.index_select(1, where), k, v, self.heads)  # (B, p, H*D)
             coefficient = (weight[:, None] * mask.index_select(1, where)).to(out.dtype)  # (B, p)
             difference = a - reference.index_select(1, where)
             result = result.index_add(1, where, coefficient[..., None] * difference)
@@ -161,7 +163,9 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.checkpoint = checkpoint
 
-    def forward(self, x: Tensor, context: Tensor | None = None, local: LocalAttention | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, local: LocalAttention | None = None
+    ) -> Tensor:
         """(R, P, dim) with context (R, L, context_dim) -> (R, P, dim)."""
         return checkpoint(partial(self._forward, local=local), (x, context), None, self.checkpoint)
 

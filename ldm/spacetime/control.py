@@ -1,7 +1,7 @@
 """Spatial control: the local descriptions of a batch of layouts and the discs in which they act.
 
-Section 3.2 of Wu et al., ICCV 2023 (arXiv 2304.03869). A `SpatialControl` is built once per batch and handed from the
-sampler through the U-Net to every cross-attention; nothing is kept on a module or in a file.
+Section 3.2 of Wu et al., ICCV 2023 (arXiv 2304.03869). A `SpatialControl` is built once per batch and handed
+from the sampler through the U-Net to every cross-attention; nothing is kept on a module or in a file.
 """
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def disc_mask(
 ) -> Tensor:
     """Which pixels of an h x w grid lie inside the disc: (c/w - x)^2 + (r/h - y)^2 < radius^2.
 
-    A pixel can lie exactly on the rim (0.5 against a centre at 0.7 and radius 0.2), where rounding decides; hence
-    the arithmetic is done in `dtype`, whatever the dtype of `centre` (CPU).
+    A pixel can lie exactly on the rim (0.25 against a centre at 0.45 and radius 0.2), where rounding decides;
+    hence the arithmetic is done in `dtype`, whatever the dtype of `centre` (CPU).
 
     Args:
         centre: (..., 2), x then y, as fractions of width and height.
@@ -51,8 +51,8 @@ class SpatialControl:
         centres: (N, B, 2) float64 on the CPU, x then y.
         present: (N, B) bool on the CPU, False for padding: such an object's mask is zero.
         radius: of the discs, as a fraction of the image side.
-        blend: which attention output the local one is measured against: the prompt's ("conditional", the paper's
-            equation) or the unconditional row's (the ICCV 2023 release; needs 2B rows).
+        blend: which attention output is subtracted from the local one: the prompt's ("conditional", the
+            paper's equation) or the unconditional row's (the ICCV 2023 release; needs 2B rows).
         mask_dtype: of the arithmetic at the rim, see `disc_mask`.
         clamp: move centres into [0, 1] first (the April 2023 release).
     """
@@ -72,8 +72,8 @@ class SpatialControl:
         n, b = self.local_contexts.shape[:2]
         if self.centres.shape != (n, b, 2) or self.present.shape != (n, b):
             raise ValueError(
-                f"local_contexts for {n} objects and {b} images do not fit centres {tuple(self.centres.shape)} "
-                f"and present {tuple(self.present.shape)}"
+                f"local_contexts for {n} objects and {b} images do not fit centres "
+                f"{tuple(self.centres.shape)} and present {tuple(self.present.shape)}"
             )
 
     @classmethod
@@ -148,7 +148,8 @@ class SpatialControl:
         """Masks, and for each object the pixels where any image's mask is nonzero; computed once per size."""
         if (h, w) not in self._cache:
             centres = self.centres.clamp(0, 1) if self.clamp else self.centres
-            inside = disc_mask(centres, h, w, self.radius, self.mask_dtype) & self.present[..., None]  # (N, B, P)
+            inside = disc_mask(centres, h, w, self.radius, self.mask_dtype)  # (N, B, P)
+            inside = inside & self.present[..., None]
             device = self.local_contexts.device
             pixels = [mask.any(0).nonzero().squeeze(1).to(device) for mask in inside]  # N x (P_i,)
             self._cache[h, w] = inside.to(self.local_contexts), pixels

@@ -1,6 +1,7 @@
 """Layouts: the objects of a prompt, where their centres lie, and how hard each is steered.
 
-The JSON form, as a user writes it and as it is saved beside a picture (`prompt`, `weight` and `name` are optional):
+The JSON form, as a user writes it and as it is saved beside a picture (`prompt`, `weight` and `name` are
+optional):
 
     {"prompt": "A cat to the left of a dog.",
      "objects": [{"phrase": "A cat", "x": 0.25, "y": 0.5, "weight": 1.0, "name": "cat"},
@@ -114,7 +115,8 @@ def _check_keys(entry: Any, needed: set[str], optional: set[str], where: str) ->
     if missing := needed - set(entry):
         raise UserError(f"layout: {where} lacks {_listed(missing)}")
     if unknown := set(entry) - needed - optional:
-        raise UserError(f"layout: {where} has unknown keys {_listed(unknown)}; known: {_listed(needed | optional)}")
+        known = _listed(needed | optional)
+        raise UserError(f"layout: {where} has unknown keys {_listed(unknown)}; known are {known}")
 
 
 def _listed(keys: set[str]) -> str:

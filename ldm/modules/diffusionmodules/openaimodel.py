@@ -162,10 +162,12 @@ class UNetModel(nn.Module):
 
     Args:
         image_size: kept for configs; the network takes any size divisible by its downsampling factor.
-        attention_resolutions: downsampling factors (1, 2, 4, ...) at which attention follows a residual block.
+        attention_resolutions: downsampling factors (1, 2, 4, ...) with attention after each residual block.
         num_classes: with class labels, their number.
-        num_heads, num_head_channels: one of the two; `num_heads_upsample` overrides for AttentionBlocks going up.
-        use_spatial_transformer: transformers attending to a context of width `context_dim`, else self-attention.
+        num_heads, num_head_channels: one of the two is needed; the second wins.
+        num_heads_upsample: another `num_heads` for the AttentionBlocks of the upward path.
+        use_spatial_transformer: transformers attending to a context of width `context_dim`, instead of plain
+            self-attention.
         n_embed: predict logits over a codebook of this size instead of an image.
         use_checkpoint: keep no activations inside a block, recompute them in backward.
         legacy: accepted for published configs; it only chose between two ways of counting the same heads.
@@ -233,7 +235,7 @@ class UNetModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the network computes in."""
-        return self.time_embed[0].weight.dtype
+        return next(self.time_embed.parameters()).dtype
 
     def forward(
         self,
@@ -270,8 +272,8 @@ class UNetModel(nn.Module):
         h = self.middle_block(h, emb, context, control, weights)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context, control, weights)
-        h = h.to(x.dtype)
-        return self.id_predictor(h) if self.predict_codebook_ids else self.out(h)
+        h = self.id_predictor(h) if self.predict_codebook_ids else self.out(h)
+        return h.to(x.dtype)
 
 
 class EncoderUNetModel(nn.Module):
@@ -339,7 +341,7 @@ class EncoderUNetModel(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x (B, in_channels, h, w), timesteps (B,) -> (B, out_channels) logits in the dtype of `x`."""
-        dtype = self.time_embed[0].weight.dtype
+        dtype = next(self.time_embed.parameters()).dtype
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
         h, means = x.to(dtype), []
         for block in [*self.input_blocks, self.middle_block]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling by 2 (of the last two dimensions in 3D), then a 3x3 convolution if asked."""
+    """Nearest-neighbour upsampling by 2 (of the last two dimensions in 3D), then perhaps a convolution."""
 
     def __init__(
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1
@@ -126,7 +126,8 @@ def qkv_attention(qkv: Tensor, heads: int, heads_first: bool) -> Tensor:
     """Multi-head attention from stacked projections.
 
     Args:
-        qkv: (B, 3*C, P). With `heads_first` the channels are ordered (head, qkv, channel), else (qkv, head, channel).
+        qkv: (B, 3*C, P); its channels are ordered (head, qkv, channel) with `heads_first`, else
+            (qkv, head, channel).
     Returns: (B, C, P).
     """
     shape = (heads, 3, -1) if heads_first else (3, heads, -1)
@@ -148,7 +149,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         if channels % self.num_heads or (num_head_channels != -1 and channels % num_head_channels):
-            raise ValueError(f"{channels} channels are not divisible into heads of {num_head_channels} channels")
+            raise ValueError(f"{channels} channels do not divide into {self.num_heads} heads")
         self.use_checkpoint = use_checkpoint
         self.heads_first = not use_new_attention_order
         self.norm = normalization(channels)
@@ -188,7 +189,7 @@ class AttentionPool2d(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential):
-    """A sequence that hands each layer what it takes: the timestep embedding, or the context and its control."""
+    """A sequence that hands each layer what it takes: the timestep embedding, or the context and control."""
 
     def forward(  # type: ignore[override]
         self,

@@ -62,25 +62,27 @@ def make_ddim_timesteps(
 ) -> np.ndarray:
     """Ascending training timesteps that a sampler visits (it walks them backwards).
 
-    `uniform` takes every floor(T / S)-th step, so it has a few entries more than S where S does not divide T:
-    7 of 1000 gives 8. Step counts such as 3 would reach past the last training step; that entry is capped at
-    T - 1, and a duplicate that capping makes is dropped.
+    `uniform` takes every floor(T / S)-th step, so it has more entries than S where S does not divide T: 7 of
+    1000 gives 8. Step counts such as 3 would reach past the last training step; that entry is capped at
+    T - 1, or dropped where T - 1 is there already. `quad` repeats small steps where S is large.
 
-    Returns: (about num_ddim_timesteps,) int64 in [1, num_ddpm_timesteps - 1].
+    Returns: (entries,) int64 in [1, num_ddpm_timesteps - 1]; take the number of steps from its length.
     Raises: UserError for a step count outside [1, num_ddpm_timesteps] or an unknown method.
     """
     if not 1 <= num_ddim_timesteps <= num_ddpm_timesteps:
         raise UserError(
-            f"the number of sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}"
+            f"sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}"
         )
+    # Counted from one, so that the last sampling step ends at alpha_0 and not before it.
+    last = num_ddpm_timesteps - 1
     if ddim_discr_method == "uniform":
-        steps = np.arange(0, num_ddpm_timesteps, num_ddpm_timesteps // num_ddim_timesteps)
+        stride = num_ddpm_timesteps // num_ddim_timesteps
+        steps = np.unique(np.minimum(np.arange(0, num_ddpm_timesteps, stride) + 1, last))
     elif ddim_discr_method == "quad":
-        steps = (np.linspace(0, np.sqrt(num_ddpm_timesteps * 0.8), num_ddim_timesteps) ** 2).astype(np.int64)
+        roots = np.linspace(0, np.sqrt(num_ddpm_timesteps * 0.8), num_ddim_timesteps)
+        steps = np.minimum((roots**2).astype(np.int64) + 1, last)
     else:
         raise UserError(f"unknown timestep spacing '{ddim_discr_method}': use uniform or quad")
-    # Shifted by one so that the last sampling step ends at alpha_0, not before it.
-    steps = np.unique(np.minimum(steps + 1, num_ddpm_timesteps - 1))
     if verbose:
         logger.info("sampling timesteps: %s", steps)
     return steps
@@ -97,7 +99,9 @@ def make_ddim_sampling_parameters(
         eta: 0 is deterministic DDIM, 1 the noise of DDPM.
     Returns: (sigmas, alphas, alphas_prev), each (S,) float64.
     """
-    table = np.asarray(alphacums.detach().cpu() if isinstance(alphacums, Tensor) else alphacums, dtype=np.float64)
+    if isinstance(alphacums, Tensor):
+        alphacums = alphacums.detach().cpu().numpy()
+    table = alphacums.astype(np.float64)
     alphas = table[ddim_timesteps]
     alphas_prev = np.concatenate([table[:1], alphas[:-1]])
     sigmas = eta * np.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))
@@ -107,7 +111,7 @@ def make_ddim_sampling_parameters(
 
 
 def extract_into_tensor(a: Tensor, t: Tensor, x_shape: Sequence[int]) -> Tensor:
-    """Pick `a[t]` for a batch: a (T,), t (B,) long -> (B, 1, ..., 1), ready to broadcast against `x_shape`."""
+    """Pick `a[t]` for a batch: a (T,), t (B,) long -> (B, 1, ..., 1), to broadcast against `x_shape`."""
     return a.gather(-1, t).reshape(t.shape[0], *((1,) * (len(x_shape) - 1)))
 
 
@@ -141,8 +145,8 @@ def timestep_embedding(
 def checkpoint(func: Callable[..., Any], inputs: Sequence[Any], params: Any, flag: bool) -> Any:
     """Call `func(*inputs)`; with `flag`, keep no intermediate activation and compute them again in backward.
 
-    Parameters may be frozen and tensors may reach `func` through a closure: both are tracked. `params` is there
-    for callers of the published signature and is not needed.
+    Parameters may be frozen and tensors may reach `func` through a closure: both are tracked. `params` is
+    there for callers of the published signature and is not needed.
     """
     if flag and torch.is_grad_enabled():
         return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
