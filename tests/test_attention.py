@@ -116,6 +116,14 @@ def test_rows_that_do_not_fit_are_refused(layer: CrossAttention, rows: int, blen
         layer(x, context, local, masks, weights, blend)
 
 
+def test_local_contexts_come_with_masks_and_weights(layer: CrossAttention) -> None:
+    x, context, local, masks, weights = inputs(2, 4)
+    with pytest.raises(ValueError, match="a mask and a weight"):
+        layer(x, context, local, masks)
+    stacked = layer(x, context, torch.stack(local), torch.stack(masks), torch.stack(weights))
+    assert torch.equal(stacked, layer(x, context, local, masks, weights))
+
+
 @pytest.mark.parametrize("blend", ["conditional", "unconditional"])
 def test_gradients_of_controlled_attention(layer: CrossAttention, blend: str) -> None:
     x, context, local, masks, weights = inputs(1, 2)

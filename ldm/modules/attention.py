@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class LocalAttention(NamedTuple):
     """What one cross-attention layer needs of the control, in the order of `CrossAttention.forward`."""
 
-    local_contexts: Sequence[Tensor]  # N x (B, L, C), one description per object
-    masks: Sequence[Tensor]  # N x (B, pixels), zero outside the object's disc
-    weights: Sequence[Tensor]  # N x (B,), w_{i,t} of this step
+    local_contexts: Sequence[Tensor] | Tensor  # N x (B, L, C), one description per object
+    masks: Sequence[Tensor] | Tensor  # N x (B, pixels), zero outside the object's disc
+    weights: Sequence[Tensor] | Tensor  # N x (B,), w_{i,t} of this step
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
     pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
 
@@ -89,9 +89,9 @@ class CrossAttention(nn.Module):
         self,
         x: Tensor,
         context: Tensor | None = None,
-        local_contexts: Sequence[Tensor] | None = None,
-        masks: Sequence[Tensor] | None = None,
-        weights: Sequence[Tensor] | None = None,
+        local_contexts: Sequence[Tensor] | Tensor | None = None,
+        masks: Sequence[Tensor] | Tensor | None = None,
+        weights: Sequence[Tensor] | Tensor | None = None,
         blend: str = "conditional",
         pixels: Sequence[Tensor] | None = None,
     ) -> Tensor:
@@ -112,9 +112,10 @@ class CrossAttention(nn.Module):
         context = x if context is None else context
         q = self.to_q(x)  # (R, P, H*D)
         out = attend(q, self.to_k(context), self.to_v(context), self.heads)  # (R, P, H*D)
-        if local_contexts:
-            local = LocalAttention(local_contexts, masks or (), weights or (), blend, pixels)
-            out = self._add_local(out, q, local)
+        if local_contexts is not None and len(local_contexts):
+            if masks is None or weights is None:
+                raise ValueError("local contexts need a mask and a weight each")
+            out = self._add_local(out, q, LocalAttention(local_contexts, masks, weights, blend, pixels))
         return self.to_out(out)
 
     def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
