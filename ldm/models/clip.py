@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.models.clip_augment import half_denoised, random_strength
+from ldm.modules.encoders.modules import clip_package
 from ldm.modules.encoders.tokenizer import WordTokenizer
-from ldm.spacetime.clip import MEAN, STD, clip_package
+from ldm.spacetime.clip import MEAN, STD
 
 _DIRECTION = re.compile(
     r"\b(left|right|above|over|top|below|under|beneath|underneath|higher|lower|upper|bottom)\b", re.IGNORECASE

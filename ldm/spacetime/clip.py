@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.modules.encoders.modules import clip_package
 from ldm.util import UserError, load_state_dict, save_safetensors
 
 # Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
@@ -45,22 +46,14 @@ class ClipBundle:
     resolution: int
 
 
-def clip_package() -> Any:
-    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import clip
-    return clip
-
-
 def load_clip(source: str | Path | None = None, device: str | torch.device | None = None) -> ClipBundle:
     """Open a CLIP for the objective.
 
     Args:
         source: a published name (`PUBLISHED`; ViT-B/32 if None), looked up in `FOLDERS`, or a path: OpenAI's
-            JIT archive or state dict, our `.safetensors`, or a checkpoint of `ldm.models.clip.SmallCLIP`. A JIT
-            archive is opened with `torch.jit.load` and only its weights are taken; all else may hold nothing
-            but tensors.
+            JIT archive or state dict, our `.safetensors`, or a checkpoint of `ldm.models.clip.SmallCLIP`.
+            A JIT archive is opened with `torch.jit.load` and only its weights are taken; all else may hold
+            nothing but tensors.
         device: where it goes; the CPU if None.
 
     Raises:
@@ -117,7 +110,9 @@ def _is_jit_archive(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if _is_jit_archive(path):
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch's advice to archive in another format
+                return dict(torch.jit.load(path, map_location="cpu").state_dict())
         return load_state_dict(path)
     except (RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"The CLIP at {path} is truncated or corrupt; {HOW_TO_GET}.") from error

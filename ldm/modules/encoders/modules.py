@@ -8,6 +8,7 @@ Diffusion v1 checkpoints, `transformer.text_model.*`.
 """
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,6 +63,14 @@ def build_text_transformer(tower: TextTower) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
+def clip_package() -> Any:
+    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import clip
+    return clip
+
+
 @lru_cache(maxsize=1)
 def clip_tokenizer() -> CLIPTokenizer:
     """The byte-pair tokenizer of CLIP, made from the merges that come with the `clip` package.
@@ -69,10 +78,9 @@ def clip_tokenizer() -> CLIPTokenizer:
     Ids equal those of `clip.tokenize` (which also unescapes HTML entities); only the padding differs, since
     Stable Diffusion v1 was trained with `<|endoftext|>` there and `clip.tokenize` writes 0.
     """
-    from clip.simple_tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizer
 
-    published = SimpleTokenizer()
+    published = clip_package().simple_tokenizer.SimpleTokenizer()
     merges: Any = sorted(published.bpe_ranks, key=published.bpe_ranks.__getitem__)
     return CLIPTokenizer(vocab=dict(published.encoder), merges=merges, pad_token=END_OF_TEXT)
 
