@@ -30,7 +30,7 @@ def tiny() -> TinyDiffusion:
 
 @pytest.fixture(scope="module")
 def reference() -> tuple[Any, dict[str, Any]]:
-    config, arrays = golden("ldm/latent_diffusion")
+    config, arrays = golden("ldm/samplers")
     return golden_diffusion(config), arrays
 
 
