@@ -201,6 +201,10 @@ def test_weights_must_fit_the_chain(tiny: TinyDiffusion) -> None:
         DDIMSampler(tiny).sample(
             S=7, control=make_control(ONE), weights=torch.ones(7, 1, 1), **chain_inputs(1)
         )
+    with pytest.raises(ValueError, match="need the control"):
+        DDIMSampler(tiny).sample(S=4, weights=torch.ones(4, 1, 1), **chain_inputs(1))
+    with pytest.raises(ValueError, match="batch of 3"):
+        DDIMSampler(tiny).sample(S=4, **{**chain_inputs(1), "batch_size": 3, "x_T": None})
     with pytest.raises(ValueError, match="needs weights"):
         DDIMSampler(tiny).sample(S=4, control=make_control(ONE), **chain_inputs(1))
 

@@ -129,6 +129,8 @@ class Sampler(ABC):
         x = x.to(self.device)
         if tuple(x.shape) != (batch_size, *shape):
             raise ValueError(f"x_T has shape {tuple(x.shape)}, expected {(batch_size, *shape)}")
+        if isinstance(conditioning, Tensor) and len(conditioning) != batch_size:
+            raise ValueError(f"conditioning for {len(conditioning)} images in a batch of {batch_size}")
         check_weights(weights, len(steps), control, weight_update)
         eps_fn = guided_eps(
             self.model, conditioning, unconditional_conditioning, unconditional_guidance_scale, control
@@ -189,6 +191,8 @@ def check_weights(weights: Tensor | None, steps: int, control: Any, update: Weig
     """ValueError unless the weights are one (N, B) slice for every step of the chain."""
     if weights is not None and (weights.dim() != 3 or weights.shape[0] != steps):
         raise ValueError(f"weights must be (steps={steps}, objects, batch), not {tuple(weights.shape)}")
+    if weights is not None and control is None:
+        raise ValueError("weights need the control that they belong to")
     if control is not None and weights is None and update is None:
         raise ValueError("a control needs weights (steps, objects, batch) or a weight_update")
 
