@@ -82,10 +82,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", shuffle=self.shuffle_train, drop_last=self.drop_last)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+    def val_dataloader(self) -> Any:
         return self._loader("validation") if "validation" in self.datasets else []
 
-    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+    def test_dataloader(self) -> Any:
         return self._loader("test") if "test" in self.datasets else []
 
     def _loader(self, split: str, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:

@@ -1,0 +1,115 @@
+"""Scenes with heat maps of object centres, for training the detector of the emoji world."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ldm.data.emoji import split_seed
+from ldm.data.emoji_degrade import degrade
+from ldm.data.emoji_scene import IMAGE_SIZE, make_scene, scene_rng
+from ldm.data.emoji_sprites import CATEGORIES
+
+Centre = tuple[int, float, float]  # category number, x, y in [0, 1]
+STRIDE = 4  # pixels of a cell of the heat map
+_SPREAD = 0.8  # standard deviation of a centre's bump, in cells
+_PAD = 16  # pixels of border repeated before a picture is turned and scaled
+
+
+def centre_targets(
+    centres: Sequence[Centre], size: int = IMAGE_SIZE // STRIDE
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """What the detector should say of objects at these centres (Zhou et al., "Objects as Points", 2019).
+
+    Args:
+        centres: category number and centre of every object; centres outside the picture are left out.
+        size: cells a side.
+
+    Returns:
+        heat, (categories, size, size): 1 in the cell of a centre, a Gaussian bump around it; offset,
+        (2, size, size): where in its cell a centre lies, x then y, in cells; mask, (size, size): 1 in cells
+        that hold a centre.
+    """
+    heat = np.zeros((len(CATEGORIES), size, size), np.float32)
+    offset, mask = np.zeros((2, size, size), np.float32), np.zeros((size, size), np.float32)
+    rows, columns = np.mgrid[:size, :size]
+    for label, x, y in centres:
+        column, row = math.floor(x * size), math.floor(y * size)
+        if not (0 <= column < size and 0 <= row < size):
+            continue
+        bump = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * _SPREAD**2))
+        heat[label] = np.maximum(heat[label], bump)
+        offset[:, row, column] = x * size - column, y * size - row
+        mask[row, column] = 1
+    return heat, offset, mask
+
+
+def wobble(
+    image: NDArray[np.uint8], centres: Sequence[Centre], rng: random.Random
+) -> tuple[NDArray[np.uint8], list[Centre]]:
+    """Turns by up to 8 degrees and scales each axis by up to an eighth; the centres move along."""
+    angle = math.radians(rng.uniform(-8, 8))
+    scale_x, scale_y = (rng.uniform(0.88, 1.12) for _ in range(2))
+    forward = np.array(
+        [[scale_x * math.cos(angle), -scale_y * math.sin(angle)],
+         [scale_x * math.sin(angle), scale_y * math.cos(angle)]]
+    )  # fmt: skip
+    inverse = np.linalg.inv(forward)
+    middle = IMAGE_SIZE / 2
+    shift = middle + _PAD - inverse @ (middle, middle)  # output pixel -> padded input pixel
+    padded = np.pad(image, ((_PAD, _PAD), (_PAD, _PAD), (0, 0)), mode="edge")
+    coefficients = (*inverse[0], shift[0], *inverse[1], shift[1])
+    turned = Image.fromarray(padded).transform(
+        (IMAGE_SIZE, IMAGE_SIZE), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    moved = []
+    for label, x, y in centres:
+        new_x, new_y = forward @ (x - 0.5, y - 0.5) + 0.5
+        moved.append((label, float(new_x), float(new_y)))
+    return np.asarray(turned), moved
+
+
+class EmojiDetection(Dataset[dict[str, Any]]):
+    """Pictures and the heat maps that belong to them.
+
+    A sample is {"image": float32 (3, 64, 64) in [0, 1], "heat": (categories, 16, 16), "offset": (2, 16, 16),
+    "mask": (16, 16)}.
+
+    Args:
+        size: samples an epoch.
+        seed, split: the series of scenes, as in EmojiScenes.
+        clean: show the scenes as they are; otherwise most are turned, blurred, noised and so on, since the
+            detector is for generated pictures.
+    """
+
+    def __init__(
+        self, size: int = 1_000_000, seed: int = 0, split: str = "train", clean: bool = False
+    ) -> None:
+        self.size = size
+        self.seed = split_seed(seed, split)
+        self.clean = clean
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        rng = scene_rng(self.seed, index)
+        scene = make_scene(rng)
+        image = scene.image
+        centres: list[Centre] = [(item.label, item.x, item.y) for item in scene.objects]
+        if not self.clean:
+            if rng.random() < 0.5:
+                image, centres = wobble(image, centres, rng)
+            image = degrade(image, rng)
+        heat, offset, mask = centre_targets(centres)
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255  # (3, 64, 64)
+        return {"image": pixels, "heat": heat, "offset": offset, "mask": mask}

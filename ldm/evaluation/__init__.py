@@ -1,0 +1,1 @@
+"""Measuring pictures of the emoji world: prompts, scores, intervals, and the runs behind the table."""

@@ -1,0 +1,150 @@
+"""Is the detector to be believed? Its agreement with the truth of fresh scenes, and with labels by eye."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ldm.data.emoji_degrade import degrade
+from ldm.data.emoji_scene import make_scene, scene_rng
+from ldm.data.emoji_sprites import NAMES
+from ldm.evaluation.scoring import Matches, match
+from ldm.models.detector import Detection, EmojiDetector
+from ldm.util import UserError, atomic_write
+
+Picture = NDArray[np.uint8]  # (H, W, 3)
+Truth = list[tuple[str, float, float]]  # name, x, y
+_BATCH = 64
+_TEST_SEED = 7_000_003  # a series of scenes that no training split uses
+
+
+def detect_pictures(detector: EmojiDetector, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    """What the detector finds in each of (H, W, 3) uint8 pictures of one size."""
+    found: list[list[Detection]] = []
+    for first in range(0, len(pictures), _BATCH):
+        stack = np.stack(pictures[first : first + _BATCH]).transpose(0, 3, 1, 2)  # (B, 3, H, W)
+        images = torch.from_numpy(np.ascontiguousarray(stack)).float() / 255
+        found += detector.detect(images.to(detector.device))
+    return found
+
+
+def fresh_scenes(count: int, degraded: bool = False) -> Iterator[tuple[Picture, Truth]]:
+    """Scenes that no training run saw, with their truth. UserError if the font is not installed."""
+    for index in range(count):
+        rng = scene_rng(_TEST_SEED, index)
+        scene = make_scene(rng)
+        image = degrade(scene.image, rng, clean_rate=0.0) if degraded else scene.image
+        yield image, [(item.name, item.x, item.y) for item in scene.objects]
+
+
+def agreement(detector: EmojiDetector, pictures: Sequence[Picture], truths: Sequence[Truth]) -> Matches:
+    """The detector's matches with the truth, over all pictures."""
+    total = Matches(0, 0, 0)
+    for found, truth in zip(detect_pictures(detector, pictures), truths, strict=True):
+        total = total + match(found, truth)
+    return total
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A generated picture and the objects that a person sees in it, named by categories."""
+
+    path: Path
+    objects: Truth
+
+    def load(self) -> Picture:
+        """The picture's pixels. UserError if the file can't be read."""
+        try:
+            with Image.open(self.path) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            raise UserError(f"The labelled picture {self.path} can't be read: {error}.") from error
+
+
+def read_labels(path: Path) -> list[LabelledPicture]:
+    """The labels of a file {"pictures": [{"file": relative path, "objects": [{"name", "x", "y"}]}]}.
+
+    Raises:
+        UserError: if it is missing or of another form, names an unknown category, or has a centre outside
+        [0, 1].
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        pictures = [
+            LabelledPicture(
+                path.parent / entry["file"],
+                [(item["name"], float(item["x"]), float(item["y"])) for item in entry["objects"]],
+            )
+            for entry in content["pictures"]
+        ]
+    except OSError as error:
+        raise UserError(
+            f"The labels {path} can't be read; start some with `scripts/evaluate.py sheet`."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The labels {path} are not of the form that `scripts/evaluate.py sheet` writes: {error!r}."
+        ) from error
+    for picture in pictures:
+        for name, x, y in picture.objects:
+            if name not in NAMES or not (0 <= x <= 1 and 0 <= y <= 1):
+                raise UserError(
+                    f"{path} labels {picture.path.name} with '{name}' at ({x:g}, {y:g}), which can't be."
+                )
+    return pictures
+
+
+def pick_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    """A random choice of the PNG files below a folder, in random order, so that labelling is blind to the
+    method.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    files = sorted(folder.rglob("[0-9]*.png"))
+    if len(files) < count:
+        raise UserError(f"{folder} holds {len(files)} pictures, fewer than the {count} to be labelled.")
+    return random.Random(seed).sample(files, count)
+
+
+def contact_sheet(pictures: Sequence[Picture], columns: int = 5, zoom: int = 4) -> Image.Image:
+    """The pictures enlarged and numbered, with marks at every tenth of the side, for labelling by eye."""
+    side, gap = pictures[0].shape[0] * zoom, 22
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(pictures):
+        left, top = index % columns * (side + gap) + gap, index // columns * (side + gap) + gap
+        sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST), (left, top))
+        draw.text((left, top - 20), f"#{index}", fill="red")
+        for tenth in range(1, 10):
+            at = side * tenth // 10
+            draw.line((left + at, top - 5, left + at, top), fill="black")
+            draw.line((left - 5, top + at, left, top + at), fill="black")
+            draw.text((left + at - 3, top - 16), str(tenth), fill="gray")
+            draw.text((left - 14, top + at - 6), str(tenth), fill="gray")
+    return sheet
+
+
+def start_labels(files: Sequence[Path], labels: Path) -> None:
+    """Copies pictures beside a new label file that lists them without objects. UserError if it exists."""
+    if labels.exists():
+        raise UserError(f"{labels} exists already; choose another name, so that no labels are lost.")
+    folder = labels.with_suffix("")
+    entries = []
+    for index, file in enumerate(files):
+        target = folder / f"{index:02d}.png"
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(file.read_bytes())
+        entries.append({"file": f"{folder.name}/{target.name}", "source": file.parent.name, "objects": []})
+    with atomic_write(labels) as temporary:
+        temporary.write_text(json.dumps({"pictures": entries}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,102 @@
+"""The ways of making a picture that the evaluation compares, and how they are named on the command line.
+
+``base``, ``fixed:weight=1``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of a schedule may follow,
+as in ``per-step:inner_steps=2,learning_rate=0.2``. ``swap=true`` exchanges the centres of the two objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ldm.spacetime.presets import PRESETS, Preset
+from ldm.util import UserError
+
+DEFAULT_METHODS = ("base", "fixed:weight=1", "per-step", "april-2023", "iccv-2023")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    ``label`` is what the user wrote. Without ``weight`` and ``preset`` it is the plain model; with
+    ``weight`` every object has that weight at every step; with ``preset`` the weights are optimised.
+    ``swap`` exchanges the centres.
+    """
+
+    label: str
+    weight: float | None = None
+    preset: Preset | None = None
+    swap: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The label as a folder name."""
+        return re.sub(r"[^a-z0-9.=-]+", "_", self.label.lower())
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the layout plays a part."""
+        return self.weight is not None or self.preset is not None
+
+
+def parse_method(text: str) -> Method:
+    """The method of a command-line word. Raises UserError naming what is possible."""
+    name, _, rest = text.partition(":")
+    options = _options(rest, text)
+    swap = options.pop("swap", "false").lower() == "true"
+    if name == "base":
+        _refuse(options, text, ())
+        return Method(text)
+    if name == "fixed":
+        weight = _value(options.pop("weight", "1"), float, text)
+        _refuse(options, text, ("weight",))
+        return Method(text, weight=weight, swap=swap)
+    if name not in PRESETS:
+        raise UserError(f"There is no method '{name}'; choose one of base, fixed, {', '.join(PRESETS)}.")
+    return Method(text, preset=_changed(PRESETS[name], options, text), swap=swap)
+
+
+def _options(text: str, whole: str) -> dict[str, str]:
+    parts = [part for part in text.split(",") if part]
+    if any("=" not in part for part in parts):
+        raise UserError(f"'{whole}' is not understood; write constants as name:key=value,key=value.")
+    return {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in parts)}
+
+
+def _refuse(options: dict[str, str], whole: str, known: tuple[str, ...]) -> None:
+    if options:
+        possible = ", ".join((*known, "swap")) if known else "no constants"
+        raise UserError(
+            f"'{whole}' has the unknown constant '{next(iter(options))}'; this method takes {possible}."
+        )
+
+
+def _changed(preset: Preset, options: dict[str, str], whole: str) -> Preset:
+    """The preset with the given constants, converted to the type of what they replace."""
+    current: dict[str, Any] = {
+        field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)
+    }
+    changeable = [key for key, value in current.items() if type(value) in (bool, int, float)]
+    for key in options:
+        if key not in changeable:
+            raise UserError(
+                f"'{whole}' has the unknown constant '{key}'; there are {', '.join(changeable)}, swap."
+            )
+    changes = {key: _value(value, type(current[key]), whole) for key, value in options.items()}
+    return dataclasses.replace(preset, **changes)
+
+
+def _value(text: str, kind: type, whole: str) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"'{text}' in '{whole}' should be true or false.")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UserError(
+            f"'{text}' in '{whole}' is not a number of the right kind ({kind.__name__})."
+        ) from error

@@ -1,0 +1,121 @@
+"""The table of the evaluation: scores of all methods, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ldm.evaluation.calibration import Picture, detect_pictures
+from ldm.evaluation.methods import Method
+from ldm.evaluation.prompts import RelationPrompt, rule_layout
+from ldm.evaluation.runner import Job, PictureStore
+from ldm.evaluation.scoring import (
+    PictureScore,
+    Point,
+    paired_bootstrap,
+    per_prompt,
+    score_picture,
+    summarise,
+)
+from ldm.models.detector import EmojiDetector
+from ldm.spacetime.layout import Layout
+from ldm.util import atomic_write
+
+_COLUMNS = {
+    "object_recall": "object recall",
+    "both_present": "both present",
+    "relation_given_both": "relation right, given both",
+    "both_and_right": "both present and right",
+    "disc_hits": "hits in target disc",
+}
+_COMPARED = ("object_recall", "both_and_right", "disc_hits")
+
+
+def targets(prompt: RelationPrompt, layout: Layout) -> tuple[Point, Point]:
+    """Where the prompt's objects should be: the layout's centres, or the rule's where it lacks one."""
+    centres = dict(zip(prompt.names, ((item.x, item.y) for item in rule_layout(prompt).objects), strict=True))
+    centres.update({item.name: (item.x, item.y) for item in layout.objects if item.name in centres})
+    return centres[prompt.first], centres[prompt.second]
+
+
+def score_method(
+    detector: EmojiDetector,
+    pictures: Sequence[Picture],
+    prompts: Sequence[RelationPrompt],
+    jobs: Sequence[Job],
+) -> list[PictureScore]:
+    """A score a prompt, in order."""
+    found = detect_pictures(detector, pictures)
+    return [
+        score_picture(detections, prompt.names, prompt.relation, targets(prompt, job.layout))
+        for detections, prompt, job in zip(found, prompts, jobs, strict=True)
+    ]
+
+
+def build_table(
+    detector: EmojiDetector,
+    store: PictureStore,
+    methods: Sequence[Method],
+    prompts: Sequence[RelationPrompt],
+    jobs: Sequence[Job],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Scores of finished pictures: every method's counts and paired differences from the first."""
+    rows: list[dict[str, Any]] = []
+    reference: list[PictureScore] | None = None
+    for method in methods:
+        pictures = [store.load(method, job.index) for job in jobs]
+        scores = score_method(detector, pictures, prompts, jobs)
+        row: dict[str, Any] = {"method": method.label}
+        row.update({name: ratio.to_json() for name, ratio in summarise(scores).items()})
+        row["extra_objects_per_picture"] = float(per_prompt(scores)["extra_objects"].mean())
+        if reference is None:
+            reference = scores
+        else:
+            row["against_" + methods[0].label] = _differences(scores, reference)
+        row["pictures"] = [score.to_json() for score in scores]
+        rows.append(row)
+    return {"settings": settings, "prompts": [asdict(prompt) for prompt in prompts], "rows": rows}
+
+
+def _differences(scores: Sequence[PictureScore], reference: Sequence[PictureScore]) -> dict[str, Any]:
+    """Mean paired difference and 95% interval of every column that each prompt has a value for."""
+    own, other = per_prompt(scores), per_prompt(reference)
+    return {name: asdict(paired_bootstrap(own[name], other[name])) for name in own}
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table for people: ratios with counts, differences with intervals."""
+    first = table["rows"][0]["method"]
+    heads = ["method"]
+    for name, title in _COLUMNS.items():
+        heads.append(title)
+        if name in _COMPARED:
+            heads.append(f"against {first}")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in table["rows"]:
+        cells = [row["method"]]
+        for name in _COLUMNS:
+            cells.append(_ratio(row[name]))
+            if name in _COMPARED:
+                cells.append(_interval(row.get("against_" + first, {}).get(name)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ratio(entry: dict[str, Any]) -> str:
+    value = "-" if entry["value"] is None else f"{entry['value']:.3f}"
+    return f"{value} ({entry['hits']}/{entry['total']})"
+
+
+def _interval(entry: dict[str, float] | None) -> str:
+    return "" if entry is None else f"{entry['mean']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f})"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a result, all of it or nothing. Raises UserError if the folder can't be written."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,264 @@
+"""Making the pictures that are scored: every method from the same prompts, layouts and starting noise.
+
+Pictures are kept as PNG files, so that a run which was stopped goes on where it was, and so that they can be
+looked at. A folder holds the pictures of one model and one set of settings; others are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldm.evaluation.methods import Method
+from ldm.evaluation.prompts import RelationPrompt, rule_layout, swapped
+from ldm.spacetime.layout import Layout
+from ldm.util import UserError, atomic_write
+
+if TYPE_CHECKING:
+    from ldm.spacetime.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+Picture = NDArray[np.uint8]  # (H, W, 3)
+BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # pictures made together
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are sampled: PLMS ``steps``, guidance ``scale``."""
+
+    steps: int = 25
+    scale: float = 5.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make: its number, prompt, layout and the seed of its starting noise."""
+
+    index: int
+    prompt: str
+    layout: Layout
+    seed: int
+
+
+def generate_images(
+    pipeline: Pipeline,
+    method: Method,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> list[Picture]:
+    """One picture a prompt, made together.
+
+    Args:
+        pipeline: the loaded model.
+        method: how; ``base`` ignores the layouts.
+        prompts, layouts, seeds: an entry a picture; a seed gives the same noise whatever the method and
+        batch. sampling: steps and guidance, the same for every method.
+    """
+    from ldm.models.diffusion.plms import PLMSSampler
+    from ldm.models.diffusion.sampling import noise_like, seeded_generators
+    from ldm.spacetime.generate import pictures
+
+    count, side = len(prompts), pipeline.image_size // pipeline.factor
+    noise = noise_like((count, pipeline.channels, side, side), seeded_generators(seeds), pipeline.device)
+    with torch.no_grad():
+        chain: dict[str, Any] = {
+            "x_T": noise,  # (B, C, h, w)
+            "conditioning": pipeline.encode(list(prompts)),  # (B, L, C)
+            "unconditional_conditioning": pipeline.encode([""] * count),
+        }
+    sampler = PLMSSampler(pipeline.model)
+    if method.preset is not None:
+        return pictures(_optimised(pipeline, sampler, method, prompts, layouts, chain, sampling))
+    with torch.no_grad():
+        latents, _ = sampler.sample(
+            S=sampling.steps,
+            batch_size=count,
+            shape=tuple(noise.shape[1:]),
+            unconditional_guidance_scale=sampling.scale,
+            verbose=False,
+            **chain,
+            **_fixed_control(pipeline, sampler, method, layouts, sampling),
+        )
+        return pictures(pipeline.decode(latents))
+
+
+def _fixed_control(
+    pipeline: Pipeline, sampler: Any, method: Method, layouts: Sequence[Layout], sampling: Sampling
+) -> dict[str, Any]:
+    """The sampler's arguments for one weight everywhere; none for the plain model."""
+    from ldm.spacetime.control import SpatialControl
+
+    if method.weight is None or not any(layout.objects for layout in layouts):
+        return {}
+    control = SpatialControl.build(layouts, pipeline.encode)
+    steps = len(sampler.schedule(sampling.steps))
+    present = control.present.to(pipeline.device, torch.float32)  # (N, B)
+    return {"control": control, "weights": (method.weight * present).expand(steps, -1, -1)}  # (S, N, B)
+
+
+def _optimised(
+    pipeline: Pipeline,
+    sampler: Any,
+    method: Method,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    chain: dict[str, Any],
+    sampling: Sampling,
+) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] with the weights optimised as the method's preset says."""
+    from ldm.spacetime.control import SpatialControl
+    from ldm.spacetime.objective import ClipObjective
+    from ldm.spacetime.optimise import optimise
+
+    preset = method.preset
+    assert preset is not None
+    with torch.no_grad():
+        control = SpatialControl.build(layouts, pipeline.encode)
+    objective = ClipObjective(
+        pipeline.clip, list(prompts), list(layouts), normalise=preset.normalise,
+        global_weight=preset.global_weight, local_weight=preset.local_weight, half_side=preset.half_side,
+    )  # fmt: skip
+    result = optimise(
+        pipeline.model, sampler, control, objective, preset,
+        guidance_scale=sampling.scale, steps=sampling.steps, **chain,
+    )  # fmt: skip
+    return result.images
+
+
+def make_jobs(
+    prompts: Sequence[RelationPrompt], predictor: Callable[[str], Layout] | None = None
+) -> list[Job]:
+    """A job a prompt, with the layout of the rule or of a predictor."""
+    return [
+        Job(index, prompt.text, predictor(prompt.text) if predictor else rule_layout(prompt), prompt.seed)
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+class PictureStore:
+    """The folder of a run: one sub-folder a method, one PNG a picture.
+
+    Args:
+        folder: made if it is not there.
+        settings: what all methods share (model, sampling, prompts).
+
+    Raises:
+        UserError: if the folder holds pictures of other settings, or can't be written.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        _claim(folder / "settings.json", settings)
+
+    def path(self, method: Method, index: int) -> Path:
+        """Where picture ``index`` of a method is, or will be."""
+        return self.folder / method.folder / f"{index:04d}.png"
+
+    def claim(self, method: Method) -> None:
+        """Notes the method's constants beside its pictures; UserError if its pictures had others."""
+        constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
+        if method.preset is not None:
+            preset = dataclasses.asdict(method.preset).items()
+            constants["preset"] = {
+                key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
+            }
+        _claim(self.folder / method.folder / "method.json", constants)
+
+    def load(self, method: Method, index: int) -> Picture:
+        """Picture ``index`` of a method."""
+        with Image.open(self.path(method, index)) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    def save(self, method: Method, index: int, picture: Picture) -> None:
+        """Writes a picture; a reader sees all of it or nothing."""
+        with atomic_write(self.path(method, index)) as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
+
+    def missing(self, method: Method, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs whose picture is not there yet."""
+        return [job for job in jobs if not self.path(method, job.index).exists()]
+
+
+def _claim(path: Path, content: dict[str, Any]) -> None:
+    """Writes ``content`` to the file, or checks that it is what the file says."""
+    text = json.dumps(content, indent=1, sort_keys=True)
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        return
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} can't be read; remove {path.parent} or choose another output folder."
+        ) from error
+    wanted = json.loads(text)
+    if known != wanted:
+        changed = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+        raise UserError(
+            f"{path.parent} holds pictures made with other settings ({', '.join(changed)}); "
+            "choose another output folder or remove it."
+        )
+
+
+def make_pictures(
+    store: PictureStore,
+    methods: Sequence[Method],
+    jobs: Sequence[Job],
+    load: Callable[[], Pipeline],
+    sampling: Sampling,
+    batch_size: int | None = None,
+) -> None:
+    """Makes every picture that is not there yet.
+
+    Args:
+        store: where they go.
+        methods, jobs: every method makes a picture of every job.
+        load: gives the pipeline, the same at every call; called only if something is missing.
+        sampling: the same for every method.
+        batch_size: pictures made together; by default what suits the method.
+    """
+    for method in methods:
+        store.claim(method)
+        todo = store.missing(method, jobs)
+        size = batch_size or _batch_size(method)
+        started = time.perf_counter()
+        for first in range(0, len(todo), size):
+            batch = todo[first : first + size]
+            layouts = [swapped(job.layout) if _swaps(method, job) else job.layout for job in batch]
+            made = generate_images(
+                load(),
+                method,
+                [job.prompt for job in batch],
+                layouts,
+                [job.seed for job in batch],
+                sampling,
+            )
+            for job, picture in zip(batch, made, strict=True):
+                store.save(method, job.index, picture)
+            done = first + len(batch)
+            pace = (time.perf_counter() - started) / done
+            logger.info("%s: %d of %d, %.1f s a picture", method.label, done, len(todo), pace)
+
+
+def _swaps(method: Method, job: Job) -> bool:
+    return method.swap and len(job.layout.objects) >= 2
+
+
+def _batch_size(method: Method) -> int:
+    if method.preset is not None:
+        return BATCHES[method.preset.mode]
+    return BATCHES["base" if method.weight is None else "fixed"]

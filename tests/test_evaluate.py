@@ -1,0 +1,377 @@
+"""Scores on hand-made boxes, prompts, methods, resuming runs, and the evaluation script's mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.evaluation import runner
+from ldm.evaluation.calibration import (
+    contact_sheet,
+    detect_pictures,
+    pick_pictures,
+    read_labels,
+    start_labels,
+)
+from ldm.evaluation.methods import parse_method
+from ldm.evaluation.prompts import (
+    RULE_CENTRES,
+    relation_prompts,
+    rule_layout,
+    single_prompts,
+    swapped,
+)
+from ldm.evaluation.report import build_table, markdown, targets
+from ldm.evaluation.runner import Job, PictureStore, Sampling, make_jobs, make_pictures
+from ldm.evaluation.scoring import (
+    Ratio,
+    match,
+    paired_bootstrap,
+    per_prompt,
+    relation_holds,
+    score_picture,
+    summarise,
+)
+from ldm.models.detector import Detection
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.util import UserError
+
+LEFT, RIGHT = RULE_CENTRES["left"]
+
+
+def load_script() -> Any:
+    path = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
+    spec = importlib.util.spec_from_file_location("evaluate_script", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -------------------------------------------------------------------------------------------- scoring
+
+
+def test_relations_by_centres() -> None:
+    assert relation_holds((0.2, 0.9), (0.3, 0.1), "left")
+    assert not relation_holds((0.3, 0.9), (0.2, 0.1), "left")
+    assert relation_holds((0.3, 0.9), (0.2, 0.1), "right")
+    assert relation_holds((0.5, 0.1), (0.1, 0.2), "above")
+    assert relation_holds((0.5, 0.3), (0.1, 0.2), "below")
+    assert not relation_holds((0.5, 0.5), (0.5, 0.5), "below")
+
+
+def score(*detections: Detection) -> Any:
+    return score_picture(detections, ("cat", "dog"), "left", (LEFT, RIGHT))
+
+
+def test_both_in_their_discs() -> None:
+    made = score(Detection("cat", 0.9, 0.3, 0.5), Detection("dog", 0.8, 0.7, 0.6))
+    assert made.found == (True, True) and made.in_disc == (True, True)
+    assert made.relation_right is True and made.both_and_right and made.extra == 0
+
+
+def test_exchanged_objects_are_wrong_and_miss() -> None:
+    made = score(Detection("cat", 0.9, 0.73, 0.5), Detection("dog", 0.8, 0.27, 0.5))
+    assert made.found == (True, True) and made.in_disc == (False, False)
+    assert made.relation_right is False and not made.both_and_right
+
+
+def test_a_missing_object_leaves_the_relation_open() -> None:
+    made = score(Detection("cat", 0.9, 0.27, 0.69), Detection("bus", 0.9, 0.7, 0.5))
+    assert made.found == (True, False) and made.in_disc == (True, False)
+    assert made.relation_right is None and not made.both_and_right and made.extra == 1
+
+
+def test_of_duplicates_the_surest_decides_and_any_may_hit() -> None:
+    cats = (Detection("cat", 0.5, 0.27, 0.5), Detection("cat", 0.9, 0.9, 0.5))
+    made = score(*cats, Detection("dog", 0.8, 0.6, 0.5))
+    assert made.in_disc == (True, True) and made.relation_right is False and made.extra == 1
+
+
+def test_the_discs_rim_is_outside() -> None:
+    made = score_picture([Detection("cat", 1, 0.5, 0.5)], ("cat", "dog"), "left", ((0.5, 0.3), RIGHT))
+    assert made.in_disc == (True, False) if 0.5 - 0.3 < 0.2 else made.in_disc == (False, False)
+    assert score(Detection("cat", 1, 0.27, 0.71)).in_disc == (False, False)
+
+
+def test_summary_counts() -> None:
+    scores = [
+        score(Detection("cat", 0.9, 0.3, 0.5), Detection("dog", 0.8, 0.7, 0.6)),
+        score(Detection("cat", 0.9, 0.73, 0.5), Detection("dog", 0.8, 0.27, 0.5)),
+        score(Detection("cat", 0.9, 0.27, 0.5)),
+        score(),
+    ]
+    assert summarise(scores) == {
+        "object_recall": Ratio(5, 8),
+        "both_present": Ratio(2, 4),
+        "relation_given_both": Ratio(1, 2),
+        "both_and_right": Ratio(1, 4),
+        "disc_hits": Ratio(3, 8),
+    }
+    assert per_prompt(scores)["object_recall"].tolist() == [1, 1, 0.5, 0]
+    assert per_prompt(scores)["disc_hits"].tolist() == [1, 0, 0.5, 0]
+    assert Ratio(0, 0).value is None
+
+
+def test_paired_bootstrap() -> None:
+    same = paired_bootstrap(np.ones(20), np.zeros(20))
+    assert (same.mean, same.low, same.high) == (1, 1, 1)
+    rng = np.random.default_rng(1)
+    values, baseline = rng.integers(0, 2, 400).astype(float), rng.integers(0, 2, 400).astype(float)
+    interval = paired_bootstrap(values, baseline)
+    assert interval.low < interval.mean < interval.high
+    deviation = (values - baseline).std() / np.sqrt(400)
+    assert interval.high - interval.mean == pytest.approx(1.96 * deviation, rel=0.1)
+    assert interval == paired_bootstrap(values, baseline)
+    with pytest.raises(ValueError, match="paired"):
+        paired_bootstrap(np.ones(3), np.ones(4))
+
+
+def test_matching_detections_with_truth() -> None:
+    truth = [("cat", 0.2, 0.2), ("cat", 0.3, 0.2), ("dog", 0.8, 0.8)]
+    found = [
+        Detection("cat", 0.9, 0.21, 0.2),
+        Detection("cat", 0.8, 0.22, 0.2),  # the nearest is taken: gets the second cat
+        Detection("dog", 0.7, 0.8, 0.5),  # too far
+        Detection("bus", 0.6, 0.8, 0.8),  # wrong category
+    ]
+    made = match(found, truth)
+    assert (made.matched, made.detected, made.present) == (2, 4, 3)
+    assert sorted(made.distances) == pytest.approx([0.01, 0.08])
+    both = made + match([], [("bus", 0.1, 0.1)])
+    assert both.precision == Ratio(2, 4) and both.recall == Ratio(2, 4)
+    assert both.to_json()["centre_error_px"] == pytest.approx(0.045 * 64)
+
+
+# -------------------------------------------------------------------------------------------- prompts
+
+
+def test_prompt_sets_are_fixed_and_share_no_pair() -> None:
+    choose, report = relation_prompts("choose", 240), relation_prompts("report", 400)
+    pairs = [{frozenset(prompt.names) for prompt in prompts} for prompts in (choose, report)]
+    assert not pairs[0] & pairs[1]
+    assert len({(p.names, p.relation) for p in report}) == 400
+    assert relation_prompts("report", 10) == report[:10]
+    assert {p.relation for p in report} == set(RULE_CENTRES)
+    for prompt in report:
+        assert all(phrase.lower() in prompt.text.lower() for phrase in prompt.phrases)
+    assert len({prompt.seed for prompt in report}) == 400
+
+
+def test_prompt_set_mistakes() -> None:
+    with pytest.raises(UserError, match="no prompt set"):
+        relation_prompts("none", 3)
+    with pytest.raises(UserError, match="has 880 prompts"):
+        relation_prompts("choose", 5000)
+
+
+def test_rule_layout_and_swap() -> None:
+    prompt = next(p for p in relation_prompts("choose", 50) if p.relation == "above")
+    layout = rule_layout(prompt)
+    first, second = layout.objects
+    assert relation_holds((first.x, first.y), (second.x, second.y), "above")
+    assert (first.name, second.name) == prompt.names
+    turned = swapped(layout)
+    assert (turned.objects[0].x, turned.objects[0].y) == (second.x, second.y)
+    assert turned.objects[0].phrase == first.phrase
+    assert swapped(turned) == layout
+    assert [p.name for p in single_prompts(48)][:24] == [p.name for p in single_prompts(48)][24:]
+
+
+def test_targets_fall_back_to_the_rule() -> None:
+    prompt = relation_prompts("choose", 1)[0]
+    rule = tuple((item.x, item.y) for item in rule_layout(prompt).objects)
+    assert targets(prompt, Layout(())) == rule
+    only = Layout((LayoutObject("a thing", 0.1, 0.9, name=prompt.second),))
+    assert targets(prompt, only) == (rule[0], (0.1, 0.9))
+
+
+# -------------------------------------------------------------------------------------------- methods
+
+
+def test_methods_are_read_from_words() -> None:
+    assert not parse_method("base").controlled
+    assert parse_method("fixed:weight=2").weight == 2
+    assert parse_method("fixed:weight=1,swap=true").swap
+    preset = parse_method("per-step:inner_steps=3,learning_rate=0.2").preset
+    assert preset is not None and preset.inner_steps == 3 and preset.learning_rate == 0.2
+    labels = ("base", "fixed:weight=1", "fixed:weight=2", "per-step:learning_rate=0.2", "per-step")
+    assert len({parse_method(label).folder for label in labels}) == len(labels)
+
+
+@pytest.mark.parametrize(
+    "text", ["best", "base:weight=1", "fixed:wait=1", "fixed:weight=x", "per-step:rounds", "per-step:mode=x",
+             "per-step:inner_steps=0.5"]
+)  # fmt: skip
+def test_method_mistakes(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_method(text)
+
+
+# --------------------------------------------------------------------------------------------- running
+
+
+def fill(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[tuple[str, int]]:
+    """Replaces the diffusion model by flat pictures; returns the list of (method, seed) made."""
+    made: list[tuple[str, int]] = []
+
+    def flat(pipeline: Any, method: Any, prompts: Any, layouts: Any, seeds: Any, sampling: Any) -> Any:
+        if stop_after is not None and len(made) >= stop_after:
+            raise KeyboardInterrupt
+        made.extend((method.label, seed) for seed in seeds)
+        return [np.full((64, 64, 3), seed % 256, np.uint8) for seed in seeds]
+
+    monkeypatch.setattr(runner, "generate_images", flat)
+    return made
+
+
+def test_a_stopped_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    jobs = make_jobs(relation_prompts("choose", 6))
+    methods = [parse_method("base"), parse_method("fixed:weight=1")]
+    fill(monkeypatch, stop_after=8)
+    with pytest.raises(KeyboardInterrupt):
+        make_pictures(PictureStore(tmp_path, {"a": 1}), methods, jobs, object, Sampling(), 2)  # type: ignore
+    store = PictureStore(tmp_path, {"a": 1})
+    assert [len(store.missing(method, jobs)) for method in methods] == [0, 4]
+    made = fill(monkeypatch)
+    make_pictures(store, methods, jobs, object, Sampling(), 2)  # type: ignore[arg-type, return-value]
+    assert made == [("fixed:weight=1", job.seed) for job in jobs[2:]]
+    assert store.load(methods[1], 3)[0, 0, 0] == jobs[3].seed % 256
+    assert not list(tmp_path.rglob(".tmp*"))
+
+
+def test_pictures_of_other_settings_are_refused(tmp_path: Path) -> None:
+    store = PictureStore(tmp_path, {"steps": 25})
+    with pytest.raises(UserError, match=r"other settings \(steps\)"):
+        PictureStore(tmp_path, {"steps": 50})
+    store.claim(parse_method("per-step"))
+    store.claim(parse_method("per-step"))
+    (tmp_path / "per-step" / "method.json").write_text("{}")
+    with pytest.raises(UserError, match="other settings"):
+        store.claim(parse_method("per-step"))
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read"):
+        PictureStore(tmp_path, {"steps": 25})
+
+
+def test_pictures_are_swapped_only_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(pipeline: Any, method: Any, prompts: Any, layouts: Any, seeds: Any, sampling: Any) -> Any:
+        seen[method.label] = layouts[0]
+        return [np.zeros((64, 64, 3), np.uint8)] * len(seeds)
+
+    monkeypatch.setattr(runner, "generate_images", look)
+    jobs: list[Job] = make_jobs(relation_prompts("choose", 1))
+    methods = [parse_method("fixed"), parse_method("fixed:swap=true")]
+    make_pictures(PictureStore(tmp_path, {}), methods, jobs, object, Sampling())  # type: ignore
+    assert seen["fixed"] == jobs[0].layout and seen["fixed:swap=true"] == swapped(jobs[0].layout)
+
+
+class ByColour:
+    """A stand-in for the detector: finds the first object in every picture, and both in bright ones."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, names: list[tuple[str, str]]) -> None:
+        self.names = names
+
+    def detect(self, images: torch.Tensor) -> list[list[Detection]]:
+        rows = []
+        for (first, second), image in zip(self.names, images, strict=True):
+            both = [Detection(first, 0.9, 0.1, 0.1), Detection(second, 0.9, 0.9, 0.9)]
+            rows.append(both if image.mean() > 0.5 else both[:1])
+        return rows
+
+
+def test_table_of_two_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prompts = relation_prompts("choose", 8)
+    jobs, methods = make_jobs(prompts), [parse_method("base"), parse_method("fixed:weight=1")]
+    store = PictureStore(tmp_path, {})
+    for method, level in zip(methods, (0, 255), strict=True):
+        for job in jobs:
+            store.save(method, job.index, np.full((64, 64, 3), level, np.uint8))
+    detector: Any = ByColour([prompt.names for prompt in prompts])
+    table = build_table(detector, store, methods, prompts, jobs, {"count": 8})
+    base, fixed = table["rows"]
+    right = sum(prompt.relation in ("left", "above") for prompt in prompts)
+    assert base["object_recall"] == {"hits": 8, "total": 16, "value": 0.5}
+    assert base["both_present"]["hits"] == 0 and base["relation_given_both"]["value"] is None
+    assert fixed["both_and_right"]["hits"] == right
+    assert fixed["against_base"]["object_recall"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    text = markdown(table)
+    assert "| base | 0.500 (8/16) |" in text and "+0.500 (+0.500, +0.500)" in text
+    json.dumps(table)
+
+
+# ----------------------------------------------------------------------------------------- calibration
+
+
+def test_labels_by_hand(tmp_path: Path) -> None:
+    for index in range(4):
+        Image.new("RGB", (64, 64), (index, 0, 0)).save(tmp_path / f"000{index}.png")
+    files = pick_pictures(tmp_path, 3)
+    assert files == pick_pictures(tmp_path, 3) and len(set(files)) == 3
+    with pytest.raises(UserError, match="fewer"):
+        pick_pictures(tmp_path, 5)
+    path = tmp_path / "out" / "labels.json"
+    start_labels(files, path)
+    with pytest.raises(UserError, match="exists already"):
+        start_labels(files, path)
+    labelled = read_labels(path)
+    assert [item.load()[0, 0, 0] for item in labelled] == [int(file.stem) for file in files]
+    assert contact_sheet([item.load() for item in labelled]).size == (5 * 278, 278)
+    content = json.loads(path.read_text())
+    content["pictures"][0]["objects"] = [{"name": "cat", "x": 0.5, "y": 0.25}]
+    path.write_text(json.dumps(content))
+    assert read_labels(path)[0].objects == [("cat", 0.5, 0.25)]
+    content["pictures"][0]["objects"] = [{"name": "unicorn", "x": 0.5, "y": 0.25}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="unicorn"):
+        read_labels(path)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="form"):
+        read_labels(path)
+
+
+def test_detecting_goes_in_batches() -> None:
+    detector: Any = ByColour([("cat", "dog")] * 64)
+    pictures = [np.full((64, 64, 3), 255 * (index % 2), np.uint8) for index in range(64)]
+    found = detect_pictures(detector, pictures)
+    assert [len(items) for items in found[:4]] == [1, 2, 1, 2]
+
+
+# ---------------------------------------------------------------------------------------------- script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["table", "--set", "all"], "invalid choice"),
+        (["table", "--count", "0"], "whole number"),
+        (["table", "--steps", "1001"], "whole number"),
+        (["nothing"], "invalid choice"),
+        (["table", "--count", "100000"], "has 1328 prompts"),
+        (["table", "--methods", "magic"], "no method 'magic'"),
+        (["calibrate", "--labels", "nowhere.json"], "can't be read"),
+        (["detector", "--detector", "nowhere.safetensors"], "does not exist"),
+        (["sheet", "--outdir", "nowhere", "--labels", "nowhere.json"], "holds 0 pictures"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = load_script().main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    said = capsys.readouterr().err.strip()
+    assert code == 2 and complaint in said
+    assert said.startswith("error: ") and len(said.splitlines()) == 1
