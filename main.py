@@ -111,10 +111,12 @@ def build_trainer(config: Any, folder: Path) -> Any:
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
-    options = {"accelerator": "auto", "devices": 1, "num_sanity_val_steps": 0, "enable_progress_bar": sys.stderr.isatty()}
+    options: dict[str, Any] = {"accelerator": "auto", "devices": 1, "num_sanity_val_steps": 0}
+    options["enable_progress_bar"] = sys.stderr.isatty()
     options.update(dict(config.get("lightning", {}).get("trainer", {})))
     options.pop("benchmark", None)
-    return pl.Trainer(logger=CSVLogger(folder, name="", version=""), callbacks=build_callbacks(config, folder), **options)
+    log = CSVLogger(folder, name="", version="")
+    return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder), **options)
 
 
 def learning_rate(config: Any, trainer: Any, scale: bool) -> float:

@@ -301,7 +301,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as err:
-        raise UserError(f"{path} cannot be written: {err.strerror or err}; free some space or choose another folder") from err
+        reason = err.strerror or err
+        raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from err
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -132,7 +132,7 @@ class AutoencoderKL(pl.LightningModule):
         """AdamW as published (betas 0.5, 0.9 suit a discriminator; plain losses take 0.9, 0.99)."""
         params = [p for n, p in self.named_parameters() if not n.startswith("loss.")]
         optimiser = torch.optim.AdamW(
-            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
+            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
         )
         if self.total_steps is None:
             return optimiser

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
     """Group normalisation as the autoencoders use it (eps 1e-6)."""
     return nn.GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
@@ -159,7 +158,7 @@ class _Middle(nn.Module):
 
     def __init__(self, channels: int, temb_channels: int, dropout: float, attn_type: str) -> None:
         super().__init__()
-        kwargs = {"in_channels": channels, "temb_channels": temb_channels, "dropout": dropout}
+        kwargs: dict[str, Any] = {"in_channels": channels, "temb_channels": temb_channels, "dropout": dropout}
         self.block_1 = ResnetBlock(**kwargs)
         self.attn_1 = make_attn(channels, attn_type)
         self.block_2 = ResnetBlock(**kwargs)
@@ -187,6 +186,8 @@ class Encoder(nn.Module):
         double_z: give mean and log variance.
         use_checkpoint: recompute each block in the backward pass.
     """
+
+    down: Any  # a ModuleList of _Level, whose items the type checker cannot know
 
     def __init__(
         self,
@@ -245,6 +246,8 @@ class Decoder(nn.Module):
         give_pre_end: return the features before the last normalisation.
         tanh_out: squash the image to (-1, 1).
     """
+
+    up: Any
 
     def __init__(
         self,
@@ -306,6 +309,10 @@ class Decoder(nn.Module):
 
 class Model(nn.Module):
     """The unconditional U-Net of DDPM: image (B, in_channels, R, R) and steps (B,) to (B, out_ch, R, R)."""
+
+    down: Any
+    up: Any
+    temb: Any
 
     def __init__(
         self,
