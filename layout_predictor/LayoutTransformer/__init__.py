@@ -1,0 +1,1 @@
+"""Model, data and training of the layout predictor."""

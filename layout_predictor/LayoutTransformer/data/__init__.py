@@ -1,0 +1,1 @@
+"""Sentences with objects, relations and centres: the grammar, readers, the tokenizer and batches."""

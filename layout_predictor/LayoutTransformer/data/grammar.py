@@ -1,0 +1,270 @@
+"""Random sentences with objects, stated relations and centres that satisfy them.
+
+A story starts with an opening clause and goes on with clauses that add objects, relate them to earlier ones
+by name or by pronoun, or only fill. A pronoun that could mean several objects states its relation to all of
+them: whichever the reader has in mind, the layout is then right.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from layout_predictor.LayoutTransformer.data import lexicon, templates
+from layout_predictor.LayoutTransformer.data.phrases import ABOVE, BELOW, HORIZONTAL, OPPOSITE, RELATION_NAMES
+from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, place
+from layout_predictor.LayoutTransformer.data.story import Story
+from layout_predictor.LayoutTransformer.data.templates import Pattern
+
+_COUNTS = (1, 2, 3, 4, 5)
+_COUNT_WEIGHTS = (4, 36, 32, 17, 11)
+_MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked; else first or any
+_FIRST_VERB = re.compile(r"\{([A-C])\.(?:be|sit|have)\}")
+_FIXED_RELATIONS = {"a": ABOVE, "u": BELOW}
+
+
+class _Weighted:
+    """Patterns drawn by their weights, once those that do not apply are left out."""
+
+    def __init__(self, patterns: Sequence[Pattern]) -> None:
+        self.patterns = list(patterns)
+        self.totals = list(accumulate(pattern.weight for pattern in self.patterns))
+
+    def draw(self, rng: random.Random) -> Pattern:
+        return rng.choices(self.patterns, cum_weights=self.totals)[0]
+
+
+def _roles_of(pattern: Pattern) -> list[str]:
+    seen = [word.strip("{}").split(".")[0] for word in pattern.text.split() if word.startswith("{")]
+    return sorted({role for role in seen if len(role) == 1 and role.isupper()})
+
+
+_OPENERS = {n: _Weighted([p for p in templates.OPENERS if len(_roles_of(p)) == n]) for n in (1, 2, 3)}
+_SIMPLE = _Weighted([p for p in templates.OPENERS if p.states == "ArB" and p.text.endswith("{r} {B}")])
+_PERSON = {n: _Weighted([p for p in templates.PERSON_OPENERS if len(_roles_of(p)) == n]) for n in (2, 3)}
+_FOLLOWERS = _Weighted(templates.FOLLOWERS)
+_REPEATS = _Weighted(templates.REPEATS)
+_EXTRAS = _Weighted(templates.EXTRAS)
+_PAIRED = _Weighted(templates.PAIRED_EXTRAS)
+
+
+def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
+    """A relation for every relation slot of a pattern."""
+    names = ("r", "r1", "r2", "b", "c")
+    chosen = {name: rng.choice(RELATION_NAMES) for name in names} | _FIXED_RELATIONS
+    chosen["b"] = rng.choice(RELATION_NAMES if "{b.A}" in pattern.text else HORIZONTAL)
+    chosen["c"] = OPPOSITE[chosen["b"]]
+    if pattern.only == "side":
+        chosen["r"] = rng.choice(HORIZONTAL)
+    elif pattern.only == "vertical":
+        chosen["r"] = rng.choice((ABOVE, BELOW))
+    elif pattern.only == "apart":
+        while AXIS_SIGN[chosen["r1"]][0] == AXIS_SIGN[chosen["r2"]][0]:
+            chosen["r2"] = rng.choice(RELATION_NAMES)
+    return chosen
+
+
+def _statements(
+    pattern: Pattern, roles: dict[str, int], relations: dict[str, str]
+) -> list[tuple[int, str, int]]:
+    """The relations that a filled pattern states, from "Ar1B Br2C"."""
+    return [(roles[item[0]], relations[item[1:-1]], roles[item[-1]]) for item in pattern.states.split()]
+
+
+def _try(story: Story, pattern: Pattern, roles: dict[str, int]) -> bool:
+    """Say `pattern` if what it states fits what was stated before."""
+    for _ in range(4):
+        relations = _relations_for(pattern, story.rng)
+        stated = _statements(pattern, roles, relations)
+        before = len(story.edges)
+        for a, relation, b in stated:
+            if not story.can_state(a, relation, b):
+                del story.edges[before:]
+                break
+            story.state(a, relation, b)
+        else:
+            _say_regions(story, pattern, roles, relations)
+            story.fill(pattern, roles, relations)
+            return True
+    return False
+
+
+def _say_regions(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
+    """A pattern with {r.alone} also says in which part of the picture its roles are."""
+    if "{r.alone}" in pattern.text:
+        story.regions += [(roles["A"], relations["r"]), (roles["B"], OPPOSITE[relations["r"]])]
+
+
+def _open(story: Story, count: int) -> None:
+    """The first clause, with up to three objects of `count`."""
+    rng = story.rng
+    size = min(count, rng.choices((1, 2, 3), weights=(12, 62, 26))[0])
+    if size > 1 and rng.random() < 0.14:
+        person = story.new_thing(person=True)
+        roles = {"P": person, "A": story.new_thing()}
+        pattern = _PERSON[size].draw(rng)
+        if size == 3:
+            roles["B"] = story.new_thing()
+        if _try(story, pattern, roles):
+            story.subject = person
+            return
+    while len(story.things) < size:
+        twin = size == 2 == count and len(story.things) == 1 and rng.random() < 0.08
+        if twin:
+            story.twin_of(0)
+        else:
+            story.new_thing()
+    pattern = _OPENERS[size].draw(rng)
+    order = list(range(size))
+    rng.shuffle(order)
+    while not _try(story, pattern, dict(zip("ABC", order, strict=False))):
+        pattern = _OPENERS[size].draw(rng)
+    # The grammatical subject is the role that has the first verb: "To the left of B stands A" is about A.
+    verb = _FIRST_VERB.search(pattern.text)
+    story.subject = order["ABC".index(verb.group(1))] if verb else story.mentioned[0]
+
+
+def _share_pronoun(story: Story, new: int) -> None:
+    """State the newest relations to a pronoun's other possible meanings too."""
+    meant = story.pronoun_used
+    if meant is None or story.rng.random() < 0.1:
+        return
+    pronouns = story.things[meant].pronouns
+    for a, relation, _ in [edge for edge in story.edges if set(edge[::2]) == {new, meant}]:
+        for other, thing in enumerate(story.things):
+            if other in (new, meant) or other not in story.mentioned or thing.pronouns != pronouns:
+                continue
+            edge = (new, relation, other) if a == new else (other, relation, new)
+            if story.can_state(*edge):
+                story.state(*edge)
+
+
+def _follow(story: Story) -> None:
+    """A later clause that relates a new object to an earlier one, or two earlier ones to each other."""
+    rng = story.rng
+    old = [i for i in story.mentioned if story.things[i].unique] or story.mentioned[:1]
+    if len(old) >= 2 and rng.random() < 0.12:
+        one, other = rng.sample(old, 2)
+        _try(story, _REPEATS.draw(rng), {"O": one, "Q": other})
+        return
+    new = story.new_thing()
+    other = story.subject if rng.random() < 0.4 else story.last if rng.random() < 0.4 else rng.choice(old)
+    roles = {"N": new, "O": other, "S": story.subject, "L": story.last}
+    story.pronoun_used = None
+    subject = roles["S"]
+    for _ in range(5):
+        pattern = _FOLLOWERS.draw(rng)
+        if _try(story, pattern, roles):
+            if "S.they" in pattern.text:
+                story.pronoun_used = subject
+            _share_pronoun(story, new)
+            if pattern.text.startswith((".", ";")):
+                story.subject = new if "{N} {N" in pattern.text else other
+            return
+    story.things.pop()
+
+
+def _near(story: Story, pattern: Pattern) -> Pattern:
+    return pattern._replace(text=pattern.text.replace("{near}", story.rng.choice(lexicon.NEAR)))
+
+
+def _extra(story: Story, left: int) -> None:
+    """Objects without a relation."""
+    rng = story.rng
+    roles = {"N": story.new_thing(), "O": rng.choice(story.mentioned)}
+    weighted = _EXTRAS
+    if left >= 2 and rng.random() < 0.5:
+        roles["M"] = story.new_thing()
+        weighted = _PAIRED
+    _try(story, _near(story, weighted.draw(rng)), roles)
+
+
+def tell_simply(rng: random.Random) -> Story:
+    """One clause that relates two objects: what training starts with, since the rest builds on it."""
+    story = Story(rng)
+    order = [story.new_thing(), story.new_thing()]
+    rng.shuffle(order)
+    _try(story, _SIMPLE.draw(rng), dict(zip("AB", order, strict=True)))
+    if rng.random() < 0.88:
+        story.say(".")
+    return story
+
+
+def tell(rng: random.Random) -> Story:
+    """A whole story of one to five objects."""
+    story = Story(rng)
+    count = rng.choices(_COUNTS, weights=_COUNT_WEIGHTS)[0]
+    if rng.random() < 0.04:
+        story._words(rng.choice(lexicon.PLACES))
+        story.say(",")
+    _open(story, count)
+    if rng.random() < 0.1:
+        story._words(", " + lexicon.tail(rng))
+    extra_rate = rng.choice((0.1, 0.35, 0.6))
+    for _ in range(10):
+        left = count - len(story.things)
+        if left <= 0:
+            break
+        if rng.random() < extra_rate:
+            _extra(story, left)
+        else:
+            _follow(story)
+    if rng.random() < 0.1 and len(story.things) > 1:
+        _follow_old(story)
+    _close(story)
+    return story
+
+
+def _follow_old(story: Story) -> None:
+    old = [i for i in story.mentioned if story.things[i].unique]
+    if len(old) >= 2:
+        one, other = story.rng.sample(old, 2)
+        _try(story, _REPEATS.draw(story.rng), {"O": one, "Q": other})
+
+
+def _close(story: Story) -> None:
+    rng = story.rng
+    draw = rng.random()
+    if draw < 0.22:
+        story._words(", " + lexicon.tail(rng))
+    elif draw < 0.3:
+        story._words(rng.choice(lexicon.PLACES))
+    elif draw < 0.34:
+        thing = rng.choice(story.things)
+        story._words(f", {thing.pronouns[2]} {lexicon.made_up_word(rng)} {lexicon.tail(rng)}")
+    elif draw < 0.37:
+        story._words(f". The {lexicon.made_up_word(rng)} {lexicon.idle(rng, False)}")
+    if rng.random() < 0.88:
+        story.say(".")
+
+
+def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
+    """Sentence number `index` of the endless series `seed`; the same on every machine.
+
+    With `simple` it is a single clause about two objects.
+    """
+    for attempt in range(100):
+        rng = random.Random(f"{seed}/{index}/{attempt}")
+        story = tell_simply(rng) if simple else tell(rng)
+        draws = np.random.default_rng(rng.getrandbits(64))
+        # Number objects in the order in which they are first mentioned: the layout's left-to-right default.
+        order = {thing: number for number, thing in enumerate(story.mentioned)}
+        edges = tuple(sorted((order[a], relation, order[b]) for a, relation, b in story.edges))
+        regions = tuple(sorted((order[i], region) for i, region in story.regions))
+        centres = place(len(order), edges, regions, draws)
+        if centres is None:
+            continue
+        things = [story.things[i] for i in story.mentioned]
+        spans = tuple(_marked(rng, thing.spans) for thing in things)
+        names = tuple(thing.noun.name for thing in things)
+        return Sample(story.text, spans, edges, centres, names)
+    raise RuntimeError(f"the grammar found no layout for sentence {index}")
+
+
+def _marked(rng: random.Random, spans: list[tuple[int, int]]) -> tuple[int, int]:
+    return spans[-1] if rng.random() < _MENTION_LAST else rng.choice(spans)

@@ -1,0 +1,260 @@
+"""Filling patterns: noun phrases, agreement, pronouns, and where every mention stands in the text."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+
+from layout_predictor.LayoutTransformer.data import lexicon, phrases, templates
+from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, Edge
+
+_SLOT = re.compile(r"\{([^}]*)\}")
+_NO_SPACE_BEFORE = {",", ".", ";", "'s"}
+MAX_CHAIN = 4  # objects in a row along one axis that still fit
+
+
+@dataclass
+class Thing:
+    """An object of the story."""
+
+    noun: lexicon.Noun
+    adjectives: tuple[str, ...]
+    pronouns: tuple[str, str, str]  # they, it, its: subject, object, possessive
+    spans: list[tuple[int, int]] = field(default_factory=list)  # characters of the head noun, one per mention
+    unique: bool = True  # no other object has its noun
+
+    @property
+    def plural(self) -> bool:
+        """Whether verbs take the plural."""
+        return self.noun.plural
+
+
+def _pronouns(rng: random.Random, noun: lexicon.Noun) -> tuple[str, str, str]:
+    if noun.head in lexicon.HE:
+        return ("he", "him", "his")
+    if noun.head in lexicon.SHE:
+        return ("she", "her", "her")
+    if noun.plural or noun.person:
+        return ("they", "them", "their")
+    return ("it", "it", "its")
+
+
+class Story:
+    """A text in the making: what was said, of whom, and where."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.past = rng.random() < 0.5
+        self.definite = rng.choice((0.1, 0.5, 0.9))  # how often a new object comes with "the"
+        self.pronoun_rate = rng.choice((0.15, 0.5, 0.85))
+        self.things: list[Thing] = []
+        self.mentioned: list[int] = []
+        self.edges: list[Edge] = []
+        self.regions: list[tuple[int, str]] = []
+        self.text = ""
+        self._capital = rng.random() > 0.12
+        self._next_capital = self._capital
+        self.subject = 0
+        self.last = 0
+
+    # ------------------------------------------------------------------ objects and relations
+
+    def new_thing(self, *, person: bool = False) -> int:
+        """Add an object with a noun that no other has; return its index."""
+        noun = lexicon.make_noun(self.rng)
+        if person:
+            noun = lexicon.Noun(self.rng.choice(("person", "person", *lexicon.PEOPLE)), person=True)
+        taken = {thing.noun.head for thing in self.things}
+        while noun.head in taken:
+            noun = lexicon.make_noun(self.rng)
+        adjectives = lexicon.attributes(self.rng)
+        self.things.append(Thing(noun, adjectives, _pronouns(self.rng, noun)))
+        return len(self.things) - 1
+
+    def twin_of(self, index: int) -> int:
+        """Add another object with the noun of `index`."""
+        noun = self.things[index].noun
+        self.things[index].unique = False
+        twin = Thing(noun, self.things[index].adjectives, _pronouns(self.rng, noun), unique=False)
+        self.things.append(twin)
+        return len(self.things) - 1
+
+    def reaches(self, a: int, b: int, axis: int) -> bool:
+        """Whether what was stated puts a before b (left of or above) on `axis`."""
+        frontier, seen = [a], {a}
+        while frontier:
+            node = frontier.pop()
+            for first, relation, second in self.edges:
+                if AXIS_SIGN[relation][0] != axis:
+                    continue
+                low, high = (first, second) if AXIS_SIGN[relation][1] < 0 else (second, first)
+                if low == node and high not in seen:
+                    if high == b:
+                        return True
+                    seen.add(high)
+                    frontier.append(high)
+        return False
+
+    def can_state(self, a: int, relation: str, b: int) -> bool:
+        """Whether "a relation b" fits what was stated before."""
+        axis, sign = AXIS_SIGN[relation]
+        low, high = (a, b) if sign < 0 else (b, a)
+        return a != b and not self.reaches(high, low, axis) and self._chain(low, high, axis) <= MAX_CHAIN
+
+    def _chain(self, low: int, high: int, axis: int) -> int:
+        others = range(len(self.things))
+        before = sum(self.reaches(i, low, axis) for i in others if i != low)
+        after = sum(self.reaches(high, i, axis) for i in others if i != high)
+        return before + after + 2
+
+    def state(self, a: int, relation: str, b: int) -> None:
+        """Record "a relation b"."""
+        if (a, relation, b) not in self.edges:
+            self.edges.append((a, relation, b))
+
+    # ------------------------------------------------------------------ text
+
+    def say(self, text: str) -> tuple[int, int]:
+        """Append words; return the characters they take."""
+        if not text:
+            return len(self.text), len(self.text)
+        if self.text and text not in _NO_SPACE_BEFORE:
+            self.text += " "
+        if self._next_capital and text[0].isalpha():
+            text, self._next_capital = text[0].upper() + text[1:], False
+        start = len(self.text)
+        self.text += text
+        if text == ".":
+            self._next_capital = self._capital
+        return start, len(self.text)
+
+    def noun_phrase(self, index: int) -> None:
+        """Mention an object: in full the first time, "the ..." after that."""
+        thing, rng = self.things[index], self.rng
+        known = index in self.mentioned
+        adjectives = list(thing.adjectives)
+        if known:
+            self.say("the")
+            adjectives = adjectives if rng.random() < 0.35 else []
+        else:
+            self.say(self._determiner(index, adjectives))
+            self.mentioned.append(index)
+        for word in (*adjectives, *thing.noun.modifiers):
+            self.say(word)
+        thing.spans.append(self.say(thing.noun.head))
+        self.last = index
+
+    def _determiner(self, index: int, adjectives: list[str]) -> str:
+        thing, rng = self.things[index], self.rng
+        if not thing.unique and index and any(t.noun == thing.noun for t in self.things[:index]):
+            return rng.choice(("another", "another", "a second", "one more")) if not thing.plural else "other"
+        if rng.random() < self.definite:
+            return "the"
+        if thing.plural or thing.noun.mass:
+            return rng.choice(
+                ("some", "", "two" if thing.plural else "some", "a pair of" if thing.plural else "")
+            )
+        if rng.random() < 0.04:
+            return rng.choice(("one", "a single", "this", "that", "my", "his", "their", "a piece of", ""))
+        first = (*adjectives, *thing.noun.modifiers, thing.noun.head)[0]
+        return "an" if first[0] in "aeiou" else "a"
+
+    def verb(self, index: int, forms: tuple[str, str, str]) -> str:
+        """The form (singular, plural, past) that agrees with an object in this story's tense."""
+        return forms[2] if self.past else forms[1] if self.things[index].plural else forms[0]
+
+    def be(self, index: int) -> str:
+        """ "is", "are", "was" or "were"."""
+        plural = self.things[index].plural
+        return ("were" if plural else "was") if self.past else ("are" if plural else "is")
+
+    # ------------------------------------------------------------------ patterns
+
+    def fill(self, pattern: templates.Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
+        """Say a pattern with its roles and relations filled in."""
+        position = 0
+        for match in _SLOT.finditer(pattern.text):
+            self._words(pattern.text[position : match.start()])
+            self._slot(match.group(1), roles, relations)
+            position = match.end()
+        self._words(pattern.text[position:])
+
+    def _words(self, text: str) -> None:
+        for word in text.split():
+            self.say(word)
+
+    def _slot(self, slot: str, roles: dict[str, int], relations: dict[str, str]) -> None:
+        name, *rest = slot.rstrip("?").split(".")
+        if slot.endswith("?") and self.rng.random() < 0.5:
+            return
+        if name in roles:
+            if rest:
+                self._about_role(roles[name], rest[0])
+            else:
+                self.noun_phrase(roles[name])
+        elif name.rstrip("-") in relations:
+            relation = relations[name.rstrip("-")]
+            self._relation(phrases.OPPOSITE[relation] if name.endswith("-") else relation, rest, roles)
+        else:
+            self._words(self._free(name, rest, roles, relations))
+
+    def _about_role(self, index: int, what: str) -> None:
+        they, it, its = self.things[index].pronouns
+        words = {
+            "be": self.be(index),
+            "have": "had" if self.past else "have" if self.things[index].plural else "has",
+            "sit": self.verb(index, self.rng.choice(phrases.FINITE)),
+            "they": they,
+            "it": it,
+            "its": its,
+        }[what]
+        if (
+            what == "be"
+            and they == "they"
+            and not self.things[index].plural
+            and self.text.endswith(("They", "they"))
+        ):
+            words = "were" if self.past else "are"
+        self._words(words)
+
+    def _relation(self, relation: str, rest: list[str], roles: dict[str, int]) -> None:
+        rng = self.rng
+        if not rest:
+            self._words(phrases.full(rng, relation))
+        elif rest[0] == "bare":
+            self._words(phrases.bare(rng, relation))
+        elif rest[0] == "alone":
+            self._words(phrases.alone(rng, relation))
+        elif rest[0] == "verb":
+            self._words(self.verb(roles[rest[1]], rng.choice(phrases.RELATING[relation])))
+        else:
+            self._relation_to(relation, roles[rest[0]])
+
+    def _relation_to(self, relation: str, index: int) -> None:
+        """The relation to an object: to a pronoun if it was mentioned before, or to a noun phrase."""
+        thing = self.things[index]
+        must = not thing.unique
+        if index in self.mentioned and (must or self.rng.random() < self.pronoun_rate):
+            _, it, its = thing.pronouns
+            self._words(phrases.about(self.rng, relation, it, its))
+            self.pronoun_used = index
+            return
+        self._words(phrases.full(self.rng, relation))
+        self.noun_phrase(index)
+
+    def _free(self, name: str, rest: list[str], roles: dict[str, int], relations: dict[str, str]) -> str:
+        rng = self.rng
+        if name == "idle":
+            return lexicon.idle(rng, self.things[roles[rest[0]]].plural)
+        if name.endswith("side"):
+            return phrases.side_word(relations[name[:-4] or "r"])
+        choices = {
+            "part": phrases.PARTICIPLES, "adv": templates.ADVERBS, "place": lexicon.PLACES,
+            "pic": phrases.PICTURE, "see": templates.SEE, "agent": templates.AGENTS, "put": templates.PUT,
+            "hold": templates.HOLD, "wear": templates.WEAR,
+            "both": ("are", "were", "sit", "stood", "are placed", "were placed", "stand", "lie"),
+        }  # fmt: skip
+        return rng.choice(choices[name])
+
+    pronoun_used: int | None = None

@@ -1,0 +1,128 @@
+"""RoBERTa with an embedding for object tokens and a mixture head per token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import RobertaConfig, RobertaModel
+
+from layout_predictor.LayoutTransformer.model.mixture import COMPONENTS, FIELDS
+from ldm.util import UserError
+
+
+@dataclass(frozen=True)
+class LayoutConfig:
+    """Size of the encoder. The defaults are those of roberta-base, the published predictor."""
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    feed_forward_size: int = 3072
+    max_positions: int = 514  # two of them are never used: positions start after the padding id
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    pad_id: int = 1
+    initializer_range: float = (
+        0.02  # standard deviation of fresh weights; a narrow model learns faster with more
+    )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> LayoutConfig:
+        """Read a `MODEL` section; an unknown key is a UserError."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"unknown keys in the layout model's configuration: {', '.join(unknown)}")
+        config = cls(**dict(values))
+        if config.hidden_size % config.num_heads:
+            raise UserError(
+                f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
+            )
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence that has a position embedding."""
+        return self.max_positions - self.pad_id - 1
+
+    def roberta(self) -> RobertaConfig:
+        """The same sizes as the transformers library wants them."""
+        return RobertaConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            intermediate_size=self.feed_forward_size,
+            hidden_act="gelu",
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.attention_dropout,
+            max_position_embeddings=self.max_positions,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+            initializer_range=self.initializer_range,
+            pad_token_id=self.pad_id,
+            bos_token_id=0,
+            eos_token_id=2,
+            attn_implementation="sdpa",  # type: ignore[call-arg]  # taken by the base class
+        )
+
+
+class MixtureHead(nn.Module):
+    """hidden -> hidden -> 30 numbers a token; no activation in between, as published."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(hidden_size, hidden_size)
+        self.mixture = nn.Linear(hidden_size, len(FIELDS) * COMPONENTS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., hidden) to (..., 30)."""
+        return self.mixture(self.projection(features))
+
+
+class LayoutModel(nn.Module):
+    """Token ids and object positions in, raw mixture parameters per token out."""
+
+    def __init__(self, config: LayoutConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = RobertaModel(config.roberta(), add_pooling_layer=False)
+        # RoBERTa has a single segment; the published encoder has no such table, so ours stays at zero.
+        segment = self.encoder.embeddings.token_type_embeddings.weight
+        nn.init.zeros_(segment)
+        segment.requires_grad_(False)
+        self.object_embedding = nn.Parameter(torch.randn(1, config.hidden_size) * 0.02)
+        self.head = MixtureHead(config.hidden_size)
+
+    def encode(self, tokens: Tensor, is_object: Tensor) -> Tensor:
+        """Features (B, L, hidden) of `tokens` (B, L) with `is_object` (B, L) bool marking object tokens."""
+        present = tokens.ne(self.config.pad_id)  # (B, L)
+        hidden = self.encoder.embeddings(input_ids=tokens)  # (B, L, H), after layer norm and dropout
+        hidden = hidden + is_object.unsqueeze(-1).to(hidden.dtype) * self.object_embedding
+        blocked = torch.zeros(present.shape, dtype=hidden.dtype, device=hidden.device)
+        blocked = blocked.masked_fill(~present, torch.finfo(hidden.dtype).min)[
+            :, None, None, :
+        ]  # (B, 1, 1, L)
+        return self.encoder.encoder(hidden, attention_mask=blocked).last_hidden_state
+
+    def forward(self, tokens: Tensor, is_object: Tensor) -> Tensor:
+        """Raw mixture parameters (B, L, 30); see `split_mixture`."""
+        return self.head(self.encode(tokens, is_object))
+
+
+def build_model(config: LayoutConfig, *, seed: int | None = None) -> LayoutModel:
+    """A fresh model; with `seed` its weights are reproducible and the global generator is left alone."""
+    if seed is None:
+        return LayoutModel(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LayoutModel(config)

@@ -1,0 +1,65 @@
+"""Checkpoints to resume from, and the small file that inference reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.model.names import load_published, to_published
+from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from ldm.util import UserError, atomic_write
+
+
+def save_training(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a training checkpoint in one piece: it is the old one or the new one, never half of it."""
+    with atomic_write(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_training(path: str | Path) -> dict[str, Any]:
+    """Read a training checkpoint, without running code from it."""
+    if not Path(path).is_file():
+        raise UserError(f"no layout checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and runtime errors alike: the file is not what it should be
+        raise UserError(
+            f"the layout checkpoint {path} cannot be read: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise UserError(f"the layout checkpoint {path} has no 'state_dict'")
+    return state
+
+
+def export(path: str | Path, model: LayoutModel, tokenizer: SentenceTokenizer) -> None:
+    """Write weights in half precision under the published names, with configuration and tokenizer."""
+    tensors = {
+        name: tensor.detach().half().cpu().contiguous() for name, tensor in to_published(model).items()
+    }
+    metadata = {"config": json.dumps(model.config.to_dict()), "tokenizer": tokenizer.to_json()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, str(temporary), metadata=metadata)
+
+
+def load_exported(path: str | Path) -> tuple[LayoutModel, SentenceTokenizer]:
+    """The model (float32, eval mode) and the tokenizer that `export` wrote."""
+    if not Path(path).is_file():
+        raise UserError(f"no layout predictor at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the layout predictor {path} cannot be read: {error}") from None
+    if not {"config", "tokenizer"} <= set(metadata):
+        raise UserError(f"{path} is not a layout predictor: its header has no configuration or no tokenizer")
+    model = LayoutModel(LayoutConfig.from_mapping(json.loads(metadata["config"])))
+    load_published(model, tensors)
+    return model.eval().requires_grad_(False), SentenceTokenizer.from_json(metadata["tokenizer"])

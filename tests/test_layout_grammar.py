@@ -1,0 +1,137 @@
+"""Generated sentences: spans, relations, centres, variety; batches and readers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from layout_predictor.LayoutTransformer.data.batch import collate
+from layout_predictor.LayoutTransformer.data.dataset import GrammarSource, read_relation_sentences
+from layout_predictor.LayoutTransformer.data.grammar import generate
+from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, token_at, train_tokenizer
+from layout_predictor.LayoutTransformer.training.evaluate import satisfied
+from ldm.util import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNT = 400
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [generate(5, i) for i in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SentenceTokenizer:
+    return SentenceTokenizer.from_file(ROOT / "configs" / "emoji" / "layout_tokenizer.json")
+
+
+def test_centres_satisfy_what_is_stated(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert sample.centres is not None
+        assert sample.centres.min() >= 0.15 - 1e-9
+        assert sample.centres.max() <= 0.85 + 1e-9
+        for a, relation, b in sample.relations:
+            assert satisfied(relation, sample.centres[a], sample.centres[b])
+            axis = 0 if relation in ("left of", "right of") else 1
+            assert abs(sample.centres[a, axis] - sample.centres[b, axis]) > 0.14
+        distance = np.linalg.norm(sample.centres[:, None] - sample.centres[None], axis=-1) + np.eye(
+            len(sample.centres)
+        )
+        assert distance.min() >= 0.25 - 1e-9
+
+
+def test_spans_are_the_head_nouns(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert len(sample.spans) == len(sample.names) == len(set(sample.spans))
+        for (start, end), name in zip(sample.spans, sample.names, strict=True):
+            assert sample.text[start:end].lower() == name.split()[-1].lower()
+
+
+def test_sentences_vary_and_repeat_by_seed(samples: list[Sample]) -> None:
+    assert generate(5, 7).text == samples[7].text
+    assert len({sample.text for sample in samples}) > 0.98 * COUNT
+    counts = {len(sample.spans) for sample in samples}
+    assert counts == {1, 2, 3, 4, 5}
+    text = " ".join(sample.text.lower() for sample in samples)
+    for phrase in (
+        "to the left of",
+        "to its right",
+        "on top of",
+        "beneath",
+        "under",
+        "above it",
+        ", which",
+        "while",
+    ):
+        assert phrase in text
+    assert {relation for s in samples for _, relation, _ in s.relations} == {
+        "above",
+        "below",
+        "left of",
+        "right of",
+    }
+    assert any(not sample.relations for sample in samples)
+
+
+def test_batches_mark_the_first_sub_word(samples: list[Sample], tokenizer: SentenceTokenizer) -> None:
+    part = samples[:16]
+    batch = collate(part, tokenizer, 192)
+    assert batch.is_object.sum() == len(batch.where) == sum(len(sample.spans) for sample in part)
+    assert len(batch.relations) == sum(len(sample.relations) for sample in part)
+    assert (batch.tokens[:, 0] == 0).all()
+    row, token = batch.where[0].tolist()
+    ids, offsets = tokenizer.encode(part[0].text)
+    assert offsets[token][0] == part[0].spans[0][0]
+    assert batch.tokens[row, : len(ids)].tolist() == ids
+    assert not torch.isnan(batch.centres).any()
+    with pytest.raises(UserError, match="at most 4"):
+        collate(part, tokenizer, 4)
+
+
+def test_tokenizer_ids_and_offsets() -> None:
+    tokenizer = train_tokenizer(["a cat above a dog"] * 20, 280)
+    ids, offsets = tokenizer.encode("Cat above zqx")
+    assert ids[0] == 0
+    assert ids[-1] == 2
+    assert offsets[token_at(offsets, 10)][0] == 10
+    assert SentenceTokenizer.from_json(tokenizer.to_json()).encode("Cat above zqx") == (ids, offsets)
+    with pytest.raises(UserError, match="cannot be read"):
+        SentenceTokenizer.from_json("{")
+
+
+def test_source_is_a_function_of_the_step() -> None:
+    one, other = GrammarSource(3, 4), GrammarSource(3, 4)
+    other.batch(30)
+    assert [s.text for s in one.batch(9)] == [s.text for s in other.batch(9)]
+    assert {s.text for s in one.batch(9)} != {s.text for s in one.batch(10)}
+
+
+def test_relation_sentences_are_read_and_checked(tmp_path: Path) -> None:
+    record = {
+        "words": ["A ", "cat ", "under ", "a ", "bus", "."],
+        "objects": [4, 1],
+        "relations": [[1, 4, "below"]],
+    }
+    path = tmp_path / "sentences.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    (sample,) = read_relation_sentences(path)
+    assert sample.text == "A cat under a bus."
+    assert [sample.text[a:b] for a, b in sample.spans] == ["bus", "cat"]
+    assert sample.relations == ((1, "below", 0),)
+    for broken, message in (
+        ("{", "line 2: not valid JSON"),
+        (json.dumps({**record, "objects": [9]}), "line 2: wrong or missing field"),
+        (json.dumps({"words": []}), "line 2: wrong or missing field .'objects'"),
+        (json.dumps({**record, "relations": [[1, 4, "near"]]}), "relation 'near'"),
+    ):
+        path.write_text(json.dumps(record) + "\n" + broken)
+        with pytest.raises(UserError, match=message):
+            read_relation_sentences(path)
+    with pytest.raises(UserError, match="no file"):
+        read_relation_sentences(tmp_path / "missing.jsonl")

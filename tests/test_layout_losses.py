@@ -1,0 +1,92 @@
+"""Losses, schedules and the split against the published implementation's numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from golden_data import golden, relative_error
+
+from layout_predictor.LayoutTransformer.data.dataset import split_indices
+from layout_predictor.LayoutTransformer.training.losses import (
+    RELATIONS,
+    layout_loss,
+    position_nll,
+    relation_hinge,
+)
+from layout_predictor.LayoutTransformer.training.schedulers import (
+    BaseScheduler,
+    BertScheduler,
+    ChrisScheduler,
+    build_scheduler,
+)
+from ldm.util import UserError
+
+
+def optimizer() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+def test_losses_reproduce_the_reference() -> None:
+    config, arrays = golden("layout/losses")
+    assert tuple(config["relations"]) == RELATIONS
+    first, second = torch.from_numpy(arrays["gmm1"]), torch.from_numpy(arrays["gmm2"])
+    rows, kinds = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    hinge = relation_hinge(first[rows.flatten()], second[rows.flatten()], kinds.flatten())
+    assert relative_error(hinge.view(4, 4), arrays["hinge"]) < 1e-4
+    nll = position_nll(first, torch.from_numpy(arrays["gt"])[:, :2].float())
+    assert relative_error(nll, arrays["nll"]) < 1e-4
+    total = layout_loss(hinge, nll, batch_size=2)
+    assert torch.allclose(total, (hinge.sum() + 0.1 * nll.sum()) / 2)
+
+
+def test_a_satisfied_relation_is_pushed_no_further() -> None:
+    left, right = torch.zeros(1, 30), torch.zeros(1, 30)
+    right[:, 5:10] = 0.9  # u_x
+    kind = torch.tensor([RELATIONS.index("left of")])
+    assert relation_hinge(left, right, kind).item() == pytest.approx(-0.2)
+    assert relation_hinge(right, left, kind).item() == pytest.approx(0.9)
+    assert relation_hinge(right, left, torch.tensor([RELATIONS.index("right of")])).item() == pytest.approx(
+        -0.2
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "arguments"),
+    [
+        ("enc_v9_4", BertScheduler, {"max_lr": 1e-6, "min_lr": 1e-8}),
+        (
+            "box_v9_4",
+            BertScheduler,
+            {"max_lr": 4e-5, "min_lr": 1e-8, "warmup": 0.005, "hold": 0.001, "decay": 0.9},
+        ),
+        ("enc_pretrain", BertScheduler, {"max_lr": 4e-4, "warmup": 0.1, "hold": 0.001, "decay": 0.9}),
+        ("enc_chris", ChrisScheduler, {"max_lr": 4e-4, "warmup": 0.1, "hold": 0.001, "decay": 0.9}),
+    ],
+)
+def test_schedules_reproduce_the_reference(
+    case: str, kind: type[BaseScheduler], arguments: dict[str, float]
+) -> None:
+    config, arrays = golden("layout/lr")
+    schedule = kind(optimizer(), total_steps=config["total_steps"], **arguments)
+    rates = np.array([schedule.step() for _ in range(config["total_steps"])])
+    assert np.allclose(rates, arrays[case], rtol=1e-9, atol=0)
+
+
+def test_schedule_state_and_names() -> None:
+    section = {"SCHEDULER": "BaseScheduler", "MAX_LR": 0.1, "WARMUP": 0.5}
+    one, other = (build_scheduler(optimizer(), section, 10) for _ in range(2))
+    for _ in range(3):
+        one.step()
+    other.load_state_dict(one.state_dict())
+    assert other.step() == one.step()
+    assert one.lr_at(9) == 0.1
+    with pytest.raises(UserError, match="unknown SCHEDULER"):
+        build_scheduler(optimizer(), {**section, "SCHEDULER": "Nobody"}, 10)
+
+
+def test_split_reproduces_the_reference() -> None:
+    config, arrays = golden("layout/split")
+    train, valid = split_indices(config["n"], config["val_split"])
+    assert np.array_equal(train, arrays["train"])
+    assert np.array_equal(valid, arrays["valid"])

@@ -1,0 +1,116 @@
+"""The layout model against the published implementation's outputs, its names, and its mixture."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from golden_data import SEED, golden, listing, parameter, relative_error
+
+from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model, pick_centres, split_mixture
+from layout_predictor.LayoutTransformer.model.names import (
+    infer_config,
+    load_published,
+    published_names,
+    to_published,
+)
+from ldm.util import UserError
+
+LISTING = "statedicts/layout_predictor__coco_seq2seq_v9_ablation_4.tsv"
+TINY = LayoutConfig(
+    vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, feed_forward_size=32, max_positions=20
+)
+
+
+@pytest.fixture(scope="module")
+def published() -> LayoutModel:
+    """The published model, filled as the reference was."""
+    model = build_model(LayoutConfig(), seed=0)
+    shapes = {name: value.shape for name, value in to_published(model).items()}
+    load_published(model, {name: parameter(SEED, name, shape) for name, shape in shapes.items()})
+    return model.eval()
+
+
+@torch.no_grad()
+def test_published_model_reproduces_the_reference(published: LayoutModel) -> None:
+    _, arrays = golden("layout/rel2bbox")
+    tokens, is_object = torch.from_numpy(arrays["tokens"]), torch.from_numpy(arrays["object_pos"])
+    features = published.encode(tokens, is_object)
+    raw = published.head(features)
+    mixture = split_mixture(raw)
+    for row in range(len(tokens)):
+        valid = int(tokens[row].ne(1).sum())  # padding is not part of the result
+        found = {"features": features, "gmm": raw, **mixture._asdict()}
+        for name, value in found.items():
+            assert relative_error(value[row, :valid], arrays[name][row, :valid]) < 1e-4, name
+        means = torch.stack([mixture.u_x, mixture.u_y], -1)[row, :valid]  # (L, 5, 2)
+        drawn = torch.from_numpy(arrays["xy_one_draw"])[row, :valid, None]
+        assert (means - drawn).abs().sum(-1).amin(-1).max() < 1e-4  # the draw is one component's mean
+
+
+def test_names_of_the_published_checkpoint() -> None:
+    published_shapes = listing(LISTING)
+    table = published_names(12)
+    assert set(table) <= set(published_shapes)
+    with torch.device("meta"):
+        model = build_model(LayoutConfig())
+    state = model.state_dict()
+    for theirs, ours in table.items():
+        assert tuple(state[ours].shape) == published_shapes[theirs][0]
+    unnamed = set(state) - set(table.values())
+    assert unnamed == {"encoder.embeddings.token_type_embeddings.weight"}
+
+
+def test_unused_entries_are_dropped_and_listed(caplog: pytest.LogCaptureFixture) -> None:
+    source, target = build_model(TINY, seed=1).eval(), build_model(TINY, seed=2).eval()
+    unused = "bbox_head.Decoder.box_predictor.wh_bivariate.weight"
+    with caplog.at_level(logging.DEBUG):
+        dropped = load_published(target, {**to_published(source), unused: torch.zeros(2)})
+    assert dropped == [unused]
+    assert unused in caplog.text
+    tokens, is_object = torch.tensor([[0, 7, 9, 2]]), torch.tensor([[False, True, False, False]])
+    assert torch.equal(source(tokens, is_object), target(tokens, is_object))
+    assert infer_config(to_published(source), num_heads=2, dropout=0.1) == TINY
+
+
+def test_wrong_checkpoints_are_refused() -> None:
+    model = build_model(TINY, seed=1)
+    state = to_published(model)
+    name = next(iter(state))
+    with pytest.raises(UserError, match="1 names missing"):
+        load_published(model, {k: v for k, v in state.items() if k != name})
+    with pytest.raises(UserError, match="unexpected"):
+        load_published(model, {**state, "something": torch.zeros(1)})
+    with pytest.raises(UserError, match="another size"):
+        load_published(model, {**state, name: torch.zeros(3, 3)})
+    with pytest.raises(UserError, match="unknown keys"):
+        LayoutConfig.from_mapping({"hidden": 3})
+
+
+def test_padding_and_objects() -> None:
+    model = build_model(TINY, seed=1).eval()
+    with torch.no_grad():
+        model.object_embedding.fill_(1.0)
+    tokens = torch.tensor([[0, 5, 6, 2, 1, 1]])
+    is_object = torch.zeros_like(tokens, dtype=torch.bool)
+    is_object[0, 2] = True
+    out = model(tokens, is_object)[0, :4]
+    assert torch.allclose(out, model(tokens[:, :4], is_object[:, :4])[0], atol=1e-6)
+    assert not torch.allclose(out, model(tokens[:, :4], torch.zeros(1, 4, dtype=torch.bool))[0], atol=1e-3)
+
+
+def test_centres_are_those_of_one_component() -> None:
+    raw = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    mixture = split_mixture(raw)
+    greedy = pick_centres(mixture)
+    best = mixture.pi.argmax(-1)
+    assert torch.equal(greedy[:, 0], mixture.u_x[torch.arange(4), best])
+    draws = [
+        pick_centres(mixture, sample=True, generator=torch.Generator().manual_seed(seed))
+        for seed in (3, 3, 4, 5)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert any(not torch.equal(draws[0], other) for other in draws[2:])
+    assert np.isclose(float(mixture.rho.abs().max()), min(0.95, float(raw[:, 25:].tanh().abs().max())))
