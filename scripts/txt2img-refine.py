@@ -12,6 +12,7 @@ import argparse
 import logging
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prompt", default=None, help="the text to draw")
     add("--from-file", type=Path, default=None, metavar="FILE", help="one prompt a line, instead of --prompt")
     add("--layout", type=Path, metavar="JSON", help="objects and centres by hand, no prediction")
+    add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")
     add("--H", type=int, dest="height", metavar="PX", help="height (the model's own by default: 512 or 64)")
     add("--W", type=int, dest="width", metavar="PX", help="width (the model's own by default: 512 or 64)")
     add("--n_samples", type=int, dest="samples", metavar="N", help="pictures made together (1)")
@@ -100,9 +102,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
-        raise UserError(
-            f"--from-file {path} cannot be read as text; give a file with one prompt a line"
-        ) from err
+        raise UserError(f"--from-file {path} cannot be read as text; give a file with one prompt a line") from err
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
         raise UserError(f"--from-file {path} holds no prompt; write one a line")
@@ -138,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the script; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries; what concerns the user is logged
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     bar = ProgressBar()
     try:

@@ -75,7 +75,7 @@ def generate(settings: GenerateSettings, progress: Progress | None = None) -> li
     recorder = make_recorder(settings, pipeline)
     outcomes: list[Outcome] = []
     for prompt, numbers, seeds in batches(settings):
-        objects = pipeline.predict_layout(prompt) if layout is None else layout
+        objects = layout or pipeline.predict_layout(prompt, settings.all_nouns)
         _tell_about(objects, prompt, pipeline)
         made = make_batch(pipeline, settings, prompt, objects, seeds, progress)
         for number, outcome in zip(numbers, made, strict=True):
@@ -90,10 +90,12 @@ def generate(settings: GenerateSettings, progress: Progress | None = None) -> li
 
 def read_layout(path: Path) -> Layout:
     """The layout in `path`: a layout file, or the settings.json of an earlier picture. Raises UserError."""
-    with contextlib.suppress(OSError, ValueError):  # Layout.from_json says what is wrong with the file
+    try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and "layout" in record and "objects" not in record:
-            return Layout.from_json(record["layout"])
+    except (OSError, ValueError):
+        record = None  # Layout.from_json says what is wrong with the file
+    if isinstance(record, dict) and "layout" in record and "objects" not in record:
+        return Layout.from_json(record["layout"])
     return Layout.from_json(path)
 
 
@@ -159,6 +161,7 @@ def make_batch(
     with batch.precision():
         if not layout.objects:
             return batch.plain()
+        pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
         baselines = batch.plain() if settings.baseline else None
         outcomes = batch.refined()
     for i, outcome in enumerate(outcomes if baselines else ()):
@@ -235,14 +238,9 @@ class _Batch:
         with torch.no_grad():
             control = SpatialControl.build(layouts, self.pipeline.encode)
         objective = ClipObjective(
-            self.pipeline.clip,
-            [self.prompt] * count,
-            layouts,
-            normalise=preset.normalise,
-            global_weight=preset.global_weight,
-            local_weight=preset.local_weight,
-            half_side=preset.half_side,
-        )
+            self.pipeline.clip, [self.prompt] * count, layouts, normalise=preset.normalise,
+            global_weight=preset.global_weight, local_weight=preset.local_weight, half_side=preset.half_side,
+        )  # fmt: skip
         result = optimise(
             self.pipeline.model,
             self.sampler,

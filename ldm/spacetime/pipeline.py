@@ -127,11 +127,14 @@ class Pipeline:
 
         return load_predictor(self.predictor_source)
 
-    def predict_layout(self, prompt: str) -> Layout:
-        """Objects of `prompt` and their centres; no objects where it names none."""
+    def predict_layout(self, prompt: str, all_nouns: bool = False) -> Layout:
+        """Objects of `prompt` and their centres; no objects where it names none.
+
+        All nouns count with `all_nouns`, else COCO's categories and their synonyms.
+        """
         from layout_predictor.inference import predict_layout
 
-        return predict_layout(prompt, self.predictor)
+        return predict_layout(prompt, self.predictor, all_nouns=all_nouns)
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts to their context (B, L, C)."""

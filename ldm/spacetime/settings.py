@@ -29,6 +29,7 @@ class GenerateSettings:
     clip: str | None = None  # path or published name of the CLIP of the loss
     predictor: Path | None = None  # weights of the layout predictor
     layout: Path | None = None  # objects and centres by hand, instead of the predictor
+    all_nouns: bool = False  # control every noun of the prompt, not only COCO's categories
     schedule: str = "per-step"  # one of SCHEDULES
     sampler: str = "ddim"  # a key of SAMPLERS
     steps: int = 50
@@ -117,9 +118,7 @@ def fit_to_model(settings: GenerateSettings, pipeline: Pipeline) -> GenerateSett
     for flag, size in (("--H", height), ("--W", width)):
         if size % multiple:
             near = max(multiple, round(size / multiple) * multiple)
-            raise UserError(
-                f"{flag} {size} is not a multiple of {multiple}, as this model needs; take {near}"
-            )
+            raise UserError(f"{flag} {size} is not a multiple of {multiple}, as this model needs; take {near}")
     scale = pipeline.guidance_scale if settings.scale is None else settings.scale
     return replace(
         settings, height=height, width=width, scale=scale, factor=pipeline.factor, channels=pipeline.channels
