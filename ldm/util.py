@@ -133,22 +133,41 @@ def _load_torch(path: Path) -> dict[str, torch.Tensor]:
 
     import torch
 
+    mmap = zipfile.is_zipfile(path)
+    corrupt = f"checkpoint {path} is truncated or corrupt; download it again"
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as err:
-        if "weights_only" in str(err).lower():
-            raise UserError(
-                f"checkpoint {path} holds objects beside tensors and is not loaded, since unpickling them could "
-                "run code; convert it to .safetensors on a machine you trust"
-            ) from err
-        raise UserError(f"checkpoint {path} is truncated or corrupt; download it again") from err
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as err:
-        raise UserError(f"checkpoint {path} is truncated or corrupt; download it again") from err
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as err:
+            if "weights_only" not in str(err).lower():
+                raise UserError(corrupt) from err
+            loaded = _load_with_stubs(path, mmap)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as err:
+        if isinstance(err, UserError):
+            raise
+        raise UserError(corrupt) from err
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise UserError(f"checkpoint {path} holds no state dict of tensors")
+        raise UserError(f"checkpoint {path} holds no state dict of tensors; give the path of model weights")
     return dict(loaded)
+
+
+def _load_with_stubs(path: Path, mmap: bool) -> Any:
+    """A training checkpoint with pickled callbacks beside its weights, which become inert (see ldm.unpickle)."""
+    import pickle
+
+    import torch
+
+    from ldm import unpickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=unpickle, mmap=mmap)
+    except pickle.UnpicklingError as err:
+        raise UserError(
+            f"checkpoint {path} is not loaded, since unpickling it could run code ({err}); "
+            "convert it to .safetensors on a machine you trust"
+        ) from err
 
 
 def check_names(

@@ -56,16 +56,17 @@ class ResnetBlock(nn.Module):
         conv_shortcut: bool = False,
         dropout: float = 0.0,
         temb_channels: int = 512,
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
         out_channels = out_channels or in_channels
         self.in_channels, self.out_channels = in_channels, out_channels
         self.use_conv_shortcut = conv_shortcut
-        self.norm1 = Normalize(in_channels)
+        self.norm1 = Normalize(in_channels, num_groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if temb_channels > 0:
             self.temb_proj = nn.Linear(temb_channels, out_channels)
-        self.norm2 = Normalize(out_channels)
+        self.norm2 = Normalize(out_channels, num_groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
@@ -88,9 +89,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Single-head self-attention over the pixels of (B, C, H, W), with 1x1 convolutions as projections."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.norm = Normalize(in_channels)
+        self.norm = Normalize(in_channels, num_groups)
         self.q = nn.Conv2d(in_channels, in_channels, 1)
         self.k = nn.Conv2d(in_channels, in_channels, 1)
         self.v = nn.Conv2d(in_channels, in_channels, 1)
@@ -120,16 +121,19 @@ class LinAttnBlock(nn.Module):
         return self.to_out((context.transpose(1, 2) @ q).reshape(x.shape))
 
 
-def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
+def make_attn(in_channels: int, attn_type: str = "vanilla", num_groups: int = 32) -> nn.Module:
     """The attention of a level: "vanilla", "linear" or "none".
 
     Raises:
         ValueError: another name.
     """
-    kinds = {"vanilla": AttnBlock, "linear": LinAttnBlock, "none": nn.Identity}
-    if attn_type not in kinds:
-        raise ValueError(f"attn_type '{attn_type}' is none of {', '.join(kinds)}")
-    return kinds[attn_type](in_channels)
+    if attn_type == "vanilla":
+        return AttnBlock(in_channels, num_groups)
+    if attn_type == "linear":
+        return LinAttnBlock(in_channels)
+    if attn_type == "none":
+        return nn.Identity()
+    raise ValueError(f"attn_type '{attn_type}' is none of vanilla, linear, none")
 
 
 class _Level(nn.Module):
@@ -156,25 +160,20 @@ class _Level(nn.Module):
 class _Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, temb_channels: int, dropout: float, attn_type: str) -> None:
+    def __init__(self, channels: int, attn_type: str, **block: Any) -> None:
         super().__init__()
-        kwargs: dict[str, Any] = {"in_channels": channels, "temb_channels": temb_channels, "dropout": dropout}
-        self.block_1 = ResnetBlock(**kwargs)
-        self.attn_1 = make_attn(channels, attn_type)
-        self.block_2 = ResnetBlock(**kwargs)
+        self.block_1 = ResnetBlock(in_channels=channels, **block)
+        self.attn_1 = make_attn(channels, attn_type, block["num_groups"])
+        self.block_2 = ResnetBlock(in_channels=channels, **block)
 
     def forward(self, h: Tensor, temb: Tensor | None = None) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(h, temb)), temb)
 
 
-def _level(
-    widths: Sequence[tuple[int, int]], with_attn: bool, temb_channels: int, dropout: float, attn_type: str
-) -> _Level:
-    """A level whose blocks map the given (in, out) channels."""
-    blocks = [
-        ResnetBlock(in_channels=i, out_channels=o, temb_channels=temb_channels, dropout=dropout) for i, o in widths
-    ]
-    return _Level(blocks, [make_attn(o, attn_type) for _, o in widths] if with_attn else [])
+def _level(widths: Sequence[tuple[int, int]], with_attn: bool, attn_type: str, **block: Any) -> _Level:
+    """A level whose blocks map the given (in, out) channels; `block` goes to every :class:`ResnetBlock`."""
+    blocks = [ResnetBlock(in_channels=i, out_channels=o, **block) for i, o in widths]
+    return _Level(blocks, [make_attn(o, attn_type, block["num_groups"]) for _, o in widths] if with_attn else [])
 
 
 class Encoder(nn.Module):
@@ -185,6 +184,8 @@ class Encoder(nn.Module):
         attn_resolutions: resolutions (of a `resolution` x `resolution` image) that get self-attention.
         double_z: give mean and log variance.
         use_checkpoint: recompute each block in the backward pass.
+        num_groups: of the group normalisations. With as many groups as channels a normalisation forgets every
+            channel's level, and with it the colour of a plain background.
     """
 
     down: Any  # a ModuleList of _Level, whose items the type checker cannot know
@@ -206,10 +207,12 @@ class Encoder(nn.Module):
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
         use_checkpoint: bool = False,
+        num_groups: int = 32,
         **ignore_kwargs: Any,
     ) -> None:
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type
+        block: dict[str, Any] = {"temb_channels": 0, "dropout": dropout, "num_groups": num_groups}
         self.use_checkpoint = use_checkpoint
         self.num_res_blocks = num_res_blocks
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
@@ -219,13 +222,13 @@ class Encoder(nn.Module):
             out = ch * mult
             widths = [(channels, out)] + [(out, out)] * (num_res_blocks - 1)
             with_attn = resolution // 2**i in attn_resolutions
-            level = _level(widths, with_attn, 0, dropout, attn_type)
+            level = _level(widths, with_attn, attn_type, **block)
             if i < len(ch_mult) - 1:
                 level.downsample = Downsample(out, resamp_with_conv)
             self.down.append(level)
             channels = out
-        self.mid = _Middle(channels, 0, dropout, attn_type)
-        self.norm_out = Normalize(channels)
+        self.mid = _Middle(channels, attn_type, **block)
+        self.norm_out = Normalize(channels, num_groups)
         self.conv_out = nn.Conv2d(channels, 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -267,25 +270,27 @@ class Decoder(nn.Module):
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
         use_checkpoint: bool = False,
+        num_groups: int = 32,
         **ignore_kwargs: Any,
     ) -> None:
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type
+        block: dict[str, Any] = {"temb_channels": 0, "dropout": dropout, "num_groups": num_groups}
         self.give_pre_end, self.tanh_out, self.use_checkpoint = give_pre_end, tanh_out, use_checkpoint
         channels = ch * ch_mult[-1]
         self.conv_in = nn.Conv2d(z_channels, channels, 3, padding=1)
-        self.mid = _Middle(channels, 0, dropout, attn_type)
+        self.mid = _Middle(channels, attn_type, **block)
         levels: list[_Level] = []
         for i in reversed(range(len(ch_mult))):
             out = ch * ch_mult[i]
             widths = [(channels, out)] + [(out, out)] * num_res_blocks
-            level = _level(widths, resolution // 2**i in attn_resolutions, 0, dropout, attn_type)
+            level = _level(widths, resolution // 2**i in attn_resolutions, attn_type, **block)
             if i > 0:
                 level.upsample = Upsample(out, resamp_with_conv)
             levels.insert(0, level)  # published names count from the highest resolution
             channels = out
         self.up = nn.ModuleList(levels)
-        self.norm_out = Normalize(channels)
+        self.norm_out = Normalize(channels, num_groups)
         self.conv_out = nn.Conv2d(channels, out_ch, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -334,6 +339,7 @@ class Model(nn.Module):
         attn_type = "linear" if use_linear_attn else attn_type
         self.ch, self.use_timestep = ch, use_timestep
         temb_ch = 4 * ch if use_timestep else 0
+        block: dict[str, Any] = {"temb_channels": temb_ch, "dropout": dropout, "num_groups": 32}
         if use_timestep:
             self.temb = nn.Module()
             self.temb.dense = nn.ModuleList([nn.Linear(ch, temb_ch), nn.Linear(temb_ch, temb_ch)])
@@ -343,21 +349,21 @@ class Model(nn.Module):
         for i, mult in enumerate(ch_mult):
             out = ch * mult
             widths = [(channels, out)] + [(out, out)] * (num_res_blocks - 1)
-            level = _level(widths, resolution // 2**i in attn_resolutions, temb_ch, dropout, attn_type)
+            level = _level(widths, resolution // 2**i in attn_resolutions, attn_type, **block)
             skips += [out] * num_res_blocks
             if i < len(ch_mult) - 1:
                 level.downsample = Downsample(out, resamp_with_conv)
                 skips.append(out)
             self.down.append(level)
             channels = out
-        self.mid = _Middle(channels, temb_ch, dropout, attn_type)
+        self.mid = _Middle(channels, attn_type, **block)
         levels: list[_Level] = []
         for i in reversed(range(len(ch_mult))):
             out, widths = ch * ch_mult[i], []
             for _ in range(num_res_blocks + 1):
                 widths.append((channels + skips.pop(), out))
                 channels = out
-            level = _level(widths, resolution // 2**i in attn_resolutions, temb_ch, dropout, attn_type)
+            level = _level(widths, resolution // 2**i in attn_resolutions, attn_type, **block)
             if i > 0:
                 level.upsample = Upsample(out, resamp_with_conv)
             levels.insert(0, level)

@@ -1,0 +1,118 @@
+"""Checkpoints, configs and files that a user hands in."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm.util import UserError, atomic_write, instantiate_from_config, load_config, load_state_dict, pick_device
+
+
+class ModelCheckpoint:
+    """Stands for a trainer's callback in a checkpoint."""
+
+
+ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+class Attack:
+    """Unpickling this would run a command."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.proof}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_training_checkpoint_with_pickled_callbacks(
+    tmp_path: Path, legacy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"a.weight": torch.arange(6.0).reshape(2, 3), "half": torch.ones(2).half()}
+    checkpoint = {"state_dict": weights, "callbacks": {ModelCheckpoint: {"best": 1}}, "epoch": 3}
+    # pickle checks that a class can be found again where it says it lives
+    import pytorch_lightning.callbacks.model_checkpoint as module
+
+    monkeypatch.setattr(module, "ModelCheckpoint", ModelCheckpoint)
+    torch.save(checkpoint, tmp_path / "m.ckpt", _use_new_zipfile_serialization=not legacy)
+    monkeypatch.undo()
+    loaded = load_state_dict(tmp_path / "m.ckpt")
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[k], weights[k]) for k in weights)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> None:
+    proof = tmp_path / "ran"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Attack(proof)}, tmp_path / "m.ckpt",
+               _use_new_zipfile_serialization=not legacy)  # fmt: skip
+    with pytest.raises(UserError, match="could run code.*safetensors"):
+        load_state_dict(tmp_path / "m.ckpt")
+    (tmp_path / "raw.ckpt").write_bytes(pickle.dumps(Attack(proof)))
+    with pytest.raises(UserError):
+        load_state_dict(tmp_path / "raw.ckpt")
+    assert not proof.exists()
+
+
+def test_missing_and_truncated_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_state_dict(tmp_path / "none.ckpt")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "m.ckpt")
+    whole = (tmp_path / "m.ckpt").read_bytes()
+    for name in ("cut.ckpt", "cut.safetensors"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match="truncated or corrupt"):
+            load_state_dict(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match="no state dict"):
+        load_state_dict(tmp_path / "list.ckpt")
+
+
+def test_targets_outside_the_allow_list() -> None:
+    for target in ("os.system", "subprocess.run", "torch.load", "ldmx.util"):
+        with pytest.raises(UserError, match="not allowed"):
+            instantiate_from_config({"target": target})
+    with pytest.raises(UserError, match="does not exist"):
+        instantiate_from_config({"target": "ldm.util.nothing"})
+    with pytest.raises(UserError, match="does not fit"):
+        instantiate_from_config({"target": "ldm.modules.losses.ReconstructionLoss", "params": {"l3_weight": 1}})
+    assert instantiate_from_config("__is_unconditional__") is None
+
+
+def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    for text in ("a: [1", "- 1\n- 2\n"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError):
+            load_config(tmp_path / "bad.yaml")
+    (tmp_path / "good.yaml").write_text("a: {b: 1}\n")
+    assert load_config(tmp_path / "good.yaml", ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+    with atomic_write(tmp_path / "new" / "out.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "new" / "out.txt").read_text() == "whole"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
+        pass
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(UserError, match="--device cpu"):
+        pick_device("nonsense")
+    assert pick_device("cpu").type == "cpu"
