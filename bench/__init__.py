@@ -1,0 +1,1 @@
+"""Timings and memory counts; `python -m bench --help`."""
