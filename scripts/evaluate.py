@@ -56,9 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
         made.add_argument("--out", type=Path, metavar="JSON", help=f"result (docs/results/{name}*.json)")
         made.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads")
-        made.add_argument(
-            "--detector", type=Path, metavar="FILE", help="weights of the detector (the shipped ones)"
-        )
+        made.add_argument("--detector", type=Path, metavar="FILE", help="weights of the detector (the shipped ones)")
         return made
 
     detector = command("detector", "precision, recall and centre error of the detector on fresh scenes")
@@ -87,9 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="base fixed:weight=1 per-step "
         "april-2023 iccv-2023; constants may follow: per-step:inner_steps=2,learning_rate=0.2",
     )
-    table.add_argument(
-        "--layout", choices=("rule", "predictor"), default="rule", help="target centres (rule)"
-    )
+    table.add_argument("--layout", choices=("rule", "predictor"), default="rule", help="target centres (rule)")
     table.add_argument("--batch-size", type=at_least(1), metavar="N", help="pictures made together")
     _sampling_flags(table)
     return parser
@@ -193,7 +189,8 @@ def run_table(options: argparse.Namespace) -> str:
     from ldm.evaluation.prompts import relation_prompts
     from ldm.evaluation.report import build_table, markdown, write_json
     from ldm.evaluation.runner import PictureStore, make_jobs, make_pictures
-    from ldm.models.detector import load_detector
+    from ldm.models.detector import DEFAULT_WEIGHTS, load_detector
+    from ldm.spacetime.outputs import file_hash
 
     methods = [parse_method(text) for text in options.methods or DEFAULT_METHODS]
     prompts = relation_prompts(options.set, options.count)
@@ -204,7 +201,8 @@ def run_table(options: argparse.Namespace) -> str:
     described = {**described, "prompts": options.set, "layout": options.layout}
     store = PictureStore(options.outdir / f"{options.set}-{options.layout}", described)
     make_pictures(store, methods, jobs, load, sampling, options.batch_size)
-    table = build_table(detector, store, methods, prompts, jobs, {**described, "count": options.count})
+    settings = {**described, "count": options.count, "detector_sha256": file_hash(options.detector or DEFAULT_WEIGHTS)}
+    table = build_table(detector, store, methods, prompts, jobs, settings)
     name = f"table-{options.set}{'-predictor' if predictor else ''}.json"
     write_json(options.out or RESULTS / name, table)
     return markdown(table)

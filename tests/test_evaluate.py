@@ -40,8 +40,11 @@ from ldm.evaluation.scoring import (
     summarise,
 )
 from ldm.models.detector import Detection
+from ldm.modules.encoders.tokenizer import WordTokenizer
 from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.pipeline import ModelChoice, Pipeline, load_pipeline
 from ldm.util import UserError
+from tests import tiny_world
 
 LEFT, RIGHT = RULE_CENTRES["left"]
 
@@ -162,6 +165,7 @@ def test_prompt_sets_are_fixed_and_share_no_pair() -> None:
     assert {p.relation for p in report} == set(RULE_CENTRES)
     for prompt in report:
         assert all(phrase.lower() in prompt.text.lower() for phrase in prompt.phrases)
+        assert not WordTokenizer().unknown_words(prompt.text)
     assert len({prompt.seed for prompt in report}) == 400
 
 
@@ -309,6 +313,67 @@ def test_table_of_two_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     text = markdown(table)
     assert "| base | 0.500 (8/16) |" in text and "+0.500 (+0.500, +0.500)" in text
     json.dumps(table)
+
+
+# --------------------------------------------------------------------------- with a tiny diffusion model
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_world.TinyWorld:
+    return tiny_world.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(world: tiny_world.TinyWorld) -> Pipeline:
+    choice = ModelChoice(world.config, world.ckpt, embedded=False)
+    return load_pipeline(choice, device="cpu", clip=world.clip)
+
+
+def make(pipeline: Pipeline, label: str, count: int = 2) -> list[np.ndarray]:
+    jobs = make_jobs(relation_prompts("choose", 2))[-count:]
+    return runner.generate_images(
+        pipeline,
+        parse_method(label),
+        [job.prompt for job in jobs],
+        [job.layout for job in jobs],
+        [job.seed for job in jobs],
+        Sampling(steps=3, scale=3.0),
+    )
+
+
+def test_methods_share_the_noise_and_differ_by_the_control(pipeline: Pipeline) -> None:
+    base = make(pipeline, "base")
+    assert base[0].shape == (32, 32, 3) and base[0].dtype == np.uint8
+    for label in ("fixed:weight=0", "per-step:inner_steps=0,initial=0", "april-2023:rounds=1,initial=0"):
+        for picture, plain in zip(make(pipeline, label), base, strict=True):
+            assert np.abs(picture.astype(int) - plain).max() <= 1, label
+    for label in ("fixed:weight=1", "per-step", "iccv-2023:rounds=1"):
+        assert not np.array_equal(make(pipeline, label)[0], base[0]), label
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: Pipeline) -> None:
+    for label in ("base", "fixed:weight=1"):
+        alone, together = make(pipeline, label, count=1)[0], make(pipeline, label)[1]
+        assert np.abs(alone.astype(int) - together).max() <= 1
+
+
+def test_table_and_single_from_the_command_line(
+    world: tiny_world.TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script()
+    model = ["--config", world.config, "--ckpt", world.ckpt, "--clip", world.clip, "--device", "cpu"]
+    flags = [*map(str, model), "--steps", "2", "--count", "2", "--outdir", str(tmp_path / "pictures")]
+    table = ["table", *flags, "--set", "choose", "--methods", "base", "fixed", "--out", str(tmp_path / "t.json")]
+    assert script.main(table) == 0
+    assert "| fixed |" in capsys.readouterr().out
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert [row["object_recall"]["total"] for row in content["rows"]] == [4, 4]
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").rglob("*.png")}
+    assert len(files) == 4
+    assert script.main(table) == 0  # nothing is made again
+    assert files == {file: file.stat().st_mtime_ns for file in files}
+    assert script.main(["single", *flags, "--out", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["recall"]["total"] == 2
 
 
 # ----------------------------------------------------------------------------------------- calibration
