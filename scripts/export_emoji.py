@@ -2,6 +2,8 @@
 
     python scripts/export_emoji.py first-stage logs/first_stage --out logs/first_stage/first_stage.safetensors
     python scripts/export_emoji.py model logs/unet --out models/emoji/model.safetensors
+    python scripts/export_emoji.py clip logs/clip --out models/emoji/clip.safetensors
+    python scripts/export_emoji.py detector logs/detector --out models/emoji/detector.safetensors
 """
 
 from __future__ import annotations
@@ -11,23 +13,35 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldm.util import UserError, load_config, load_model_from_config, save_safetensors  # noqa: E402
+from ldm.util import UserError, load_config, load_model_from_config, load_state_dict, save_safetensors  # noqa: E402
+
+SCENES = 1024  # for the statistics of the latents
 
 
-def export_first_stage(run: Path, out: Path, scenes: int) -> None:
-    """Fold the latents' statistics over `scenes` fresh scenes into the first stage of `run` and save it."""
+def load_run(run: Path) -> Any:
+    """The model of a run with its last weights."""
+    config = load_config(run / "config.yaml")
+    params = config.model.params
+    for section in (params, params.get("first_stage_config", {}).get("params", {})):
+        if "ckpt_path" in section:
+            section.ckpt_path = None  # what training began from; the run's own checkpoint holds everything
+    return load_model_from_config(config, run / "checkpoints" / "last.ckpt")
+
+
+def export_first_stage(run: Path, out: Path) -> None:
+    """Fold the latents' statistics over fresh scenes into the first stage of `run` and save it."""
     import numpy as np
     import torch
 
     from ldm.data.emoji import EmojiScenes
 
-    config = load_config(run / "config.yaml")
-    model = load_model_from_config(config, run / "checkpoints" / "last.ckpt")
-    data = EmojiScenes(size=scenes, seed=7, split="validation")
-    images = torch.from_numpy(np.stack([data[i]["image"] for i in range(scenes)])).permute(0, 3, 1, 2)
+    model = load_run(run)
+    data = EmojiScenes(size=SCENES, seed=7, split="validation")
+    images = torch.from_numpy(np.stack([data[i]["image"] for i in range(SCENES)])).permute(0, 3, 1, 2)
     mean, std = model.normalise_latents(images)
     with torch.no_grad():
         parts = images[:256].split(32)
@@ -42,28 +56,43 @@ def export_model(run: Path, out: Path) -> None:
 
     Buffers that follow from the config are left out: in half precision they would only lose digits.
     """
-    config = load_config(run / "config.yaml")
-    config.model.params.first_stage_config.params.ckpt_path = None  # the run's checkpoint holds it
-    model = load_model_from_config(config, run / "checkpoints" / "last.ckpt")
+    model = load_run(run)
     skip = (*model.derived_buffers, "model_ema.")
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_safetensors(out, {k: v for k, v in state.items() if not k.startswith(skip)})
+
+
+def export_clip(run: Path, out: Path) -> None:
+    """Save the CLIP of `run` under OpenAI's names."""
+    from ldm.spacetime.clip import save_clip
+
+    save_clip(load_state_dict(run / "checkpoints" / "last.ckpt"), out)
+
+
+def export_detector(run: Path, out: Path) -> None:
+    """Save the detector of `run`."""
+    model = load_run(run)
+    save_safetensors(out, {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+
+
+EXPORTS = {
+    "first-stage": export_first_stage,
+    "model": export_model,
+    "clip": export_clip,
+    "detector": export_detector,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit code 2 for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["first-stage", "model"])
+    parser.add_argument("part", choices=EXPORTS)
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--scenes", type=int, default=1024, help="scenes for the statistics of the latents")
     args = parser.parse_args(argv)
     try:
-        if args.part == "first-stage":
-            export_first_stage(args.run, args.out, args.scenes)
-        else:
-            export_model(args.run, args.out)
+        EXPORTS[args.part](args.run, args.out)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
