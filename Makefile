@@ -35,7 +35,7 @@ bench: $(STAMP)  ## time sampling and one optimised picture, count the memory of
 
 lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy ldm layout_predictor scripts/txt2img-refine.py main.py
+	$(VENV)/bin/mypy ldm layout_predictor bench scripts main.py setup.py
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) outputs/demo
