@@ -115,7 +115,7 @@ def build_trainer(config: Any, folder: Path) -> Any:
     options["enable_progress_bar"] = sys.stderr.isatty()
     options.update(dict(config.get("lightning", {}).get("trainer", {})))
     options.pop("benchmark", None)
-    log = CSVLogger(folder, name="", version="")
+    log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
     return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder), **options)
 
 
