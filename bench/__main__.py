@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from bench.live import live_peak
-from ldm.models.diffusion.plms import PLMSSampler
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.generate import generate
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.optimise import block_checkpoints
-from ldm.spacetime.pipeline import EMOJI_CONFIG, SD_CONFIG, project_file
-from ldm.spacetime.settings import SCHEDULES, GenerateSettings
+from ldm.spacetime.pipeline import EMOJI_CONFIG, SD_CONFIG, make_sampler, project_file
+from ldm.spacetime.settings import SAMPLERS, SCHEDULES, GenerateSettings
 from ldm.util import UserError, load_config, load_model_from_config, pick_device
 
 PROMPT = "The motorcycle is parking to the right of a bus."
@@ -65,10 +64,11 @@ def memory(options: argparse.Namespace) -> None:
     factor = 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
     latent = torch.randn(1, params.channels, options.size // factor, options.size // factor, device=device)
     width = params.unet_config.params.context_dim
+    sampler = make_sampler(options.sampler, model)
     for blocks in (False, True):
         name = "a checkpoint a step" + (" and a block" if blocks else "")
         with block_checkpoints(model, blocks):
-            report(f"chain of {options.steps} steps, {name}", lambda: chain(model, latent, width, options.steps))
+            report(f"chain of {options.steps} steps, {name}", lambda: chain(sampler, latent, width, options.steps))
     for blocks in (False, True):
         name = "checkpointed blocks" if blocks else "whole"
         with block_checkpoints(model, blocks):
@@ -83,13 +83,12 @@ def report(name: str, work: Callable[[], None]) -> None:
     print(f"{name:48} {counter.peak / GIB:7.2f} GiB {time.perf_counter() - start:8.1f} s", flush=True)
 
 
-def chain(model: Any, latent: Tensor, width: int, steps: int) -> None:
+def chain(sampler: Any, latent: Tensor, width: int, steps: int) -> None:
     """Gradient of the final latents with respect to the weights of every step, guidance on."""
 
     def encode(texts: list[str]) -> Tensor:
         return torch.randn(len(texts), 77, width, device=latent.device)
 
-    sampler = PLMSSampler(model)
     control = SpatialControl.build([LAYOUT], encode)
     weights = torch.ones(len(sampler.schedule(steps)), 2, 1, device=latent.device, requires_grad=True)
     samples, _ = sampler.sample(
@@ -121,6 +120,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model whose memory is counted")
     parser.add_argument("--size", type=int, default=512, help="pixels a side, for memory (512)")
     parser.add_argument("--steps", type=int, default=2, help="of the chain, for memory (2)")
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="ddim", help="for memory (ddim)")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
