@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model whose memory is counted")
     parser.add_argument("--size", type=int, default=512, help="pixels a side, for memory (512)")
     parser.add_argument("--steps", type=int, default=2, help="of the chain, for memory (2)")
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="ddim", help="for memory (ddim)")
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="plms", help="for memory (plms)")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()

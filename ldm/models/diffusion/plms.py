@@ -21,6 +21,7 @@ class PLMSSampler(Sampler):
     """Fourth-order multistep sampling over the DDIM timesteps; S steps take S + 1 model calls."""
 
     history_length = 3
+    first_calls = 2
 
     def schedule(self, steps: int, eta: float = 0.0) -> list[Step]:
         """The chain for `steps` requested steps; UserError unless eta is 0."""

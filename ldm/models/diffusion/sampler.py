@@ -59,6 +59,7 @@ class Sampler(ABC):
     """Base of the samplers; `model` is a LatentDiffusion or has its apply_model and alphas_cumprod."""
 
     history_length = 0  # earlier predictions that a step looks back on
+    first_calls = 1  # of the model in the first step; each later step makes one
 
     def __init__(self, model: Any) -> None:
         if getattr(model, "parameterization", "eps") != "eps":
@@ -161,8 +162,11 @@ class Sampler(ABC):
             if options.weight_update is not None:
                 weights = options.weight_update(step.index, weights, partial(_predicted_x0, eps_fn, x, step))
             noise = _step_noise(x, step, options)
-            body = partial(self._body, eps_fn, step, project)  # bound now: the backward pass runs it again
-            if options.checkpoint_steps and torch.is_grad_enabled():
+            recompute = options.checkpoint_steps and torch.is_grad_enabled()
+            # Of a step with two calls, the backward pass should hold one call's activations at a time.
+            call = _recomputed(eps_fn) if recompute and not history and self.first_calls > 1 else eps_fn
+            body = partial(self._body, call, step, project)  # bound now: the backward pass runs it again
+            if recompute:
                 # Everything random is an argument, so the global generators need no rewinding.
                 x, pred_x0, entry = checkpoint(
                     body, x, weights, noise, *history, use_reentrant=False, preserve_rng_state=False
@@ -185,6 +189,11 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step as a function of tensors, which is what checkpointing needs."""
         return self._advance(lambda y, t: eps_fn(y, t, weights), x, step, history, noise, project)
+
+
+def _recomputed(eps_fn: WeightedEpsFn) -> WeightedEpsFn:
+    """`eps_fn` with its activations recomputed in the backward pass."""
+    return partial(checkpoint, eps_fn, use_reentrant=False, preserve_rng_state=False)
 
 
 def check_weights(weights: Tensor | None, steps: int, control: Any, update: WeightUpdate | None) -> None:
