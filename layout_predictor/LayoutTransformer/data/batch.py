@@ -43,9 +43,7 @@ def collate(samples: Sequence[Sample], tokenizer: SentenceTokenizer, max_tokens:
     encoded = [tokenizer.encode(sample.text) for sample in samples]
     length = max(len(ids) for ids, _ in encoded)
     if length > max_tokens:
-        raise UserError(
-            f"a sentence has {length} tokens, the layout model takes at most {max_tokens}; shorten it"
-        )
+        raise UserError(f"a sentence has {length} tokens, the layout model takes at most {max_tokens}; shorten it")
     tokens = torch.full((len(samples), length), PAD_ID)
     where: list[tuple[int, int]] = []
     centres: list[list[float]] = []

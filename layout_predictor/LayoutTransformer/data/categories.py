@@ -331,11 +331,7 @@ def spoken_name(category: str) -> str:
 
 
 STUFF_NOUNS = sorted(
-    {
-        spoken_name(name)
-        for name in STUFF
-        if spoken_name(name) not in SETTINGS and " " not in spoken_name(name)
-    }
+    {spoken_name(name) for name in STUFF if spoken_name(name) not in SETTINGS and " " not in spoken_name(name)}
 )
 
 

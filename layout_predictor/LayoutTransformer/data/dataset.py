@@ -22,11 +22,11 @@ class GrammarSource:
     """Batches of generated sentences; batch number n is the same in every run with the same seed.
 
     Sentences of a few batches are sorted by length, so that little is spent on padding; the batches of such a
-    block come in random order.
+    block come in random order. The first `simple_steps` batches are single clauses about two objects.
     """
 
-    def __init__(self, seed: int, batch_size: int) -> None:
-        self.seed, self.batch_size = seed, batch_size
+    def __init__(self, seed: int, batch_size: int, *, simple_steps: int = 0) -> None:
+        self.seed, self.batch_size, self.simple_steps = seed, batch_size, simple_steps
         self._block: tuple[int, list[list[Sample]]] | None = None
 
     def batch(self, step: int) -> list[Sample]:
@@ -38,7 +38,8 @@ class GrammarSource:
 
     def _make_block(self, number: int) -> list[list[Sample]]:
         size = _BLOCK * self.batch_size
-        samples = [generate(self.seed, number * size + i) for i in range(size)]
+        simple = number * _BLOCK < self.simple_steps
+        samples = [generate(self.seed, number * size + i, simple=simple) for i in range(size)]
         samples.sort(key=lambda sample: len(sample.text))
         batches = [samples[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
         random.Random(f"{self.seed}/order/{number}").shuffle(batches)

@@ -62,8 +62,7 @@ ATTRIBUTES = words(
     "playful sliced folded half-eaten well-worn"
 )
 PEOPLE = words(
-    "person man woman boy girl child lady gentleman kid player skier surfer farmer guy worker teacher "
-    "dancer chef"
+    "person man woman boy girl child lady gentleman kid player skier surfer farmer guy worker teacher dancer chef"
 )
 HE, SHE = {"man", "boy", "gentleman", "guy"}, {"woman", "girl", "lady"}
 ALWAYS_PLURAL = {"scissors", "skis", "glasses", "jeans", "people"}
@@ -116,9 +115,7 @@ _IDLE_PLAIN = [
     "appears",
     "lies there",
 ]
-_ONSETS = words(
-    "b c d f g h j k l m n p r s t v w z br cr dr fl gl pl pr sh ch th st sp tr sk bl gr"
-)
+_ONSETS = words("b c d f g h j k l m n p r s t v w z br cr dr fl gl pl pr sh ch th st sp tr sk bl gr")
 _VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ee", "oo", "ai", "ou"]
 _CODAS = ["", "", "", "n", "r", "l", "t", "m", "s", "ck", "nd", "sh", "st", "p", "b", "g", "x"]
 

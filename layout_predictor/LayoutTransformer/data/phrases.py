@@ -88,10 +88,20 @@ _BARE_SIDE = [
     "to the {s} side",
     "off to the {s}",
     "at the {s}",
+    "further to the {s}",
 ]
 _BARE = {
-    ABOVE: ["above", "on top", "overhead", "directly above", "up above", "just above", "at the top"],
-    BELOW: ["below", "underneath", "beneath", "directly below", "down below", "just below", "at the bottom"],
+    ABOVE: ["above", "on top", "overhead", "directly above", "up above", "just above", "at the top"] + ["higher up"],
+    BELOW: [
+        "below",
+        "underneath",
+        "beneath",
+        "directly below",
+        "down below",
+        "just below",
+        "at the bottom",
+        "further down",
+    ],
 }
 _ALONE = {
     LEFT: ["on the left", "to the left", "on the left side", "at the left", "on the far left"],
@@ -196,6 +206,8 @@ RELATING: dict[str, list[tuple[str, str, str]]] = {
         ("towers over", "tower over", "towered over"), ("looms over", "loom over", "loomed over"),
         ("flies over", "fly over", "flew over"), ("overlooks", "overlook", "overlooked"),
         ("jumps over", "jump over", "jumped over"), ("tops", "top", "topped"),
+        ("covers", "cover", "covered"), ("is draped over", "are draped over", "was draped over"),
+        ("is stacked atop", "are stacked atop", "was stacked atop"),
         ("is supported by", "are supported by", "was supported by"),
         ("leaps over", "leap over", "leapt over"),
         ("is stacked on", "are stacked on", "was stacked on"), ("stands on", "stand on", "stood on"),
@@ -203,7 +215,8 @@ RELATING: dict[str, list[tuple[str, str, str]]] = {
         ("crosses over", "cross over", "crossed over"), ("lands on", "land on", "landed on"),
     ],
     BELOW: [
-        ("supports", "support", "supported"), ("holds up", "hold up", "held up"),
+        ("supports", "support", "supported"),
+        ("is covered by", "are covered by", "was covered by"), ("holds up", "hold up", "held up"),
         ("hangs down from", "hang down from", "hung down from"),
         ("dangles from", "dangle from", "dangled from"),
         ("crawls under", "crawl under", "crawled under"), ("hides under", "hide under", "hid under"),

@@ -21,41 +21,45 @@ Edge = tuple[int, str, int]  # (a, relation, b): "a relation b"
 
 _GRID = np.linspace(LOW, HIGH, 15)
 _CELLS = np.stack(np.meshgrid(_GRID, _GRID, indexing="ij"), axis=-1).reshape(-1, 2)  # (225, 2)
+_PULL = 0.3 * ((_CELLS - 0.5) ** 2).sum(-1)  # a little towards the middle
 # axis, and the sign that makes a satisfied gap positive: sign * (a - b)
 AXIS_SIGN = {LEFT: (0, -1.0), RIGHT: (0, 1.0), ABOVE: (1, -1.0), BELOW: (1, 1.0)}
 _SWEEPS = 6
 
 
-def _cost(
-    i: int, centres: np.ndarray, edges: tuple[Edge, ...], regions: tuple[tuple[int, str], ...]
-) -> np.ndarray:
-    """Cost (225,) of object i at every cell, the others where they are."""
-    cost = 0.3 * ((_CELLS - 0.5) ** 2).sum(-1)
-    related: dict[int, set[int]] = {}
-    for a, relation, b in edges:
-        if i not in (a, b):
-            continue
-        other = b if i == a else a
-        axis, sign = AXIS_SIGN[relation]
-        related.setdefault(other, set()).add(axis)
-        gap = sign * (_CELLS[:, axis] - centres[other, axis]) * (1 if i == a else -1)
-        cost = cost + 20 * np.maximum(0, 0.36 - gap) ** 2 + 400 * np.maximum(0, 0.24 - gap) ** 2
-    for other in range(len(centres)):
-        if other == i:
-            continue
-        offset = _CELLS - centres[other]
-        distance = np.sqrt((offset**2).sum(-1))
-        cost = cost + 10 * np.maximum(0, 0.36 - distance) ** 2 + 600 * np.maximum(0, 0.3 - distance) ** 2
-        axes = related.get(other, set())
-        if len(axes) == 1:  # said to be beside each other: level; one above the other: in line
-            cost = cost + 0.8 * offset[:, 1 - next(iter(axes))] ** 2
-        if 0 not in axes:  # unless told otherwise, first mentioned is further left
-            cost = cost + 0.25 * np.maximum(0, 0.15 + (offset[:, 0] if i < other else -offset[:, 0]))
-    for which, region in regions:
-        if which == i:
-            axis, sign = AXIS_SIGN[region]
-            cost = cost + 20 * np.maximum(0, 0.25 - sign * (_CELLS[:, axis] - 0.5)) ** 2
-    return cost
+class _Costs:
+    """What an arrangement costs, for one object at every cell with the others where they are."""
+
+    def __init__(self, count: int, edges: tuple[Edge, ...], regions: tuple[tuple[int, str], ...]) -> None:
+        self.count, self.edges, self.regions = count, edges, regions
+        related = np.zeros((count, count, 2), dtype=bool)  # on which axes two objects were related
+        for a, relation, b in edges:
+            related[a, b, AXIS_SIGN[relation][0]] = related[b, a, AXIS_SIGN[relation][0]] = True
+        # Said to be beside each other: level; one above the other: in line.
+        self.align = 0.8 * (related[..., ::-1] & ~related)  # (count, count, 2)
+        # Unless told otherwise, first mentioned is further left.
+        self.ordered = 0.25 * ~related[..., 0]  # (count, count)
+
+    def of(self, i: int, centres: np.ndarray) -> np.ndarray:
+        """Cost (225,) of object i at every cell."""
+        cost = _PULL.copy()
+        for a, relation, b in self.edges:
+            if i in (a, b):
+                axis, sign = AXIS_SIGN[relation]
+                gap = (sign if i == a else -sign) * (_CELLS[:, axis] - centres[b if i == a else a, axis])
+                cost += 20 * np.maximum(0, 0.36 - gap) ** 2 + 400 * np.maximum(0, 0.24 - gap) ** 2
+        for which, region in self.regions:
+            if which == i:
+                axis, sign = AXIS_SIGN[region]
+                cost += 20 * np.maximum(0, 0.25 - sign * (_CELLS[:, axis] - 0.5)) ** 2
+        others = np.arange(self.count) != i
+        offset = _CELLS[None] - centres[others, None]  # (others, 225, 2)
+        square = offset**2
+        distance = np.sqrt(square.sum(-1))
+        cost += (10 * np.maximum(0, 0.36 - distance) ** 2 + 600 * np.maximum(0, 0.3 - distance) ** 2).sum(0)
+        cost += (self.align[i, others, None] * square).sum((0, 2))
+        side = np.where(np.arange(self.count) > i, 1.0, -1.0)[others, None]
+        return cost + (self.ordered[i, others, None] * np.maximum(0, 0.15 + side * offset[..., 0])).sum(0)
 
 
 @lru_cache(maxsize=200_000)
@@ -68,10 +72,11 @@ def _solve(count: int, edges: tuple[Edge, ...], regions: tuple[tuple[int, str], 
             middle = (centres[a, axis] + centres[b, axis]) / 2
             centres[a, axis], centres[b, axis] = middle + sign * 0.15, middle - sign * 0.15
     centres = centres.clip(LOW, HIGH)
+    costs = _Costs(count, edges, regions)
     for _ in range(_SWEEPS):
         before = centres.copy()
         for i in range(count):
-            centres[i] = _CELLS[_cost(i, centres, edges, regions).argmin()]
+            centres[i] = _CELLS[costs.of(i, centres).argmin()]
         if np.array_equal(before, centres):
             break
     return centres if satisfies(centres, edges) else None

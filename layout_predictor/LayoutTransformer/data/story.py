@@ -140,7 +140,8 @@ class Story:
         else:
             self.say(self._determiner(index, adjectives))
             self.mentioned.append(index)
-        for word in (*adjectives, *thing.noun.modifiers):
+        shortened = known and rng.random() < 0.12  # "the glove" for a baseball glove
+        for word in (*adjectives, *(() if shortened else thing.noun.modifiers)):
             self.say(word)
         thing.spans.append(self.say(thing.noun.head))
         self.last = index
@@ -149,12 +150,12 @@ class Story:
         thing, rng = self.things[index], self.rng
         if not thing.unique and index and any(t.noun == thing.noun for t in self.things[:index]):
             return rng.choice(("another", "another", "a second", "one more")) if not thing.plural else "other"
+        if index and self.text.endswith((",", " and")) and rng.random() < 0.08:
+            return ""
         if rng.random() < self.definite:
             return "the"
         if thing.plural or thing.noun.mass:
-            return rng.choice(
-                ("some", "", "two" if thing.plural else "some", "a pair of" if thing.plural else "")
-            )
+            return rng.choice(("some", "", "two" if thing.plural else "some", "a pair of" if thing.plural else ""))
         if rng.random() < 0.04:
             return rng.choice(("one", "a single", "this", "that", "my", "his", "their", "a piece of", ""))
         first = (*adjectives, *thing.noun.modifiers, thing.noun.head)[0]
@@ -209,12 +210,7 @@ class Story:
             "it": it,
             "its": its,
         }[what]
-        if (
-            what == "be"
-            and they == "they"
-            and not self.things[index].plural
-            and self.text.endswith(("They", "they"))
-        ):
+        if what == "be" and they == "they" and not self.things[index].plural and self.text.endswith(("They", "they")):
             words = "were" if self.past else "are"
         self._words(words)
 
@@ -252,7 +248,8 @@ class Story:
         choices = {
             "part": phrases.PARTICIPLES, "adv": templates.ADVERBS, "place": lexicon.PLACES,
             "pic": phrases.PICTURE, "see": templates.SEE, "agent": templates.AGENTS, "put": templates.PUT,
-            "hold": templates.HOLD, "wear": templates.WEAR,
+            "hold": templates.HOLD, "wear": templates.WEAR, "pass": ("passed", "drove past", "flew by", "overtook"),
+            "middle": ("center", "middle", "centre", "center of the room", "middle of the scene"),
             "both": ("are", "were", "sit", "stood", "are placed", "were placed", "stand", "lie"),
         }  # fmt: skip
         return rng.choice(choices[name])

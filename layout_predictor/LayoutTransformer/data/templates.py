@@ -77,6 +77,8 @@ OPENERS = [
     Pattern("look {r} {B} and you will find {A}", weight=2),
     Pattern("{r} {B} you can find {A}", weight=2),
     Pattern("to the {side} of {B} {A.be} {A} {part}", weight=3, only="side"),
+    Pattern("{A} {pass} {B} on {B.its} {side}", weight=1, only="side"),
+    Pattern("{A} {A.be} in the {middle} , with {B} {part?} {r.A}", weight=5, states="BrA"),
     Pattern("on {B} 's {side} {A.be} {A}", weight=2, only="side"),
     Pattern("{A} {A.be} to {B} 's {side}", weight=3, only="side"),
     Pattern("{A} , with {B} {r.bare}", weight=3, states="BrA"),
@@ -107,6 +109,19 @@ OPENERS = [
     Pattern("{A} {A.be} {part} with {B} {r1.A} and {C} {r2.A}", states="Br1A Cr2A", weight=8),
     Pattern("{A} {A.be} {part} {r1} {B} , with {C} {part?} {r2} {B}", states="Ar1B Cr2B", weight=8),
     Pattern("{agent} {put} {A} {r1} {B} and {C} {r2.A}", states="Ar1B Cr2A", weight=2),
+    Pattern("{A} {A.be} {part?} {r} both {B} and {C}", states="ArB ArC", weight=4),
+    Pattern("{A} {A.be} {part?} between {B} and {C}", states="BlA CgA", weight=4),
+    Pattern("{A} {A.be} sandwiched between {B} and {C}", states="BlA CgA", weight=1),
+    Pattern("{A} {A.be} in the {middle} , with {B} {part?} {r1.A} and {C} {r2.A}", states="Br1A Cr2A", weight=5),
+    Pattern("{A} {A.be} {part?} {place?} , with {B} {r1.A} and {C} {r2.bare}", states="Br1A Cr2A", weight=5),
+    Pattern("{A} {A.be} {part} {r1} {B} and {C} {A.be} {r2.A}", states="Ar1B Cr2A", weight=2),
+    # four roles
+    Pattern("{A} {A.be} {part?} {r1} {B} , {r2} {C} , and {r3} {D}", states="Ar1B Ar2C Ar3D", weight=4),
+    Pattern("{A} {A.be} {part?} {r1} {B} and {r2} {C} , with {D} {r3.A}", states="Ar1B Ar2C Dr3A", weight=3),
+    Pattern("{A} {A.sit} {place?} , with {B} {r1.A} , {C} {r2.A} and {D} {r3.A}", "Br1A Cr2A Dr3A", weight=4),
+    Pattern("{A} {A.be} {r1} {B} , while {C} {C.be} {part?} {r2} {D}", "Ar1B Cr2D", weight=6),
+    Pattern("{A} {A.sit} {r1} {B} and {C} {C.sit} {r2} {D}", "Ar1B Cr2D", weight=3),
+    Pattern("{A} {A.be} {part?} {r1} {B} , and {C} {C.be} {part?} {r2} {D}", "Ar1B Cr2D", weight=5),
     # nothing stated
     Pattern("{A} {A.be} {part} {place}", states="", weight=7),
     Pattern("{A} {idle.A}", states="", weight=5),
@@ -140,6 +155,14 @@ PERSON_OPENERS = [
     Pattern("{P} {P.be} {part?} with {A} at {P.its} feet", "AuP", 3),
     Pattern("{P} {P.be} {part?} with {A} under {P.its} feet", "AuP", 2),
     Pattern("{P} {P.be} {part?} {place?} , {A} {r.P}", "ArP", 3),
+    Pattern("{P} {P.be} holding {A} {r.P}", "ArP", 3),
+    Pattern("{P} {hold} {A} {r1.P} , which {A.be} {part?} {r2} {B}", "Ar1P Ar2B", 3),
+    Pattern("{P} {P.be} holding {A} , with {B} {r1.P}", "Br1P", 3),
+    Pattern("{P} {P.be} in front of {A} , with {B} {part?} {r.P}", "BrP", 4),
+    Pattern("{P} {P.be} in front of {A} , with {B} {part?} {r} {A}", "BrA", 3),
+    Pattern("{P} {P.be} {part?} between {A} {b.P} and {B} {c.P}", "AbP BcP", 5),
+    Pattern("{P} {P.be} sitting on {A}", "PaA", 1),
+    Pattern("{P} {P.be} lying on {A}", "PaA", 1),
 ]
 # Later clauses: N is new, O an earlier object, S the last subject, L the object named last.
 FOLLOWERS = [
@@ -180,8 +203,33 @@ FOLLOWERS = [
     Pattern(". {agent} {put} {N} {r.O}", "NrO", 3),
     Pattern(". {N} {r.verb.N} {O}", "NrO", 3, "vertical"),
 ]
+# Two new objects, N and M.
+PAIRED_FOLLOWERS = [
+    Pattern(", with {N} {part?} {r1.O} and {M} {r2.O}", "Nr1O Mr2O", 10),
+    Pattern(", with {N} {part?} {r1.O} and {M} {part?} {r2.N}", "Nr1O Mr2N", 8),
+    Pattern(", with {N} {r1.O} and {M} {r2.bare}", "Nr1O Mr2O", 5),
+    Pattern(", {N} {r1.O} and {M} {r2.O}", "Nr1O Mr2O", 3),
+    Pattern(". {N} {N.be} {part?} {r1} {O} , and {M} {M.be} {part?} {r2.O}", "Nr1O Mr2O", 6),
+    Pattern(". {N} {N.be} {part?} {r1.O} , while {M} {M.be} {part?} {r2} {N}", "Nr1O Mr2N", 6),
+    Pattern(". {N} {N.be} {part?} {r1} {M}", "Nr1M", 8),
+    Pattern(", while {N} {N.be} {part?} {r1} {M}", "Nr1M", 8),
+    Pattern(", with {N} {part?} {r1} {M}", "Nr1M", 6),
+    Pattern(". {N} and {M} are {part?} {r} {O}", "NrO MrO", 3),
+]
+# One new object N, related to two earlier ones O and Q.
+DOUBLE_FOLLOWERS = [
+    Pattern(", while {N} {N.be} {part?} {r1} {O} and {r2} {Q}", "Nr1O Nr2Q", 8),
+    Pattern(". {N} {N.be} {part?} {r1} {O} and {r2} {Q}", "Nr1O Nr2Q", 8),
+    Pattern(", with {N} {part?} {r1} {O} and {r2} {Q}", "Nr1O Nr2Q", 8),
+    Pattern(". {N} {N.be} {part?} {r} both {O} and {Q}", "NrO NrQ", 2),
+    Pattern(". {O} {O.be} {part?} {r1} {N} and {r2} {Q}", "Or1N Or2Q", 5),
+    Pattern(", which {L.be} {part?} {r1} {O} and {r2} {N}", "Lr1O Lr2N", 5),
+]
 # Later clauses about objects that were all mentioned before: O and Q.
 REPEATS = [
+    Pattern("and {O} {part?} {r} {Q}", "OrQ", 5),
+    Pattern(". {O} {O.be} also {part?} {r} {Q}", "OrQ", 5),
+    Pattern(", and {O} {O.be} also {r} {Q}", "OrQ", 4),
     Pattern(". {O} {O.be} {part?} {r} {Q}", "OrQ", 10),
     Pattern(", and {O} {O.be} {part?} {r} {Q}", "OrQ", 8),
     Pattern(", with {O} {part?} {r} {Q}", "OrQ", 8),
@@ -219,6 +267,5 @@ PUT = phrases(
 HOLD = ["held", "was holding", "carried", "is holding", "holds", "was carrying", "had", "is carrying"]
 WEAR = ["wore", "was wearing", "is wearing", "wears", "was dressed in"]
 ADVERBS = words(
-    "directly carefully neatly quietly also just right now currently clearly slightly safely perfectly "
-    "still"
+    "directly carefully neatly quietly also just right now currently clearly slightly safely perfectly still"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -27,9 +28,9 @@ class LayoutConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     pad_id: int = 1
-    initializer_range: float = (
-        0.02  # standard deviation of fresh weights; a narrow model learns faster with more
-    )
+    # How a fresh model starts; loading a checkpoint overwrites both.
+    initializer_range: float = 0.02  # standard deviation of the weights; narrow models learn faster with more
+    sinusoidal_positions: bool = False  # position embeddings start as sinusoids: distances are easy to learn
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> LayoutConfig:
@@ -76,6 +77,13 @@ class LayoutConfig:
         )
 
 
+def _sinusoids(count: int, width: int) -> Tensor:
+    """Sines and cosines (count, width) of wavelengths from 2 pi to 2000 pi."""
+    frequency = torch.exp(-math.log(1000.0) * torch.arange(0, width, 2) / width)  # (width / 2,)
+    angle = torch.arange(count)[:, None] * frequency  # (count, width / 2)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
 class MixtureHead(nn.Module):
     """hidden -> hidden -> 30 numbers a token; no activation in between, as published."""
 
@@ -100,6 +108,10 @@ class LayoutModel(nn.Module):
         segment = self.encoder.embeddings.token_type_embeddings.weight
         nn.init.zeros_(segment)
         segment.requires_grad_(False)
+        if config.sinusoidal_positions:
+            positions = self.encoder.embeddings.position_embeddings.weight
+            with torch.no_grad():
+                positions.copy_(_sinusoids(*positions.shape) * config.initializer_range * math.sqrt(2))
         self.object_embedding = nn.Parameter(torch.randn(1, config.hidden_size) * 0.02)
         self.head = MixtureHead(config.hidden_size)
 

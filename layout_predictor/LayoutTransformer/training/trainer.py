@@ -52,7 +52,9 @@ class Trainer:
         self.epochs = int(training["EPOCHS"])
         self.epoch_steps = max(1, int(data["TRAIN_SENTENCES"]) // self.batch_size)
         self.total_steps = self.epochs * self.epoch_steps
-        self.source = GrammarSource(int(data["SEED"]), self.batch_size)
+        self.source = GrammarSource(
+            int(data["SEED"]), self.batch_size, simple_steps=int(data.get("SIMPLE_STEPS", 0))
+        )
         # A series of its own: no validation sentence is in the training series.
         self.validation: list[Sample] = [
             generate(int(data["SEED"]) + 1_000_003, i) for i in range(int(data["VALID_SENTENCES"]))
@@ -65,6 +67,7 @@ class Trainer:
                 parameters,
                 lr=1.0,
                 betas=(0.9, 0.999),
+                fused=True,  # one pass over the parameters: they are small and many
                 weight_decay=float(config[name].get("WEIGHT_DECAY", 0.01)),
             )
             for name, parameters in (("ENCODER", encoder), ("BBOX_HEAD", head))
