@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from ldm.util import UserError, atomic_write, instantiate_from_config, load_config
 
 logger = logging.getLogger("main")
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -172,6 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(args)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
+        return 2
+    except OSError as err:
+        if err.errno not in CANNOT_WRITE:
+            raise
+        print(f"error: {err}; free some space or choose another --logdir, then go on with --resume", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint stays, go on with --resume", file=sys.stderr)

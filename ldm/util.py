@@ -329,11 +329,19 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def save_safetensors(
     path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors (made contiguous) as safetensors, atomically."""
+    """Write tensors (made contiguous) as safetensors, atomically.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_write(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, dict(metadata or {}))
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, dict(metadata or {}))
+        except SafetensorError as err:
+            raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
 
 
 def pick_device(name: str | None = None) -> torch.device:

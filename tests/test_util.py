@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ldm.util import UserError, atomic_write, instantiate_from_config, load_config, load_state_dict, pick_device
+from ldm.util import (
+    UserError,
+    atomic_write,
+    instantiate_from_config,
+    load_config,
+    load_state_dict,
+    pick_device,
+    save_safetensors,
+)
 
 
 class ModelCheckpoint:
@@ -110,6 +120,26 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
         pass
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 1000 bytes, which fails as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.safetensors"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, small_files: None, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be written.*free some space"):
+        if name.endswith(".txt"):
+            with atomic_write(tmp_path / name) as temporary:
+                temporary.write_bytes(bytes(10_000))
+        else:
+            save_safetensors(tmp_path / name, {"a": torch.zeros(10_000)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_device() -> None:
