@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -114,8 +114,12 @@ def _chunks(document: Any, all_nouns: bool) -> list[_Chunk]:
             while start > 0 and start - 1 not in covered and document[start - 1].dep_ in _INSIDE_PHRASE:
                 start -= 1
             phrases.append([document[i] for i in range(start, token.i + 1)])
-    found = [chunk for part in phrases if (chunk := _read_phrase(part, all_nouns)) is not None]
-    return sorted(found, key=lambda chunk: chunk.head)
+    found: list[_Chunk] = []
+    for part in sorted(phrases, key=lambda tokens: tokens[-1].i):
+        chunk = _read_phrase(part, all_nouns, known={earlier.words[-1]: earlier.name for earlier in found})
+        if chunk is not None:
+            found.append(chunk)
+    return found
 
 
 def _parts(chunk: Any) -> list[list[Any]]:
@@ -133,14 +137,21 @@ def _parts(chunk: Any) -> list[list[Any]]:
     return nouns if len(nouns) > 1 else [whole]  # "a red, shiny car" stays whole
 
 
-def _read_phrase(tokens: list[Any], all_nouns: bool) -> _Chunk | None:
+def _read_phrase(tokens: list[Any], all_nouns: bool, known: Mapping[str, str]) -> _Chunk | None:
+    """A phrase that counts, or None; `known` has the names of earlier objects by their head nouns."""
     words = tuple(token.lower_ for token in tokens)
     head = tokens[-1]
     found = category_of(words)
-    if found is None and not (all_nouns and head.lower_ not in _NOT_NOUNS):
+    if found is not None:
+        name = found[0]
+    elif words[0] in _DEFINITE and head.lower_ in known:
+        name = known[head.lower_]  # "the glove", after a baseball glove
+    elif all_nouns and head.lower_ not in _NOT_NOUNS:
+        name = head.lower_
+    else:
         return None
     text = head.doc[tokens[0].i : head.i + 1].text
-    return _Chunk(words, head.i, (head.idx, head.idx + len(head)), text, found[0] if found else head.lower_)
+    return _Chunk(words, head.i, (head.idx, head.idx + len(head)), text, name)
 
 
 def _same_object(group: list[_Chunk], chunk: _Chunk, chunks: list[_Chunk], document: Any) -> bool:
