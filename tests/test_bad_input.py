@@ -283,7 +283,12 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, world: tiny_world.TinyWor
         *world.flags(),
     ]
     process = subprocess.Popen(
-        [*command, "--outdir", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+        [*command, "--outdir", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        # A job in the background of a shell ignores interrupts and hands that on; a user's command does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None and process.stdout is not None
     said = b""
