@@ -120,17 +120,13 @@ def _optimised(
 ) -> torch.Tensor:
     """Pictures (B, 3, H, W) in [0, 1] with the weights optimised as the method's preset says."""
     from ldm.spacetime.control import SpatialControl
-    from ldm.spacetime.objective import ClipObjective
     from ldm.spacetime.optimise import optimise
 
     preset = method.preset
     assert preset is not None
     with torch.no_grad():
         control = SpatialControl.build(layouts, pipeline.encode)
-    objective = ClipObjective(
-        pipeline.clip, list(prompts), list(layouts), normalise=preset.normalise,
-        global_weight=preset.global_weight, local_weight=preset.local_weight, half_side=preset.half_side,
-    )  # fmt: skip
+    objective = preset.objective(pipeline.clip, prompts, layouts)
     result = optimise(
         pipeline.model, sampler, control, objective, preset,
         guidance_scale=sampling.scale, steps=sampling.steps, **chain,

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.objective import ClipObjective
 from ldm.spacetime.optimise import optimise
 from ldm.spacetime.outputs import Picture, file_hash
 from ldm.spacetime.pipeline import Pipeline, choose_model, load_pipeline, make_sampler
@@ -237,10 +236,7 @@ class _Batch:
         steps = _Steps(f"{settings.schedule} schedule", total, self.progress, settings.save_steps)
         with torch.no_grad():
             control = SpatialControl.build(layouts, self.pipeline.encode)
-        objective = ClipObjective(
-            self.pipeline.clip, [self.prompt] * count, layouts, normalise=preset.normalise,
-            global_weight=preset.global_weight, local_weight=preset.local_weight, half_side=preset.half_side,
-        )  # fmt: skip
+        objective = preset.objective(self.pipeline.clip, [self.prompt] * count, layouts)
         result = optimise(
             self.pipeline.model,
             self.sampler,

@@ -6,6 +6,7 @@ Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ldm.spacetime.control import RADIUS, Blend, SpatialControl
-from ldm.spacetime.objective import HALF_SIDE
+from ldm.spacetime.layout import Layout
+from ldm.spacetime.objective import HALF_SIDE, ClipLike, ClipObjective
 
 Mode = Literal["per-step", "rounds"]
 
@@ -51,6 +53,18 @@ class Preset:
         """The control with this preset's blend and discs."""
         return replace(
             control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius
+        )
+
+    def objective(self, clip: ClipLike, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
+        """The loss with this preset's weights, crops and treatment of the pixels; a prompt and a layout per image."""
+        return ClipObjective(
+            clip,
+            prompts,
+            layouts,
+            normalise=self.normalise,
+            global_weight=self.global_weight,
+            local_weight=self.local_weight,
+            half_side=self.half_side,
         )
 
     def initial_weights(self, present: Tensor) -> Tensor:

@@ -151,14 +151,12 @@ class DDPM(pl.LightningModule):
     # --------------------------------------------------------------------------------------- the process
 
     def _register_buffers(self) -> None:
-        for name, value in noise_buffers(self.noise, self.objective).items():
+        buffers = noise_buffers(self.noise, self.objective)
+        # Entries that follow from the config, so that a checkpoint need not hold them.
+        self.derived_buffers = tuple(buffers)
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=name != "lvlb_weights")
         self.num_timesteps = len(self.betas)
-
-    @property
-    def derived_buffers(self) -> tuple[str, ...]:
-        """Names of entries that follow from the config, so that a checkpoint need not hold them."""
-        return tuple(noise_buffers(self.noise, self.objective))
 
     def reset_buffers(self) -> None:
         """Recompute what follows from the config, exactly, whatever a checkpoint stored (in half precision, say)."""

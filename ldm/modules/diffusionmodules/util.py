@@ -13,6 +13,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from ldm.util import UserError
+from ldm.util import mean_flat as mean_flat  # published under this name, too
 
 logger = logging.getLogger(__name__)
 
@@ -172,11 +173,6 @@ def zero_module(module: nn.Module) -> nn.Module:
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
-
-
-def mean_flat(tensor: Tensor) -> Tensor:
-    """Mean over all dimensions but the batch: (B, ...) -> (B,)."""
-    return tensor.flatten(1).mean(1)
 
 
 def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
