@@ -2,190 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-THINGS = [
-    name.strip()
-    for name in [
-        "\nperson",
-        " bicycle",
-        " car",
-        " motorcycle",
-        " airplane",
-        " bus",
-        " train",
-        " truck",
-        " boat",
-        " traffic light",
-        " fire hydrant",
-        " stop sign",
-        "\nparking meter",
-        " bench",
-        " bird",
-        " cat",
-        " dog",
-        " horse",
-        " sheep",
-        " cow",
-        " elephant",
-        " bear",
-        " zebra",
-        " giraffe",
-        " backpack",
-        " umbrella",
-        " handbag",
-        "\ntie",
-        " suitcase",
-        " frisbee",
-        " skis",
-        " snowboard",
-        " sports ball",
-        " kite",
-        " baseball bat",
-        " baseball glove",
-        " skateboard",
-        " surfboard",
-        "\ntennis racket",
-        " bottle",
-        " wine glass",
-        " cup",
-        " fork",
-        " knife",
-        " spoon",
-        " bowl",
-        " banana",
-        " apple",
-        " sandwich",
-        " orange",
-        " broccoli",
-        " carrot",
-        "\nhot dog",
-        " pizza",
-        " donut",
-        " cake",
-        " chair",
-        " couch",
-        " potted plant",
-        " bed",
-        " dining table",
-        " toilet",
-        " tv",
-        " laptop",
-        " mouse",
-        " remote",
-        "\nkeyboard",
-        " cell phone",
-        " microwave",
-        " oven",
-        " toaster",
-        " sink",
-        " refrigerator",
-        " book",
-        " clock",
-        " vase",
-        " scissors",
-        " teddy bear",
-        "\nhair drier",
-        " toothbrush\n",
-    ]
-]
+from layout_predictor.LayoutTransformer.data.wordlists import phrases, words
 
-STUFF = [
-    name.strip()
-    for name in [
-        "\nbanner",
-        " blanket",
-        " branch",
-        " bridge",
-        " building-other",
-        " bush",
-        " cabinet",
-        " cage",
-        " cardboard",
-        " carpet",
-        " ceiling-other",
-        " ceiling-tile",
-        "\ncloth",
-        " clothes",
-        " clouds",
-        " counter",
-        " cupboard",
-        " curtain",
-        " desk-stuff",
-        " dirt",
-        " door-stuff",
-        " fence",
-        " floor-marble",
-        " floor-other",
-        "\nfloor-stone",
-        " floor-tile",
-        " floor-wood",
-        " flower",
-        " fog",
-        " food-other",
-        " fruit",
-        " furniture-other",
-        " grass",
-        " gravel",
-        " ground-other",
-        "\nhill",
-        " house",
-        " leaves",
-        " light",
-        " mat",
-        " metal",
-        " mirror-stuff",
-        " moss",
-        " mountain",
-        " mud",
-        " napkin",
-        " net",
-        " paper",
-        " pavement",
-        " pillow",
-        "\nplant-other",
-        " plastic",
-        " platform",
-        " playingfield",
-        " railing",
-        " railroad",
-        " river",
-        " road",
-        " rock",
-        " roof",
-        " rug",
-        " salad",
-        " sand",
-        " sea",
-        " shelf",
-        "\nsky-other",
-        " skyscraper",
-        " snow",
-        " solid-other",
-        " stairs",
-        " stone",
-        " straw",
-        " structural-other",
-        " table",
-        " tent",
-        " textile-other",
-        " towel",
-        "\ntree",
-        " vegetable",
-        " wall-brick",
-        " wall-concrete",
-        " wall-other",
-        " wall-panel",
-        " wall-stone",
-        " wall-tile",
-        " wall-wood",
-        " water-other",
-        "\nwaterdrops",
-        " window-blind",
-        " window-other",
-        " wood\n",
-    ]
-]
+THINGS = phrases(
+    """
+    person; bicycle; car; motorcycle; airplane; bus; train; truck; boat; traffic light; fire hydrant; stop sign;
+    parking meter; bench; bird; cat; dog; horse; sheep; cow; elephant; bear; zebra; giraffe; backpack; umbrella;
+    handbag; tie; suitcase; frisbee; skis; snowboard; sports ball; kite; baseball bat; baseball glove;
+    skateboard; surfboard; tennis racket; bottle; wine glass; cup; fork; knife; spoon; bowl; banana; apple;
+    sandwich; orange; broccoli; carrot; hot dog; pizza; donut; cake; chair; couch; potted plant; bed; dining
+    table; toilet; tv; laptop; mouse; remote; keyboard; cell phone; microwave; oven; toaster; sink;
+    refrigerator; book; clock; vase; scissors; teddy bear; hair drier; toothbrush
+    """
+)
+
+STUFF = phrases(
+    """
+    banner; blanket; branch; bridge; building-other; bush; cabinet; cage; cardboard; carpet; ceiling-other;
+    ceiling-tile; cloth; clothes; clouds; counter; cupboard; curtain; desk-stuff; dirt; door-stuff; fence;
+    floor-marble; floor-other; floor-stone; floor-tile; floor-wood; flower; fog; food-other; fruit;
+    furniture-other; grass; gravel; ground-other; hill; house; leaves; light; mat; metal; mirror-stuff; moss;
+    mountain; mud; napkin; net; paper; pavement; pillow; plant-other; plastic; platform; playingfield; railing;
+    railroad; river; road; rock; roof; rug; salad; sand; sea; shelf; sky-other; skyscraper; snow; solid-other;
+    stairs; stone; straw; structural-other; table; tent; textile-other; towel; tree; vegetable; wall-brick;
+    wall-concrete; wall-other; wall-panel; wall-stone; wall-tile; wall-wood; water-other; waterdrops;
+    window-blind; window-other; wood
+    """
+)
 
 # Other words for a category; plurals are derived.
 _SYNONYMS = {
@@ -269,44 +115,13 @@ _IRREGULAR = {
 }  # fmt: skip
 # Settings rather than objects: a chunk that names only one of these is where the scene is, not what is in it.
 SETTINGS = frozenset(
-    [
-        "ceiling",
-        "dirt",
-        "floor",
-        "fog",
-        "grass",
-        "gravel",
-        "ground",
-        "hill",
-        "mud",
-        "pavement",
-        "platform",
-        "playingfield",
-        "railroad",
-        "river",
-        "road",
-        "sand",
-        "sea",
-        "sky",
-        "snow",
-        "water",
-        "wall",
-        "wood",
-        "metal",
-        "plastic",
-        "cardboard",
-        "cloth",
-        "textile",
-        "structural",
-        "solid",
-        "straw",
-        "moss",
-        "paper",
-        "light",
-        "waterdrops",
-        "food",
-        "furniture",
-    ]
+    words(
+        """
+    ceiling dirt floor fog grass gravel ground hill mud pavement platform playingfield railroad river road sand
+    sea sky snow water wall wood metal plastic cardboard cloth textile structural solid straw moss paper light
+    waterdrops food furniture
+        """
+    )
 )
 
 
@@ -351,3 +166,16 @@ def word_table() -> dict[tuple[str, ...], str]:
         for word in line.split(separator):
             add(word.strip(), category)
     return table
+
+
+def match_category(phrase: Sequence[str]) -> tuple[str, int] | None:
+    """The category that the last words of `phrase` (in lower case) name, and how many words name it.
+
+    Whole words are compared: "cathedral" is no cat. None when no category is named.
+    """
+    table = word_table()
+    for start in range(len(phrase)):
+        category = table.get(tuple(phrase[start:]))
+        if category is not None:
+            return category, len(phrase) - start
+    return None
