@@ -180,6 +180,24 @@ def test_unconditional_share_drops_captions_and_no_picture() -> None:
     assert np.array_equal(plain[empty[0]]["image"], dropped[empty[0]]["image"])
 
 
+@needs_font
+def test_close_ups_fill_the_picture_and_change_no_other_scene() -> None:
+    plain, close = EmojiScenes(size=60, seed=5), EmojiScenes(size=60, seed=5, close_ups=1.0)
+    for index in range(60):
+        first, second = plain.scene(index), close.scene(index)
+        if len(first.objects) > 1:
+            assert np.array_equal(first.image, second.image)
+            assert first.caption == second.caption
+        else:
+            (item,) = second.objects
+            assert item.name == first.objects[0].name
+            assert 36 <= item.side <= 60
+            left, top, right, bottom = item.box
+            assert min(left, top) >= 0
+            assert max(right, bottom) <= IMAGE_SIZE
+
+
+
 def test_missing_font_names_the_package(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(emoji_sprites, "FONT_PATH", tmp_path / "none.ttf")
     emoji_sprites._font.cache_clear()

@@ -30,6 +30,7 @@ class EmojiScenes(Dataset[dict[str, Any]]):
         seed: the series of scenes.
         split: "train", "validation" or "test": series that never meet.
         ucg_rate: share of captions replaced by the empty one, for classifier-free guidance.
+        close_ups: share of the scenes of one object that show it large; the other scenes are the same at any share.
         image_key, caption_key: names of the entries of a sample.
     """
 
@@ -39,12 +40,14 @@ class EmojiScenes(Dataset[dict[str, Any]]):
         seed: int = 0,
         split: str = "train",
         ucg_rate: float = 0.0,
+        close_ups: float = 0.0,
         image_key: str = "image",
         caption_key: str = "caption",
     ) -> None:
         self.size = size
         self.seed = split_seed(seed, split)
         self.ucg_rate = ucg_rate
+        self.close_ups = close_ups
         self.image_key = image_key
         self.caption_key = caption_key
 
@@ -55,7 +58,7 @@ class EmojiScenes(Dataset[dict[str, Any]]):
         """The scene behind sample ``index``, with its objects. Raises IndexError outside the epoch."""
         if not 0 <= index < self.size:
             raise IndexError(index)
-        return make_scene(scene_rng(self.seed, index))
+        return make_scene(scene_rng(self.seed, index), close_ups=self.close_ups)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """{"image": float32 (64, 64, 3) in [-1, 1], "caption": str}."""

@@ -87,14 +87,21 @@ class EmojiDetection(Dataset[dict[str, Any]]):
         seed, split: the series of scenes, as in EmojiScenes.
         clean: show the scenes as they are; otherwise most are turned, blurred, noised and so on, since the
             detector is for generated pictures.
+        close_ups: share of the scenes of one object that show it large, as in EmojiScenes.
     """
 
     def __init__(
-        self, size: int = 1_000_000, seed: int = 0, split: str = "train", clean: bool = False
+        self,
+        size: int = 1_000_000,
+        seed: int = 0,
+        split: str = "train",
+        clean: bool = False,
+        close_ups: float = 0.0,
     ) -> None:
         self.size = size
         self.seed = split_seed(seed, split)
         self.clean = clean
+        self.close_ups = close_ups
 
     def __len__(self) -> int:
         return self.size
@@ -103,7 +110,7 @@ class EmojiDetection(Dataset[dict[str, Any]]):
         if not 0 <= index < self.size:
             raise IndexError(index)
         rng = scene_rng(self.seed, index)
-        scene = make_scene(rng)
+        scene = make_scene(rng, close_ups=self.close_ups)
         image = scene.image
         centres: list[Centre] = [(item.label, item.x, item.y) for item in scene.objects]
         if not self.clean:

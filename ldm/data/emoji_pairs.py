@@ -70,6 +70,7 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         background_rate: share of the crops that show no object.
         degrade_strength: 0 for clean pictures; 1 imitates generated ones.
         jitter: largest shift of a crop's centre, as a share of the image.
+        close_ups: share of the scenes of one object that show it large, as in EmojiScenes.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         background_rate: float = 0.08,
         degrade_strength: float = 1.0,
         jitter: float = 0.08,
+        close_ups: float = 0.0,
     ) -> None:
         self.size = size
         self.seed = split_seed(seed, split)
@@ -90,6 +92,7 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         self.background_rate = background_rate
         self.degrade_strength = degrade_strength
         self.jitter = jitter
+        self.close_ups = close_ups
 
     def __len__(self) -> int:
         return self.size
@@ -113,7 +116,7 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         return {"image": channels_first, "caption": text, "label": label}
 
     def _scene(self, rng: random.Random) -> tuple[Pixels, str, int]:
-        scene = make_scene(rng)
+        scene = make_scene(rng, close_ups=self.close_ups)
         return scene.image, true_caption(scene.objects, rng), NO_LABEL
 
     def _twin(self, rng: random.Random, member: int) -> tuple[Pixels, str]:
@@ -131,7 +134,7 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         return degrade(image, rng, strength=self.degrade_strength) if self.degrade_strength > 0 else image
 
     def _crop(self, rng: random.Random) -> tuple[Pixels, str, int]:
-        scene = make_scene(rng)
+        scene = make_scene(rng, close_ups=self.close_ups)
         if rng.random() < 0.5:
             scene = replace(scene, image=self._degrade(scene.image, rng))
         if rng.random() < self.background_rate:

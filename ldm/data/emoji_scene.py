@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.data.emoji_captions import BACKGROUND_COLOURS, caption
-from ldm.data.emoji_sprites import LABELS, MAX_SIDE, MIN_SIDE, NAMES, sprite
+from ldm.data.emoji_sprites import CLOSE_UP_SIDES, LABELS, NAMES, SIDES, sprite
 
 IMAGE_SIZE = 64
 COUNT_WEIGHTS = (35, 52, 13)  # shares of scenes with 1, 2 and 3 objects
@@ -64,19 +64,22 @@ def scene_rng(seed: int, index: int) -> random.Random:
     return random.Random((seed << 40) ^ index)
 
 
-def make_scene(rng: random.Random, names: Sequence[str] | None = None) -> Scene:
+def make_scene(rng: random.Random, names: Sequence[str] | None = None, close_ups: float = 0.0) -> Scene:
     """Draws a random scene. About 0.3 ms once the sprites are cached.
 
     Args:
         rng: decides everything; the same state gives the same scene.
         names: the categories to show (1 to 3, distinct); drawn at random when left out.
+        close_ups: share of the scenes of one object in which it fills most of the picture, as the subject of
+            a photograph does.
 
     Raises:
         UserError: if the font is not installed.
     """
     if names is None:
         names = rng.sample(NAMES, rng.choices((1, 2, 3), COUNT_WEIGHTS)[0])
-    objects = _place(names, rng)
+    close = close_ups > 0 and len(names) == 1 and rng.random() < close_ups
+    objects = _place(names, rng, CLOSE_UP_SIDES if close else SIDES)
     backdrop, colour = _background(rng)
     return Scene(_paint(backdrop, objects), objects, caption(objects, rng, colour), colour, backdrop)
 
@@ -112,12 +115,12 @@ def overlap(first: Box, second: Box) -> float:
     return width * height / min(areas)
 
 
-def _place(names: Sequence[str], rng: random.Random) -> tuple[SceneObject, ...]:
+def _place(names: Sequence[str], rng: random.Random, sides: tuple[int, int]) -> tuple[SceneObject, ...]:
     """Places a sprite of each category fully inside and with little overlap, starting afresh when stuck."""
     while True:
         placed: list[SceneObject] = []
         for name in names:
-            item = _try_place(name, placed, rng)
+            item = _try_place(name, placed, rng, sides)
             if item is None:
                 break
             placed.append(item)
@@ -125,8 +128,10 @@ def _place(names: Sequence[str], rng: random.Random) -> tuple[SceneObject, ...]:
             return tuple(placed)
 
 
-def _try_place(name: str, placed: Sequence[SceneObject], rng: random.Random) -> SceneObject | None:
-    side = rng.randint(MIN_SIDE, MAX_SIDE)
+def _try_place(
+    name: str, placed: Sequence[SceneObject], rng: random.Random, sides: tuple[int, int]
+) -> SceneObject | None:
+    side = rng.randint(*sides)
     height, width = sprite(LABELS[name], side)[0].shape[:2]
     for _ in range(20):
         left = int(rng.random() * (IMAGE_SIZE - width + 1))
