@@ -1,7 +1,8 @@
-"""Turn training checkpoints of the emoji world into the fp16 safetensors that the project ships.
+r"""Turn training checkpoints of the emoji world into the fp16 safetensors that the project ships.
 
     python scripts/export_emoji.py first-stage logs/first_stage --out logs/first_stage/first_stage.safetensors
-    python scripts/export_emoji.py model logs/unet --out models/emoji/model.safetensors
+    python scripts/export_emoji.py model logs/unet --first-stage logs/decoder/first_stage.safetensors \
+        --out models/emoji/model.safetensors
     python scripts/export_emoji.py clip logs/clip --out models/emoji/clip.safetensors
     python scripts/export_emoji.py detector logs/detector --out models/emoji/detector.safetensors
 """
@@ -17,7 +18,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldm.util import UserError, load_config, load_model_from_config, load_state_dict, save_safetensors  # noqa: E402
+from ldm.util import (  # noqa: E402
+    UserError,
+    load_config,
+    load_into,
+    load_model_from_config,
+    load_state_dict,
+    save_safetensors,
+)
 
 SCENES = 1024  # for the statistics of the latents
 
@@ -51,15 +59,29 @@ def export_first_stage(run: Path, out: Path) -> None:
     save_safetensors(out, {k: v.half() for k, v in model.state_dict().items()})
 
 
-def export_model(run: Path, out: Path) -> None:
+def export_model(run: Path, out: Path, first_stage: Path | None = None) -> None:
     """Save the averaged U-Net, the text encoder and the first stage of `run` under their CompVis names.
 
     Buffers that follow from the config are left out: in half precision they would only lose digits.
+    A `first_stage` replaces the run's own; its encoder must be the same, since the U-Net knows its latents.
     """
     model = load_run(run)
+    if first_stage is not None:
+        replace_first_stage(model.first_stage_model, first_stage)
     skip = (*model.derived_buffers, "model_ema.")
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_safetensors(out, {k: v for k, v in state.items() if not k.startswith(skip)})
+
+
+def replace_first_stage(current: Any, path: Path) -> None:
+    """Load the first stage at `path`. UserError if its encoder differs by more than half precision rounds."""
+    state = load_state_dict(path)
+    kept = ("encoder.", "quant_conv.")
+    encoder = {name: value.clone() for name, value in current.state_dict().items() if name.startswith(kept)}
+    load_into(current, state, str(path))
+    for name, before in encoder.items():
+        if (current.get_parameter(name) - before).abs().max() > 1e-2 * before.abs().max():
+            raise UserError(f"{path} has another encoder ({name}), so its decoder can't read this model's latents")
 
 
 def export_clip(run: Path, out: Path) -> None:
@@ -77,7 +99,6 @@ def export_detector(run: Path, out: Path) -> None:
 
 EXPORTS = {
     "first-stage": export_first_stage,
-    "model": export_model,
     "clip": export_clip,
     "detector": export_detector,
 }
@@ -87,12 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit code 2 for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=EXPORTS)
+    parser.add_argument("part", choices=("model", *EXPORTS))
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--first-stage", type=Path, help="for a model: take this first stage instead of the run's")
     args = parser.parse_args(argv)
+    if args.first_stage and args.part != "model":
+        parser.error("--first-stage goes with 'model' alone")
     try:
-        EXPORTS[args.part](args.run, args.out)
+        if args.part == "model":
+            export_model(args.run, args.out, args.first_stage)
+        else:
+            EXPORTS[args.part](args.run, args.out)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
