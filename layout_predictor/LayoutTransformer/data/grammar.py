@@ -53,7 +53,7 @@ def _roles_of(pattern: Pattern) -> list[str]:
 
 
 _OPENERS = {n: _Weighted([p for p in templates.OPENERS if len(_roles_of(p)) == n]) for n in (1, 2, 3, 4)}
-_SIMPLE = _Weighted([p for p in templates.OPENERS if p.states == "ArB" and p.text.endswith("{r} {B}")])
+_SIMPLE = _Weighted([p for p in templates.OPENERS if p.text.endswith("{r} {B}") and _roles_of(p) == ["A", "B"]])
 _PERSON = {n: _Weighted([p for p in templates.PERSON_OPENERS if len(_roles_of(p)) == n]) for n in (2, 3)}
 _FOLLOWERS = _Weighted(templates.FOLLOWERS)
 _PAIRED_FOLLOWERS = _Weighted(templates.PAIRED_FOLLOWERS)
@@ -98,21 +98,38 @@ def _try(story: Story, pattern: Pattern, roles: dict[str, int], given: dict[str,
         else:
             _say_regions(story, pattern, roles, relations)
             story.fill(pattern, roles, relations)
+            _share(story, pattern, roles, relations)
             return True
     return False
 
 
 def _say_regions(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
     """A pattern with {r.alone} also says in which part of the picture its roles are."""
-    if "{r.alone}" in pattern.text:
-        story.regions += [(roles["A"], relations["r"]), (roles["B"], OPPOSITE[relations["r"]])]
+    regions = pattern.regions or ("Ar Br-" if "{r.alone}" in pattern.text else "")
+    for item in regions.split():
+        relation = relations[item[1]]
+        story.regions.append((roles[item[0]], OPPOSITE[relation] if item.endswith("-") else relation))
+
+
+def _share(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
+    """State what was said of a pronoun, or of nothing ("to the left"), of its other possible meanings too."""
+    for item in pattern.states.split():
+        key, edge = item[1:-1], (roles[item[0]], relations[item[1:-1]], roles[item[-1]])
+        for reference in story.references:
+            if reference.key not in (None, key) or reference.meant not in edge[::2]:
+                continue
+            end = 0 if (edge[0] == reference.meant) != reference.bare else 2  # what could be another object
+            for other in reference.candidates:
+                shared = (other, *edge[1:]) if end == 0 else (*edge[:2], other)
+                if other not in edge[::2] and story.can_state(*shared):
+                    story.state(*shared)
 
 
 def _open(story: Story, count: int) -> None:
     """The first clause, with up to three objects of `count`."""
     rng = story.rng
     size = min(count, rng.choices((1, 2, 3, 4), weights=(12, 56, 24, 8))[0])
-    if size in _PERSON and rng.random() < 0.16:
+    if size in _PERSON and rng.random() < 0.26:
         person = story.new_thing(person=True)
         roles = {"P": person, "A": story.new_thing()}
         pattern = _PERSON[size].draw(rng)
@@ -130,26 +147,20 @@ def _open(story: Story, count: int) -> None:
     pattern = _OPENERS[size].draw(rng)
     order = list(range(size))
     rng.shuffle(order)
-    while not _try(story, pattern, dict(zip("ABCD", order, strict=False))):
+    while not (_prepare(story, pattern, count) and _try(story, pattern, dict(zip("ABCD", order, strict=False)))):
         pattern = _OPENERS[size].draw(rng)
     # The grammatical subject is the role that has the first verb: "To the left of B stands A" is about A.
     verb = _FIRST_VERB.search(pattern.text)
     story.subject = order["ABCD".index(verb.group(1))] if verb else story.mentioned[0]
 
 
-def _share_pronoun(story: Story, new: int) -> None:
-    """State the newest relations to a pronoun's other possible meanings too."""
-    meant = story.pronoun_used
-    if meant is None or story.rng.random() < 0.1:
-        return
-    pronouns = story.things[meant].pronouns
-    for a, relation, _ in [edge for edge in story.edges if set(edge[::2]) == {new, meant}]:
-        for other, thing in enumerate(story.things):
-            if other in (new, meant) or other not in story.mentioned or thing.pronouns != pronouns:
-                continue
-            edge = (new, relation, other) if a == new else (other, relation, new)
-            if story.can_state(*edge):
-                story.state(*edge)
+def _prepare(story: Story, pattern: Pattern, count: int) -> bool:
+    """Make the two objects of "two cats" alike; whether the pattern can be used in a story of `count` objects."""
+    if ".two}" not in pattern.text:
+        return True
+    if count == 2:
+        story.make_twins()
+    return count == 2
 
 
 def _follow(story: Story, left: int) -> None:
@@ -162,21 +173,20 @@ def _follow(story: Story, left: int) -> None:
     if (left >= 2 and rng.random() < 0.25) or (len(old) >= 2 and rng.random() < 0.15):
         _follow_two(story, old, paired=left >= 2)
         return
-    new = story.new_thing()
     other = story.subject if rng.random() < 0.4 else story.last if rng.random() < 0.4 else rng.choice(old)
-    roles = {"N": new, "O": other, "S": story.subject, "L": story.last}
-    story.pronoun_used = None
-    subject = roles["S"]
+    roles = {"O": other, "S": story.subject, "L": story.last}
+    models = [i for i in old if i not in roles.values() and story.things[i].unique]
+    new = story.twin_of(rng.choice(models)) if models and rng.random() < 0.08 else story.new_thing()
+    roles["N"] = new
     for _ in range(5):
         pattern = _FOLLOWERS.draw(rng)
         if _try(story, pattern, roles):
-            if "S.they" in pattern.text:
-                story.pronoun_used = subject
-            _share_pronoun(story, new)
             if pattern.text.startswith((".", ";")):
                 story.subject = new if "{N} {N" in pattern.text else other
             return
-    story.things.pop()
+    twin = story.things.pop()
+    for thing in story.things:
+        thing.unique |= thing.noun == twin.noun
 
 
 def _follow_two(story: Story, old: list[int], *, paired: bool) -> None:
@@ -253,6 +263,8 @@ def _follow_old(story: Story) -> None:
     old = [i for i in story.mentioned if story.things[i].unique]
     if len(old) >= 2:
         one, other = story.rng.sample(old, 2)
+        if any(set(edge[::2]) == {one, other} for edge in story.edges) and story.rng.random() < 0.6:
+            one, other = story.rng.sample(old, 2)  # new ground is commoner than a second relation of the same two
         _try(story, _REPEATS.draw(story.rng), {"O": one, "Q": other})
 
 

@@ -101,7 +101,9 @@ _IDLE = phrases(
     "looks {adj}; seems {adj}; shines in the {noun}; glistens in the {noun}; enjoys the {noun}; waits for "
     "its {noun}; gleams; stands out; catches the eye; looks out at the {noun}; is ready for a {noun}; "
     "moves slowly; looks like new; takes up the {noun}; is full of {noun}; was left there; turns right at "
-    "the corner; has been left alone"
+    "the corner; has been left alone; hummed quietly; lay on the ground; drove along the street; stood tall; "
+    "soared high in the sky; ticks away; was held aloft; is in the middle of the scene; was put on the table; was "
+    "parked on the side of the road; sails in the sky; galloped past; is being used; is surrounded by {adj} things"
 )
 _IDLE_PLAIN = [
     "rests",
@@ -151,16 +153,16 @@ def _pluralise(word: str) -> str:
 
 
 def make_noun(rng: random.Random) -> Noun:
-    """A random noun: COCO things, COCO stuff, other nouns, or made up (about one in five)."""
+    """A random noun: COCO things, COCO stuff, other nouns, or made up (about one in six)."""
     draw = rng.random()
-    if draw < 0.09:
+    if draw < 0.11:
         word = "person" if rng.random() < 0.5 else rng.choice(PEOPLE)
         return Noun(word, person=True)
-    if draw < 0.44:
+    if draw < 0.52:
         name = rng.choice(THINGS).split()
-    elif draw < 0.5:
+    elif draw < 0.58:
         name = [rng.choice(STUFF_NOUNS)]
-    elif draw < 0.78:
+    elif draw < 0.83:
         name = [rng.choice(_MORE_NOUNS)]
     else:
         name = [made_up_word(rng)]

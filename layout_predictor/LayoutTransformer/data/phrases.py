@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from layout_predictor.LayoutTransformer.data.wordlists import phrases
+
 LEFT, RIGHT, ABOVE, BELOW = "left of", "right of", "above", "below"
 RELATION_NAMES = (ABOVE, BELOW, LEFT, RIGHT)
 OPPOSITE = {LEFT: RIGHT, RIGHT: LEFT, ABOVE: BELOW, BELOW: ABOVE}
@@ -16,6 +18,8 @@ _SIDE_FULL = (
     + ["directly to the {s} of", "immediately to the {s} of", "off to the {s} of", "slightly to the {s} of"]
     + ["just to the {s} of", "on the {s}-hand side of", "to the immediate {s} of", "a little to the {s} of"]
     + ["to the far {s} of", "further to the {s} than", "close by to the {s} of", "right to the {s} of"]
+    + ["on the {s}-hand side of", "over to the {s} of", "a few feet to the {s} of", "far to the {s} of"]
+    + ["just off to the {s} of", "closely to the {s} of", "along the {s} side of", "in the space to the {s} of"]
 )
 _ABOVE_FULL = (
     ["above"] * 8
@@ -49,6 +53,10 @@ _ABOVE_FULL = (
         "up on",
         "immediately above",
         "directly atop",
+        "resting upon",
+        "on the surface of",
+        "hovering over",
+        "perched on",
     ]
 )
 _BELOW_FULL = (
@@ -66,7 +74,8 @@ _BELOW_FULL = (
     ]
     + ["directly under", "just under", "right under", "directly underneath", "just beneath", "slightly below"]
     + ["down below", "lower than", "at the bottom of", "at the foot of", "far below", "right underneath"]
-    + ["immediately below", "somewhere below", "down under"]
+    + ["immediately below", "somewhere below", "down under", "at the base of", "hidden under", "hanging from"]
+    + ["at the feet of", "a little below", "deep below"]
 )
 _ABOUT_SIDE = (
     ["to {its} {s}"] * 8
@@ -77,6 +86,9 @@ _ABOUT_SIDE = (
         "to {its} immediate {s}",
         "on the {s} of {it}",
         "at {its} {s}",
+        "beside {it} to {its} {s}",
+        "next to {it} on the {s}",
+        "on {its} {s}-hand side",
         "directly to {its} {s}",
     ]
     + ["just to {its} {s}", "off to {its} {s}", "to {its} {s} side", "immediately to {its} {s}"]
@@ -89,25 +101,29 @@ _BARE_SIDE = [
     "off to the {s}",
     "at the {s}",
     "further to the {s}",
+    "on the {s}-hand side",
+    "over to the {s}",
+    "on the far {s}",
 ]
 _BARE = {
-    ABOVE: ["above", "on top", "overhead", "directly above", "up above", "just above", "at the top"] + ["higher up"],
-    BELOW: [
-        "below",
-        "underneath",
-        "beneath",
-        "directly below",
-        "down below",
-        "just below",
-        "at the bottom",
-        "further down",
-    ],
+    ABOVE: phrases(
+        "above; on top; overhead; directly above; up above; just above; at the top; higher up; in the sky above; "
+        "right above; from above"
+    ),
+    BELOW: phrases(
+        "below; underneath; beneath; directly below; down below; just below; at the bottom; further down; on the "
+        "ground below; right underneath"
+    ),
 }
+_ALONE_SIDE = phrases(
+    "on the {s}; to the {s}; on the {s} side; at the {s}; on the far {s}; on the {s}-hand side; in the {s} half; "
+    "towards the {s}"
+)
 _ALONE = {
-    LEFT: ["on the left", "to the left", "on the left side", "at the left", "on the far left"],
-    RIGHT: ["on the right", "to the right", "on the right side", "at the right", "on the far right"],
-    ABOVE: ["at the top", "on top", "on the top", "in the upper part", "up high"],
-    BELOW: ["at the bottom", "on the bottom", "in the lower part", "down low"],
+    LEFT: [text.format(s="left") for text in _ALONE_SIDE],
+    RIGHT: [text.format(s="right") for text in _ALONE_SIDE],
+    ABOVE: phrases("at the top; on top; on the top; in the upper part; up high; in the upper half; near the top"),
+    BELOW: phrases("at the bottom; on the bottom; in the lower part; down low; in the lower half; near the bottom"),
 }
 PICTURE = [
     "",
@@ -253,6 +269,19 @@ def bare(rng: random.Random, relation: str) -> str:
     if relation in HORIZONTAL:
         return rng.choice(_BARE_SIDE).format(s=side_word(relation))
     return rng.choice(_BARE[relation])
+
+
+_FURTHER = {
+    LEFT: ["further to the left", "even further to the left", "further left", "to the far left"],
+    RIGHT: ["further to the right", "even further to the right", "further right", "to the far right"],
+    ABOVE: ["further up", "even higher", "higher still", "even further up", "above that"],
+    BELOW: ["further down", "even lower", "lower still", "even further down", "below that"],
+}
+
+
+def further(rng: random.Random, relation: str) -> str:
+    """Beyond what was named last: "even further to the left"."""
+    return rng.choice(_FURTHER[relation])
 
 
 def alone(rng: random.Random, relation: str) -> str:

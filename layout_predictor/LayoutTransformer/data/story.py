@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass, field
 
 from layout_predictor.LayoutTransformer.data import lexicon, phrases, templates
+from layout_predictor.LayoutTransformer.data.categories import plural
 from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, Edge
 
 _SLOT = re.compile(r"\{([^}]*)\}")
 _NO_SPACE_BEFORE = {",", ".", ";", "'s"}
+_MENTIONS = ("one", "other", "former", "latter", "two")
 MAX_CHAIN = 4  # objects in a row along one axis that still fit
 
 
@@ -40,6 +42,21 @@ def _pronouns(rng: random.Random, noun: lexicon.Noun) -> tuple[str, str, str]:
     return ("it", "it", "its")
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Words that leave open which object they mean: "to its left", "below", "they".
+
+    key: of the relation in the pattern, None for all of its relations; meant: the object that the pattern has in
+    mind; candidates: all that a reader could take it for. With `bare` nothing is said where the meant object could
+    stand ("to the left"), and `meant` is the object that is placed.
+    """
+
+    key: str | None
+    meant: int
+    candidates: tuple[int, ...]
+    bare: bool = False
+
+
 class Story:
     """A text in the making: what was said, of whom, and where."""
 
@@ -57,6 +74,7 @@ class Story:
         self._next_capital = self._capital
         self.subject = 0
         self.last = 0
+        self.references: list[Reference] = []  # of the pattern that was filled last
 
     # ------------------------------------------------------------------ objects and relations
 
@@ -79,6 +97,13 @@ class Story:
         twin = Thing(noun, self.things[index].adjectives, _pronouns(self.rng, noun), unique=False)
         self.things.append(twin)
         return len(self.things) - 1
+
+    def make_twins(self) -> None:
+        """Replace all objects by two of one noun without attributes, "two cats"."""
+        noun = lexicon.make_noun(self.rng)
+        while noun.plural or noun.mass:
+            noun = lexicon.make_noun(self.rng)
+        self.things = [Thing(noun, (), _pronouns(self.rng, noun), unique=False) for _ in range(2)]
 
     def reaches(self, a: int, b: int, axis: int) -> bool:
         """Whether what was stated puts a before b (left of or above) on `axis`."""
@@ -148,7 +173,7 @@ class Story:
 
     def _determiner(self, index: int, adjectives: list[str]) -> str:
         thing, rng = self.things[index], self.rng
-        if not thing.unique and index and any(t.noun == thing.noun for t in self.things[:index]):
+        if not thing.unique and any(self.things[i].noun == thing.noun for i in self.mentioned):
             return rng.choice(("another", "another", "a second", "one more")) if not thing.plural else "other"
         if index and self.text.endswith((",", " and")) and rng.random() < 0.08:
             return ""
@@ -174,7 +199,7 @@ class Story:
 
     def fill(self, pattern: templates.Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
         """Say a pattern with its roles and relations filled in."""
-        position = 0
+        position, self.references = 0, []
         for match in _SLOT.finditer(pattern.text):
             self._words(pattern.text[position : match.start()])
             self._slot(match.group(1), roles, relations)
@@ -190,18 +215,41 @@ class Story:
         if slot.endswith("?") and self.rng.random() < 0.5:
             return
         if name in roles:
-            if rest:
+            if rest and rest[0] in _MENTIONS:
+                self._mention(roles[name], rest[0])
+            elif rest:
                 self._about_role(roles[name], rest[0])
             else:
                 self.noun_phrase(roles[name])
         elif name.rstrip("-") in relations:
-            relation = relations[name.rstrip("-")]
-            self._relation(phrases.OPPOSITE[relation] if name.endswith("-") else relation, rest, roles)
+            key = name.rstrip("-")
+            relation = phrases.OPPOSITE[relations[key]] if name.endswith("-") else relations[key]
+            self._relation(relation, rest, roles, key)
         else:
             self._words(self._free(name, rest, roles, relations))
 
+    def _mention(self, index: int, what: str) -> None:
+        """Mention an object without its noun: "one", "the other", "former"; or both twins: "two cats"."""
+        thing = self.things[index]
+        if what == "two":
+            self._words(f"two {plural(thing.noun.name)}")
+            return
+        if what == "other":
+            self.say("the")
+        thing.spans.append(self.say(what))
+        if index not in self.mentioned:
+            self.mentioned.append(index)
+        self.last = index
+
+    def _refer(self, key: str | None, meant: int, like: int | None = None) -> None:
+        """Note words that could also mean other objects; with `like` only those with its pronouns."""
+        others = [i for i in self.mentioned if like is None or self.things[i].pronouns == self.things[like].pronouns]
+        self.references.append(Reference(key, meant, tuple(others), bare=like is None))
+
     def _about_role(self, index: int, what: str) -> None:
         they, it, its = self.things[index].pronouns
+        if what == "they":
+            self._refer(None, index, like=index)
         words = {
             "be": self.be(index),
             "have": "had" if self.past else "have" if self.things[index].plural else "has",
@@ -214,27 +262,30 @@ class Story:
             words = "were" if self.past else "are"
         self._words(words)
 
-    def _relation(self, relation: str, rest: list[str], roles: dict[str, int]) -> None:
+    def _relation(self, relation: str, rest: list[str], roles: dict[str, int], key: str) -> None:
         rng = self.rng
         if not rest:
             self._words(phrases.full(rng, relation))
         elif rest[0] == "bare":
             self._words(phrases.bare(rng, relation))
+            self._refer(key, self.last)
+        elif rest[0] == "further":
+            self._words(phrases.further(rng, relation))
         elif rest[0] == "alone":
             self._words(phrases.alone(rng, relation))
         elif rest[0] == "verb":
             self._words(self.verb(roles[rest[1]], rng.choice(phrases.RELATING[relation])))
         else:
-            self._relation_to(relation, roles[rest[0]])
+            self._relation_to(relation, roles[rest[0]], key)
 
-    def _relation_to(self, relation: str, index: int) -> None:
+    def _relation_to(self, relation: str, index: int, key: str) -> None:
         """The relation to an object: to a pronoun if it was mentioned before, or to a noun phrase."""
         thing = self.things[index]
         must = not thing.unique
         if index in self.mentioned and (must or self.rng.random() < self.pronoun_rate):
             _, it, its = thing.pronouns
             self._words(phrases.about(self.rng, relation, it, its))
-            self.pronoun_used = index
+            self._refer(key, index, like=index)
             return
         self._words(phrases.full(self.rng, relation))
         self.noun_phrase(index)
@@ -249,9 +300,10 @@ class Story:
             "part": phrases.PARTICIPLES, "adv": templates.ADVERBS, "place": lexicon.PLACES,
             "pic": phrases.PICTURE, "see": templates.SEE, "agent": templates.AGENTS, "put": templates.PUT,
             "hold": templates.HOLD, "wear": templates.WEAR, "pass": ("passed", "drove past", "flew by", "overtook"),
+            "act": templates.ACTS, "look": templates.LOOK, "upper": ("top", "upper", "top", "upper"),
+            "lower": ("bottom", "lower"),
             "middle": ("center", "middle", "centre", "center of the room", "middle of the scene"),
             "both": ("are", "were", "sit", "stood", "are placed", "were placed", "stand", "lie"),
         }  # fmt: skip
-        return rng.choice(choices[name])
-
-    pronoun_used: int | None = None
+        word = rng.choice(choices[name])
+        return f"{word} {rng.choice(templates.ADVERBS)}" if name == "part" and rng.random() < 0.08 else word

@@ -4,16 +4,20 @@ Slots in braces, filled by `story.Story`:
 
     {A}            a noun phrase for role A (a determiner and attributes, or "the ..." once it was mentioned)
     {A.be} {A.have} {A.sit}   verbs that agree with A; {A.sit} is a random verb of posture or motion
-    {A.they} {A.it} {A.its}   pronouns
+    {A.they} {A.it} {A.its}   pronouns;  {A.one} {A.other} {A.former} {A.latter}   mentions without the noun
+    {A.two}        "two" and the plural of a noun that A and its twin share
     {r} {r1} ...   a relation that wants a noun phrase after it;  {r.bare} one that does not
     {r.A}          the relation to A, as a pronoun or a noun phrase: "to its left", "above the bus"
     {r.alone}      a place in the picture: "on the left side"
+    {r.further}    beyond what was named last in that direction: "even further to the left"
     {r.verb.A}     a verb that says the relation and agrees with A: "towers over"
     {part} {part?} a participle, always or sometimes; {adv?} an adverb; {place?} a place that says nothing
     {idle.A}       a verb phrase for A that says nothing;  {pic} "of the picture" or nothing
-    {see} {agent} {put}   "you can see", "someone", "placed"
+    {see} {agent} {put}   "you can see", "someone", "placed";  {act} what a person does with a thing
 
-Each pattern comes with what it states: "ArB" for "A r B". Weights are counts.
+Each pattern comes with what it states: "ArB" for "A r B". Relations have the keys r, r1, r2, r3 (any), b and c
+(opposites, on the sides where no {b.A} is said), and a, u, l, g (above, below, left of, right of). Weights are
+counts. `regions` says which part of the picture a role is in: "Al Aa" is A at the upper left.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ class Pattern(NamedTuple):
     states: str = "ArB"
     weight: int = 2
     only: str = ""  # "side", "vertical", or "apart" (two relations on different axes)
+    regions: str = ""
 
 
 # The first clause: brings in its roles.
@@ -84,9 +89,55 @@ OPENERS = [
     Pattern("{A} , with {B} {r.bare}", weight=3, states="BrA"),
     Pattern("{A} {A.be} {part} {place?} , with {B} {part?} {r.bare}", weight=5, states="BrA"),
     Pattern("{A} {idle.A} , and {B} {B.be} {part?} {r.bare}", weight=3, states="BrA"),
-    Pattern("{A} {A.be} {part?} {r1} and {r2} {B}", states="Ar1B Ar2B", weight=4, only="apart"),
-    Pattern("{A} {A.be} {part?} {r1} {B} and {r2.B}", states="Ar1B Ar2B", weight=2, only="apart"),
+    Pattern("{A} {A.be} {part?} {r1} and {r2} {B}", states="Ar1B Ar2B", weight=2, only="apart"),
+    Pattern("{A} {A.be} {part?} {r1} {B} and {r2.B}", states="Ar1B Ar2B", weight=1, only="apart"),
+    Pattern("{A} and {B} {both} {place?} , {A.one} {r} {B.other}", weight=3),
+    Pattern("{A} and {B} {both} {place?} , the {A.former} {part?} {r} the {B.latter}", weight=2),
+    Pattern("{A} and {B} , the {B.latter} {part} {r.A}", states="BrA", weight=2),
+    Pattern("{see} {A} and {B} , {A.one} {r.alone} and {B.other} {r-.alone}", weight=2),
+    Pattern("{A} {A.be} {part?} {r.alone} , with {B} {r-.A}", weight=4),
+    Pattern("{A} {A.be} {part?} {r.alone} , with {B} {part?} {r-.bare}", weight=2),
+    Pattern("{A} {A.be} {r.alone} {pic} and {B} {B.be} on the other side", weight=2, only="side"),
+    Pattern("in the {middle} {A.be} {A} , with {B} {part?} {r.A}", states="BrA", weight=3),
+    Pattern("{A} {A.be} next to {B} , {part?} {r.B}", weight=2),
+    Pattern("{A} {A.be} {part} beside {B} , to {B.its} {side}", weight=2, only="side"),
+    Pattern("{A} and {B} {both} side by side , {A} {r.alone} and {B} {r-.alone}", weight=2, only="side"),
+    Pattern("{A} {A.be} {part} next to {B} that {B.be} {part} {place}", states="", weight=1),
+    Pattern("{A} {A.be} closer to the top than {B}", states="AaB", weight=1),
+    Pattern("{A} , with {B} {b.bare} and {C} {c.bare}", states="BbA CcA", weight=2),
+    Pattern("{A} {A.sit} {place?} , with {B} {b.bare} and {C} {part?} {c.bare}", states="BbA CcA", weight=3),
+    Pattern("{A} in the {upper} left corner and {B} in the {lower} right corner", "AlB AaB", 2, "", "Al Aa Bg Bu"),
+    Pattern("{A} {A.be} in the {upper} right corner , {B} in the {lower} left", "AgB AaB", 2, "", "Ag Aa Bl Bu"),
+    Pattern("in the {lower} left corner {A.be} {A} , in the {upper} right {B}", "AlB AuB", 1, "", "Al Au Bg Ba"),
+    Pattern("{A} {A.be} in the {upper} left and {B} in the {upper} right corner {pic}", "AlB", 1, "", "Al Aa Bg Ba"),
+    Pattern("{A} {A.be} in the {lower} right corner and {B} in the {lower} left", "AgB", 1, "", "Ag Au Bl Bu"),
+    Pattern("{A.two} , {A.one} {r} {B.other}", weight=3),
+    Pattern("there are {A.two} {place?} . {A.one} {A.be} {part?} {r} {B.other}", weight=3),
+    Pattern("{A.two} {place?} , {A.one} {r.alone} and {B.other} {r-.alone}", weight=2),
+    Pattern("there are {A.two} . {A.one} {A.be} {r.alone} {pic} and {B.other} {B.be} {r-.alone}", weight=2),
     # three roles
+    Pattern("{A} {A.be} {part?} {r} {B} , with {C} {part?} {r.further}", states="ArB CrA CrB", weight=4),
+    Pattern("{A} {A.be} {part?} {r} {B} and {C} {C.be} {r.further}", states="ArB CrA CrB", weight=2),
+    Pattern("{A} {A.sit} {place?} , with {B} {part?} {r.A} , and {C} {part} {r.further}", "BrA CrB CrA", weight=4),
+    Pattern("from left to right , {A} , {B} and {C} {place?}", states="AlB BlC", weight=2),
+    Pattern("{A} , {B} , and {C} {both} in a row , from left to right", states="AlB BlC", weight=1),
+    Pattern("from top to bottom , {A} , {B} and {C}", states="AaB BaC", weight=1),
+    Pattern("{A} {r.alone} , {B} in the {middle} and {C} {r-.alone}", "ArB BrC ArC", 3, "", "Ar Cr-"),
+    Pattern("{A} , {B} , and {C} {both} in a line , with {A} {r} {B}", states="ArB", weight=2),
+    Pattern("{A} , {B} , and {C} {both} {place} , with {B} {part?} {r} {C}", states="BrC", weight=4),
+    Pattern("{A} {A.be} between {B} and {C} , with {B} {part?} {r.A}", states="BrA", weight=3),
+    Pattern("{A} {A.sit} between {B} and {C} , with {B} {part?} {r} {C}", states="BrC", weight=2),
+    Pattern("{A} {A.be} between {B} {r1.A} and {C} {r2.A}", states="Br1A Cr2A", weight=5),
+    Pattern("{A} {A.be} surrounded by {B} {r1.A} and {C} {r2.A}", states="Br1A Cr2A", weight=3),
+    Pattern("{A} {A.sit} {place?} , with {B} {r.A} and {C} {r.A} as well", states="BrA CrA", weight=2),
+    Pattern("{A} and {B} {both} overshadowed by {C} , which {C.be} {part?} {r} both", states="CrA CrB", weight=1),
+    Pattern("{A} {A.be} {part?} {r1} {B} and {B} {B.be} {r2} {C}", states="Ar1B Br2C", weight=4),
+    Pattern("{A} {A.sit} {r1} {B} , and {C} {r2.A}", states="Ar1B Cr2A", weight=3),
+    Pattern("{A} {A.be} {part?} {r1} {B} , which {B.have} {C} {r2.B}", states="Ar1B Cr2B", weight=2),
+    Pattern("{A} , {part} {r1} {B} , {A.have} {C} {part?} {r2.A}", states="Ar1B Cr2A", weight=2),
+    Pattern("{A} {A.be} {part?} {r1} {B} while {C} {C.sit} {r2.A}", states="Ar1B Cr2A", weight=4),
+    Pattern("{A} {A.be} next to {B} that {B.be} {part?} {r} {C}", states="BrC", weight=3),
+    Pattern("{A} {A.be} {part?} {r1} {B} that {B.be} {part?} {r2} {C}", states="Ar1B Br2C", weight=4),
     Pattern("{A} {A.be} {part?} {r1} {B} and {r2} {C}", states="Ar1B Ar2C", weight=16),
     Pattern("{A} {A.be} {part?} {r1} {B} , and {r2} {C}", states="Ar1B Ar2C", weight=8),
     Pattern("{A} {A.sit} {r1} {B} and {r2} {C}", states="Ar1B Ar2C", weight=6),
@@ -122,7 +173,20 @@ OPENERS = [
     Pattern("{A} {A.be} {r1} {B} , while {C} {C.be} {part?} {r2} {D}", "Ar1B Cr2D", weight=6),
     Pattern("{A} {A.sit} {r1} {B} and {C} {C.sit} {r2} {D}", "Ar1B Cr2D", weight=3),
     Pattern("{A} {A.be} {part?} {r1} {B} , and {C} {C.be} {part?} {r2} {D}", "Ar1B Cr2D", weight=5),
+    Pattern("{A} {A.be} {part?} {r1} {B} , {r2} {C} , and {r3} {D}", "Ar1B Ar2C Ar3D", weight=3),
+    Pattern("{A} {A.be} {part?} {r1} {B} and {r2} {C} , while {D} {D.sit} {r3} {C}", "Ar1B Ar2C Dr3C", weight=3),
+    Pattern("{A} {A.be} {r1} {B} , while {C} {C.be} {r2} {A} and {D} {D.be} {r3} {C}", "Ar1B Cr2A Dr3C", weight=4),
+    Pattern("{A} {A.be} {r1} {B} , while {C} {C.be} {r2} {D} and {A} {A.be} {r3} {C}", "Ar1B Cr2D Ar3C", weight=3),
+    Pattern("{A} {A.be} {r1} {B} , and {C} {C.be} {r2} {D} and {r3} {A}", "Ar1B Cr2D Cr3A", weight=3),
+    Pattern("{A} {A.be} surrounded by {B} {r1.A} , {C} {r2.A} , and {D} {r3.A}", "Br1A Cr2A Dr3A", weight=2),
+    Pattern("{A} {A.sit} {place?} , with {B} {r1.A} , {C} {part?} {r2.A} , and {D} {r3.A}", "Br1A Cr2A Dr3A", weight=3),
     # nothing stated
+    Pattern("{A} {A.be} {r.alone} {pic}", states="", weight=5, regions="Ar"),
+    Pattern("{A} {r.alone} {pic}", states="", weight=2, regions="Ar"),
+    Pattern("{A} {A.be} in the {upper} left corner {pic}", states="", weight=1, regions="Al Aa"),
+    Pattern("{A} {A.be} in the {lower} right corner {pic}", states="", weight=1, regions="Ag Au"),
+    Pattern("{A} {A.be} in the {upper} right corner {pic}", states="", weight=1, regions="Ag Aa"),
+    Pattern("{A} {A.be} in the {lower} left corner {pic}", states="", weight=1, regions="Al Au"),
     Pattern("{A} {A.be} {part} {place}", states="", weight=7),
     Pattern("{A} {idle.A}", states="", weight=5),
     Pattern("{see} {A}", states="", weight=4),
@@ -163,6 +227,30 @@ PERSON_OPENERS = [
     Pattern("{P} {P.be} {part?} between {A} {b.P} and {B} {c.P}", "AbP BcP", 5),
     Pattern("{P} {P.be} sitting on {A}", "PaA", 1),
     Pattern("{P} {P.be} lying on {A}", "PaA", 1),
+    Pattern("{P} {P.be} {act} {A} {part?} {r.P}", "ArP", 8),
+    Pattern("{P} {P.be} {act} {A} , which {A.be} {part?} {r.P}", "ArP", 4),
+    Pattern("{P} {P.be} {act} {A} , with {B} {part?} {r} {A}", "BrA", 6),
+    Pattern("{P} {P.be} {act} {A} , with {B} {part?} {r.P}", "BrP", 8),
+    Pattern("{P} {P.be} {act} {A} , while {B} {B.be} {part?} {r.P}", "BrP", 8),
+    Pattern("{P} {P.be} {act} {A} and {B} , while {B} {B.be} {r.P}", "BrP", 2),
+    Pattern("{P} {P.be} surrounded by {A} {part?} {r} {B}", "ArB", 3),
+    Pattern("{P} {P.be} between {A} {r1.P} and {B} {r2.P}", "Ar1P Br2P", 6),
+    Pattern("{P} {P.sit} {place?} , with {A} {r1.P} and {B} {r2.P}", "Ar1P Br2P", 14),
+    Pattern("{P} {P.be} {part?} {place?} with {A} {part?} {r.P}", "ArP", 10),
+    Pattern("{P} {P.sit} {r} {A}", "PrA", 10),
+    Pattern("{P} {P.sit} {r1} {A} , which {A.be} {part?} {r2} {B}", "Pr1A Ar2B", 5),
+    Pattern("{P} {P.sit} {r1} {A} , while {B} {B.be} {part?} {r2} {A}", "Pr1A Br2A", 4),
+    Pattern("{P} {P.sit} {r1} {A} , with {B} {part?} {r2.P}", "Pr1A Br2P", 4),
+    Pattern("{P} {hold} {A} in one hand and {B} {r.P}", "BrP", 3),
+    Pattern("{P} {hold} {A} in {P.its} {side} hand , while {B} {B.be} {part?} {r2.P}", "ArP Br2P", 4, "side"),
+    Pattern("{P} {hold} {A} in {P.its} {side} hand and {B} in the other", "ArP", 2, "side"),
+    Pattern("{P} {P.have} {A} slung over {P.its} {side} shoulder", "ArP", 2, "side"),
+    Pattern("{P} {hold} {A} {r1.P} , which {A.be} {part?} {r2} {B} , while {B} {B.be} {place?} nearby", "Ar1P Ar2B", 1),
+    Pattern("{P} {hold} {A} and {B} , the {B.latter} {part?} {r.P}", "BrP", 3),
+    Pattern("{P} {hold} {A} and {B} , with {B} {part?} {r} {P}", "BrP", 3),
+    Pattern("{P} {look} {A} {part?} {r.P}", "ArP", 4),
+    Pattern("{P} {idle.P} . {r.P} , {A} {idle.A}", "ArP", 4),
+    Pattern("{P} {idle.P} as {A} {A.sit} {r.P}", "ArP", 3),
 ]
 # Later clauses: N is new, O an earlier object, S the last subject, L the object named last.
 FOLLOWERS = [
@@ -202,6 +290,18 @@ FOLLOWERS = [
     Pattern(", to the {side} of which {N.be} {N}", "NrL", 2, "side"),
     Pattern(". {agent} {put} {N} {r.O}", "NrO", 3),
     Pattern(". {N} {r.verb.N} {O}", "NrO", 3, "vertical"),
+    Pattern(", the {L.latter} {part} {r} {N}", "LrN", 2),
+    Pattern(". {r} {O} {N.be} {N}", "NrO", 8),
+    Pattern(", and {r} {O} {N.be} {N}", "NrO", 5),
+    Pattern("while {N} {N.sit} {r.O}", "NrO", 4),
+    Pattern(", as {N} {N.sit} {r.O}", "NrO", 3),
+    Pattern(", {N} {part} {r.O}", "NrO", 5),
+    Pattern(", but {N} {N.be} {part?} {r.O}", "NrO", 3),
+    Pattern(", {r.O} {N.be} {N}", "NrO", 3),
+    Pattern(". {N} , however , {N.be} {part?} {r} {O}", "NrO", 2),
+    Pattern(". {S.they} {S.have} {N} {part?} {r.S}", "NrS", 3),
+    Pattern(", which {L.have} {N} {part?} {r.L}", "NrL", 3),
+    Pattern(". {N} can be seen {r} {O}", "NrO", 3),
 ]
 # Two new objects, N and M.
 PAIRED_FOLLOWERS = [
@@ -215,6 +315,11 @@ PAIRED_FOLLOWERS = [
     Pattern(", while {N} {N.be} {part?} {r1} {M}", "Nr1M", 8),
     Pattern(", with {N} {part?} {r1} {M}", "Nr1M", 6),
     Pattern(". {N} and {M} are {part?} {r} {O}", "NrO MrO", 3),
+    Pattern(", with {N} {part?} {r.O} , and {M} {part} {r.further}", "NrO MrN MrO", 6),
+    Pattern(". {r1} {O} {N.be} {N} , and {r2} {N} {M.be} {M}", "Nr1O Mr2N", 5),
+    Pattern(", with {N} {r.O} and {M} {r.O} as well", "NrO MrO", 2),
+    Pattern(", while {N} {N.be} {part?} {r1} {M} and {r2} {O}", "Nr1M Nr2O", 6),
+    Pattern(". {N} {N.be} {part?} {r1} {M} , which {M.be} {part?} {r2} {O}", "Nr1M Mr2O", 5),
 ]
 # One new object N, related to two earlier ones O and Q.
 DOUBLE_FOLLOWERS = [
@@ -224,6 +329,11 @@ DOUBLE_FOLLOWERS = [
     Pattern(". {N} {N.be} {part?} {r} both {O} and {Q}", "NrO NrQ", 2),
     Pattern(". {O} {O.be} {part?} {r1} {N} and {r2} {Q}", "Or1N Or2Q", 5),
     Pattern(", which {L.be} {part?} {r1} {O} and {r2} {N}", "Lr1O Lr2N", 5),
+    Pattern(", with {N} {part?} {r1.O} , also {r2} {Q}", "Nr1O Nr2Q", 4),
+    Pattern(", with {N} {part?} {r1} {O} and {O} {r2} {Q}", "Nr1O Or2Q", 5),
+    Pattern(", while {N} {N.be} {r1} {O} , which {O.be} {r2} {Q}", "Nr1O Or2Q", 4),
+    Pattern(". {r1} {O} {N.be} {N} , which {N.be} also {r2} {Q}", "Nr1O Nr2Q", 3),
+    Pattern(", while {O} {O.be} {part?} {r1} {N} and {Q} {Q.be} {r2} {O}", "Or1N Qr2O", 4),
 ]
 # Later clauses about objects that were all mentioned before: O and Q.
 REPEATS = [
@@ -266,6 +376,17 @@ PUT = phrases(
 )
 HOLD = ["held", "was holding", "carried", "is holding", "holds", "was carrying", "had", "is carrying"]
 WEAR = ["wore", "was wearing", "is wearing", "wears", "was dressed in"]
+ACTS = phrases(
+    "typing away on; lying on; reaching for; reaching out for; looking at; leaning on; lounging on; pointing at; "
+    "seated in front of; standing next to; standing in front of; facing; sitting in front of; sitting at; sitting in; "
+    "seated on; seated at; watching; using; playing with; cleaning; talking to; walking with; working at; touching"
+)
+LOOK = phrases(
+    "looked up at; looks at; reached out for; reaches for; stared at; pointed at; walked past; waved at; "
+    "stands next to; stood beside; was next to"
+)
+# After a verb or a participle; they say nothing about the relation.
 ADVERBS = words(
-    "directly carefully neatly quietly also just right now currently clearly slightly safely perfectly still"
+    "directly carefully neatly quietly also just right now currently clearly slightly safely perfectly still tall "
+    "securely proudly gracefully firmly lazily contentedly peacefully cautiously patiently gently comfortably"
 )
