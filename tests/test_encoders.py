@@ -1,4 +1,4 @@
-"""Text encoders: names of Stable Diffusion v1 checkpoints, tokens, and the small trainable one."""
+"""Conditioners: names of Stable Diffusion v1 checkpoints, tokens, the small trainable one, and the golden vectors."""
 from __future__ import annotations
 
 import subprocess
@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_data import fill_, golden, relative_error, tensor
 
 from ldm.modules.encoders import modules
-from ldm.modules.encoders.modules import FrozenCLIPEmbedder, SmallCLIPTextEmbedder, TextTower
+from ldm.modules.encoders.modules import (
+    BERTEmbedder,
+    BERTTokenizer,
+    ClassEmbedder,
+    FrozenCLIPEmbedder,
+    FrozenClipImageEmbedder,
+    FrozenCLIPTextEmbedder,
+    SmallCLIPTextEmbedder,
+    SpatialRescaler,
+    TextTower,
+    TransformerEmbedder,
+)
 from ldm.util import UserError
 
 CAPTIONS = [
@@ -137,6 +149,85 @@ def test_small_encoder_trains(tmp_path: Path) -> None:
 def test_importing_is_light() -> None:
     code = (
         "import sys, ldm.modules.encoders.modules\n"
-        "sys.exit(bool({'transformers', 'clip'} & set(sys.modules)))"
+        "sys.exit(bool({'transformers', 'clip', 'kornia'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+# ----------------------------------------------------------------- conditioners of the latent-diffusion configs
+
+TOKENS = torch.tensor([list(range(1, 10)), list(range(9, 0, -1))])
+
+
+def test_golden_bert_and_transformer_embedder() -> None:
+    config, arrays = golden("ldm/bert_embedder")
+    model = fill_(BERTEmbedder(**config, use_tokenizer=False)).eval()
+    assert relative_error(model.encode(TOKENS), arrays["out"]) < 1e-4
+    _, arrays = golden("ldm/transformer_embedder")
+    model = fill_(TransformerEmbedder(n_embed=32, n_layer=2, vocab_size=50)).eval()
+    assert relative_error(model.encode(TOKENS), arrays["out"]) < 1e-4
+
+
+def test_golden_class_embedder_and_rescaler() -> None:
+    _, arrays = golden("ldm/class_embedder")
+    model = fill_(ClassEmbedder(16, n_classes=10, key="class_label"))
+    assert relative_error(model({"class_label": torch.tensor([1, 5])}), arrays["out"]) < 1e-4
+    _, arrays = golden("ldm/spatial_rescaler")
+    rescaler = fill_(SpatialRescaler(2, "bilinear", 0.5, in_channels=3, out_channels=6, bias=True))
+    assert relative_error(rescaler.encode(tensor(1, "sr/x", (2, 3, 16, 16))), arrays["out"]) < 1e-4
+
+
+def test_bert_tokens_and_text(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "##s"]
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(words) + "\n")
+    tokenizer = BERTTokenizer(max_length=6, vocab_file=vocab)
+    assert tokenizer(["A cat", "dogs zebra a a a a a"]).tolist() == [[2, 5, 6, 3, 0, 0], [2, 7, 8, 1, 5, 3]]
+    assert tokenizer.encode("a")[2][2].shape == (1, 6)
+    assert tokenizer.decode("a") == "a"
+    embedder = BERTEmbedder(8, 1, vocab_size=9, max_seq_len=6, vocab_file=vocab)
+    assert embedder.encode(["a cat", "a dog"]).shape == (2, 6, 8)
+    assert torch.equal(embedder.encode("a cat"), embedder.encode(tokenizer("a cat")))
+    assert all(name.startswith("transformer.") for name in embedder.state_dict())
+
+
+def test_wrong_conditions_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import BertTokenizerFast
+
+    def offline(*_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(BertTokenizerFast, "from_pretrained", offline)
+    with pytest.raises(UserError, match="bert-base-uncased"):
+        BERTTokenizer()("a cat")
+    with pytest.raises(UserError, match="vocab.txt"):
+        BERTTokenizer(vocab_file=tmp_path / "none.txt")("a cat")
+    with pytest.raises(UserError, match="token ids, not text"):
+        BERTEmbedder(8, 1, use_tokenizer=False)(["a cat"])
+    with pytest.raises(UserError, match=r"0\.\.9"):
+        TransformerEmbedder(8, 1, vocab_size=10).encode(torch.tensor([[10]]))
+    with pytest.raises(UserError, match="no class labels 'class'; it has image"):
+        ClassEmbedder(4)({"image": 0})
+    with pytest.raises(UserError, match=r"0\.\.2"):
+        ClassEmbedder(4, n_classes=3)({"class": [3]})
+    with pytest.raises(UserError, match="none of nearest"):
+        SpatialRescaler(method="cubic")
+    with pytest.raises(UserError, match="is not here"):
+        monkeypatch.setattr("ldm.spacetime.clip.FOLDERS", (tmp_path,))
+        FrozenCLIPTextEmbedder()
+
+
+def test_clip_towers_as_conditioners() -> None:
+    weights = str(Path(__file__).parents[1] / "models" / "emoji" / "clip.safetensors")
+    text = FrozenCLIPTextEmbedder(weights, n_repeat=3)
+    context = text.encode(["a cat", "a dog"])  # (2, 3, C)
+    assert context.shape[:2] == (2, 3)
+    torch.testing.assert_close(context.norm(dim=-1), torch.ones(2, 3))
+    assert torch.equal(context[:, 0], context[:, 2])
+    image = FrozenClipImageEmbedder(weights, antialias=True)
+    pictures = torch.rand(2, 3, 96, 80) * 2 - 1
+    assert image.preprocess(pictures).shape == (2, 3, image.resolution, image.resolution)
+    grey = image.preprocess(torch.zeros(1, 3, 70, 70))  # mid grey stays mid grey
+    torch.testing.assert_close(grey[0, :, 5, 5], (0.5 - image.mean) / image.std)
+    assert image.encode(pictures).shape == (2, context.shape[-1])
+    assert not any(p.requires_grad for p in [*text.parameters(), *image.parameters()])

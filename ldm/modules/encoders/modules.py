@@ -1,4 +1,4 @@
-"""Text encoders that turn captions into the context of the U-Net's cross-attention.
+"""Text encoders that turn captions into the context of the U-Net's cross-attention, and every other conditioner.
 
 `FrozenCLIPEmbedder` is the text tower of CLIP ViT-L/14 as Stable Diffusion v1 uses it; its weights come with
 the diffusion checkpoint, so it is built from the architecture's numbers alone and never asks a model hub for
@@ -17,10 +17,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ldm.modules.encoders.base import AbstractEncoder
+from ldm.modules.encoders.clip_embedders import FrozenClipImageEmbedder, FrozenCLIPTextEmbedder
+from ldm.modules.encoders.embedders import (
+    BERTEmbedder,
+    BERTTokenizer,
+    ClassEmbedder,
+    SpatialRescaler,
+    TransformerEmbedder,
+)
 from ldm.util import UserError
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
+
+__all__ = [
+    "AbstractEncoder",
+    "BERTEmbedder",
+    "BERTTokenizer",
+    "ClassEmbedder",
+    "FrozenCLIPEmbedder",
+    "FrozenCLIPTextEmbedder",
+    "FrozenClipImageEmbedder",
+    "SmallCLIPTextEmbedder",
+    "SpatialRescaler",
+    "TextEncoder",
+    "TransformerEmbedder",
+]
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -83,13 +106,6 @@ def clip_tokenizer() -> CLIPTokenizer:
     published = clip_package().simple_tokenizer.SimpleTokenizer()
     merges: Any = sorted(published.bpe_ranks, key=published.bpe_ranks.__getitem__)
     return CLIPTokenizer(vocab=dict(published.encoder), merges=merges, pad_token=END_OF_TEXT)
-
-
-class AbstractEncoder(nn.Module):
-    """What a conditioning stage offers: `encode(list of conditions) -> context`."""
-
-    def encode(self, *args: Any, **kwargs: Any) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} does not say how to encode its input")
 
 
 class PublishedTextNames(nn.Module):

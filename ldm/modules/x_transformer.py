@@ -1,0 +1,141 @@
+"""The token transformer of the BERT-like conditioners: pre-norm attention and feed-forward blocks.
+
+Of the many variants known under this name only the one that published checkpoints use is here; the state-dict
+names (``attn_layers.layers.<i>.<0: norm, 1: attention or feed-forward>``) are theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.modules.attention import FeedForward
+from ldm.util import UserError
+
+
+class AbsolutePositionalEmbedding(nn.Module):
+    """A learned vector for each position, drawn from N(0, 0.02^2)."""
+
+    def __init__(self, dim: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(max_seq_len, dim)
+        nn.init.normal_(self.emb.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) to (1, L, dim).
+
+        Raises:
+            UserError: more tokens than there are positions.
+        """
+        length, positions = tokens.shape[1], self.emb.num_embeddings
+        if length > positions:
+            raise UserError(f"{length} tokens do not fit the {positions} positions of this conditioner; cut the text")
+        return self.emb.weight[None, :length]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of tokens, perhaps causal; only the output projection has a bias."""
+
+    def __init__(
+        self, dim: int, heads: int = 8, dim_head: int = 64, causal: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        inner = heads * dim_head
+        self.heads, self.causal, self.dropout = heads, causal, dropout
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_k = nn.Linear(dim, inner, bias=False)
+        self.to_v = nn.Linear(dim, inner, bias=False)
+        self.to_out = nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, dim) to the same shape; `mask` (B, L) is True where a token may be attended to."""
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.to_q, self.to_k, self.to_v)
+        )  # (B, H, L, D)
+        allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
+        if self.causal and allowed is not None:
+            length = x.shape[1]
+            allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        out = F.scaled_dot_product_attention(
+            q, k, v, allowed, self.dropout if self.training else 0.0, is_causal=self.causal and allowed is None
+        )
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+class AttentionLayers(nn.Module):
+    """`depth` pairs of attention and feed-forward, each behind a layer norm and with a residual.
+
+    Args:
+        dim: width of a token.
+        ff_mult: hidden width of the feed-forward over `dim`.
+        attn_dropout, ff_dropout: on attention weights and hidden features.
+    """
+
+    layers: Any  # ModuleList of [norm, block], whose items the type checker cannot know
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        heads: int = 8,
+        dim_head: int = 64,
+        causal: bool = False,
+        ff_mult: int = 4,
+        attn_dropout: float = 0.0,
+        ff_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dim, self.depth = dim, depth
+        self.layers = nn.ModuleList()
+        for _ in range(depth):
+            attention = Attention(dim, heads, dim_head, causal, attn_dropout)
+            self.layers.append(nn.ModuleList([nn.LayerNorm(dim), attention]))
+            self.layers.append(nn.ModuleList([nn.LayerNorm(dim), FeedForward(dim, mult=ff_mult, dropout=ff_dropout)]))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, dim) to the same shape; `mask` (B, L) is True where a token counts."""
+        for norm, block in self.layers:
+            x = x + (block(norm(x), mask) if isinstance(block, Attention) else block(norm(x)))
+        return x
+
+
+class Encoder(AttentionLayers):
+    """Attention layers that see the whole sequence."""
+
+    def __init__(self, dim: int, depth: int, **options: Any) -> None:
+        if options.get("causal"):
+            raise UserError("an Encoder sees the whole sequence; use AttentionLayers for a causal one")
+        super().__init__(dim, depth, **options)
+
+
+class TransformerWrapper(nn.Module):
+    """Token and position embeddings, attention layers, a last norm, and logits over the vocabulary.
+
+    Args:
+        num_tokens: size of the vocabulary.
+        max_seq_len: positions.
+        attn_layers: the layers; their width is that of the embeddings.
+        emb_dropout: on the embedded tokens.
+    """
+
+    def __init__(
+        self, *, num_tokens: int, max_seq_len: int, attn_layers: AttentionLayers, emb_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.max_seq_len, self.num_tokens = max_seq_len, num_tokens
+        self.token_emb = nn.Embedding(num_tokens, attn_layers.dim)
+        nn.init.normal_(self.token_emb.weight, std=0.02)
+        self.pos_emb = AbsolutePositionalEmbedding(attn_layers.dim, max_seq_len)
+        self.emb_dropout = nn.Dropout(emb_dropout)
+        self.attn_layers = attn_layers
+        self.norm = nn.LayerNorm(attn_layers.dim)
+        self.to_logits = nn.Linear(attn_layers.dim, num_tokens)
+
+    def forward(self, tokens: Tensor, return_embeddings: bool = False, mask: Tensor | None = None) -> Tensor:
+        """Token ids (B, L) to logits (B, L, num_tokens), or with `return_embeddings` to (B, L, dim)."""
+        x = self.emb_dropout(self.token_emb(tokens) + self.pos_emb(tokens))  # (B, L, dim)
+        x = self.norm(self.attn_layers(x, mask))
+        return x if return_embeddings else self.to_logits(x)
