@@ -1,0 +1,145 @@
+"""What is done to a finished picture before it is saved: the safety checker and the invisible watermark.
+
+Both are on where their package and weights are there; where not, one warning says what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldm.spacetime.outputs import Picture
+from ldm.util import UserError
+
+logger = logging.getLogger(__name__)
+
+SAFETY_MODEL = "CompVis/stable-diffusion-safety-checker"
+WATERMARK = b"StableDiffusionV1"  # as published, so that published decoders find it
+WATERMARK_METHOD = "dwtDct"
+WATERMARK_MIN_PIXELS = 256 * 256  # the method's own limit
+
+
+class SafetyChecker:
+    """Stable Diffusion's checker: CLIP features of a picture against those of unwanted concepts."""
+
+    def __init__(self, source: str | Path = SAFETY_MODEL) -> None:
+        """Load from a folder, or from the local cache of Hugging Face: nothing is downloaded.
+
+        Raises:
+            ImportError: `diffusers` is not installed.
+            OSError: the weights are not there.
+        """
+        from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+        from transformers import CLIPImageProcessor
+
+        self.processor = CLIPImageProcessor.from_pretrained(str(source), local_files_only=True)
+        model: Any = StableDiffusionSafetyChecker.from_pretrained(str(source), local_files_only=True)
+        self.model = model.eval()
+
+    def __call__(self, pictures: Sequence[Picture]) -> tuple[list[Picture], list[bool]]:
+        """The pictures, black where the checker objects, and whether it did."""
+        import torch
+        from PIL import Image
+
+        inputs = self.processor([Image.fromarray(p) for p in pictures], return_tensors="pt")
+        images = [p.astype(np.float32) / 255.0 for p in pictures]
+        with torch.no_grad():
+            _, found = self.model(images=images, clip_input=inputs.pixel_values)
+        return [np.zeros_like(p) if bad else p for p, bad in zip(pictures, found, strict=True)], list(found)
+
+
+class Watermark:
+    """An invisible watermark in the frequencies of the picture. ImportError without `invisible-watermark`."""
+
+    def __init__(self) -> None:
+        from imwatermark import WatermarkEncoder
+
+        self.encoder = WatermarkEncoder()
+        self.encoder.set_watermark("bytes", WATERMARK)
+
+    def __call__(self, picture: Picture) -> Picture:
+        """(H, W, 3) uint8 RGB to the same; the picture must have at least 256 x 256 pixels."""
+        marked = self.encoder.encode(np.ascontiguousarray(picture[..., ::-1]), WATERMARK_METHOD)  # BGR
+        return np.ascontiguousarray(marked[..., ::-1]).astype(np.uint8)
+
+
+class Guard:
+    """Safety checker and watermark, each where wanted and available.
+
+    Args:
+        safety, watermark: whether they are wanted.
+        safety_source: folder or name of the checker's weights.
+    """
+
+    def __init__(self, safety: bool = True, watermark: bool = True, safety_source: str | Path | None = None) -> None:
+        self.checker = self._checker(safety_source or SAFETY_MODEL) if safety else None
+        self.watermark = self._watermark() if watermark else None
+        self._told = False
+
+    @staticmethod
+    def _checker(source: str | Path) -> SafetyChecker | None:
+        try:
+            return SafetyChecker(source)
+        except ImportError:
+            reason = "the package diffusers is not installed (pip install diffusers)"
+        except (OSError, ValueError):
+            reason = f"there are no weights of {source} here"
+        logger.warning("The safety checker is off: %s; --no-safety-checker leaves out this line.", reason)
+        return None
+
+    @staticmethod
+    def _watermark() -> Watermark | None:
+        try:
+            return Watermark()
+        except ImportError:
+            logger.warning(
+                "Pictures get no watermark: the package invisible-watermark is not installed "
+                "(pip install invisible-watermark); --no-watermark leaves out this line."
+            )
+            return None
+
+    def __call__(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """The pictures as they may be saved."""
+        made = list(pictures)
+        if self.checker is not None and made:
+            made, found = self.checker(made)
+            if any(found):
+                logger.warning("%d of %d pictures are black: the safety checker objects.", sum(found), len(found))
+        return made if self.watermark is None else [self._marked(p, self.watermark) for p in made]
+
+    def _marked(self, picture: Picture, watermark: Watermark) -> Picture:
+        if picture.shape[0] * picture.shape[1] >= WATERMARK_MIN_PIXELS:
+            return watermark(picture)
+        if not self._told:
+            self._told = True
+            logger.warning("Pictures below 256x256 pixels get no watermark: they cannot hold it.")
+        return picture
+
+
+def read_watermark(path: Path) -> str | None:
+    """The text of the watermark in a picture file; None where there is none.
+
+    Raises:
+        UserError: the file is no picture, or `invisible-watermark` is not installed.
+    """
+    from ldm.cli.pictures import read_image
+
+    try:
+        from imwatermark import WatermarkDecoder
+    except ImportError as err:
+        raise UserError("the package invisible-watermark is not installed; pip install invisible-watermark") from err
+    image = np.asarray(read_image(path))
+    if image.shape[0] * image.shape[1] < WATERMARK_MIN_PIXELS:
+        return None
+    decoder = WatermarkDecoder("bytes", 8 * len(WATERMARK))
+    read = bytes(decoder.decode(np.ascontiguousarray(image[..., ::-1]), WATERMARK_METHOD))
+    try:
+        text = read.decode()
+    except UnicodeDecodeError:
+        return None
+    # A picture without a mark decodes to some bytes, too; only a printable text is one.
+    return text if text.isprintable() else None

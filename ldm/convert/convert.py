@@ -1,0 +1,294 @@
+"""Conversion of whole models: what `scripts/convert_checkpoint.py` does, as functions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm.convert import configs, names
+from ldm.util import (
+    UserError,
+    atomic_write,
+    check_names,
+    instantiate_from_config,
+    load_config,
+    load_model_from_config,
+    load_state_dict,
+    save_safetensors,
+)
+
+logger = logging.getLogger(__name__)
+State = dict[str, torch.Tensor]
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
+# Of each part, the weights' file names that diffusers writes; the first is what we write.
+UNET_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def convert(
+    source: Path, target: Path, config: Path | None = None, half: bool = False, default_config: Path | None = None
+) -> list[Path]:
+    """Convert a model by what its paths are: a file is a CompVis checkpoint, a folder that of diffusers.
+
+    Args:
+        source: checkpoint (averaged weights are used where it has them) or folder.
+        target: a file (`.safetensors` or `.ckpt`) or a folder, which must not exist or be empty.
+        config: of the model; for a folder without it the config is derived and written beside the target.
+        half: store the weights in half precision.
+        default_config: for a checkpoint without `config`.
+
+    Returns:
+        The files and folders written.
+
+    Raises:
+        UserError: something is missing, of another architecture, in the way, or cannot be written.
+    """
+    single = target.suffix in SINGLE_FILES
+    if source.is_dir():
+        if not single:
+            raise UserError(f"both {source} and {target} are folders; name a .safetensors or .ckpt file to write")
+        return _folder_to_file(source, target, config, half)
+    if config is None and default_config is None:
+        raise UserError(f"{source} needs the config that belongs to it; name it with --config")
+    loaded = load_config(config or default_config or "")
+    model = load_model_from_config(loaded, source)
+    if single:
+        write_checkpoint(target, _cast(model.state_dict(), half))
+        return [target]
+    return [write_folder(model, loaded, target, half)]
+
+
+def _folder_to_file(source: Path, target: Path, config: Path | None, half: bool) -> list[Path]:
+    derived = None if config is not None else config_of_folder(source)
+    model_config = load_config(config) if config is not None else derived
+    state = read_folder(source, model_config)
+    _check(model_config, state, str(source))
+    write_checkpoint(target, _cast(state, half))
+    if derived is None:
+        return [target]
+    from omegaconf import OmegaConf
+
+    beside = target.with_suffix(".yaml")
+    with atomic_write(beside) as temporary:
+        OmegaConf.save(OmegaConf.create(derived), temporary)
+    return [target, beside]
+
+
+def _check(config: Any, state: State, source: str) -> None:
+    """Refuse weights that do not fit the config, by names and then by shapes. Raises UserError."""
+    with torch.device("meta"):
+        model = instantiate_from_config(config["model"])
+    own = model.state_dict()
+    allowed = (*getattr(model, "derived_buffers", ()), "model_ema.", "logvar", "scale_factor")
+    check_names([k for k in own if k not in state], [k for k in state if k not in own], source, allowed)
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            shapes = f"{tuple(value.shape)}, the config wants {tuple(own[name].shape)}"
+            raise UserError(f"{source} is of another architecture than the config: {name} is {shapes}")
+
+
+def _cast(state: Mapping[str, torch.Tensor], half: bool) -> State:
+    return {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+
+
+def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write CompVis names as safetensors, or as ``{"state_dict": ...}`` for any other suffix. Raises UserError."""
+    if path.suffix == ".safetensors":
+        save_safetensors(path, state)
+        return
+    with atomic_write(path) as temporary:
+        torch.save({"state_dict": {k: v.contiguous() for k, v in state.items()}}, temporary)
+
+
+# ----------------------------------------------------------------------------------------------- to folder
+
+
+def unet_state_to_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
+    """Weights of a UNetModel under the names of UNet2DConditionModel. Raises UserError for another kind."""
+    return names.rename(state, names.unet_table(params), "the U-Net")
+
+
+def vae_state_to_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
+    """Weights of an AutoencoderKL under diffusers's names. Raises UserError for another kind."""
+    matrices = names.pointwise(state, names.vae_attention_weights(state), convolution=False)
+    return names.rename(matrices, names.vae_table(params["ddconfig"]), "the autoencoder")
+
+
+def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> Path:
+    """Write a LatentDiffusion with a CLIP text encoder as a diffusers folder, whole or not at all.
+
+    Raises:
+        UserError: a kind of model that Stable Diffusion pipelines do not have, or a folder in the way.
+    """
+    from omegaconf import OmegaConf
+
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is in the way; name a folder that is empty or does not exist")
+    params: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)["model"]["params"]  # type: ignore[index,call-overload]
+    unet, first = params["unet_config"]["params"], params["first_stage_config"]["params"]
+    tower = getattr(model.cond_stage_model, "tower", None)
+    if tower is None:
+        raise UserError("the model's conditioner is no CLIP text encoder; diffusers folders hold no other")
+    state = _cast(model.state_dict(), half)
+    parts: dict[str, tuple[dict[str, Any], State, str]] = {
+        "unet": (
+            configs.unet_to_diffusers(unet, int(params["image_size"])),
+            unet_state_to_diffusers(_part(state, UNET), unet),
+            UNET_FILES[0],
+        ),
+        "vae": (
+            configs.vae_to_diffusers(first, float(model.scale_factor)),
+            vae_state_to_diffusers(_part(state, VAE, without="loss."), first),
+            UNET_FILES[0],
+        ),
+        "text_encoder": (configs.text_to_diffusers(tower), _text(_part(state, TEXT)), TEXT_FILES[0]),
+    }
+    with _whole_folder(target) as folder:
+        for name, (described, weights, file) in parts.items():
+            (folder / name).mkdir()
+            _write_json(folder / name / "config.json", described)
+            save_safetensors(folder / name / file, weights, {"format": "pt"})
+        (folder / "scheduler").mkdir()
+        _write_json(folder / "scheduler" / "scheduler_config.json", configs.scheduler_to_diffusers(params))
+        has_tokenizer = _write_tokenizer(model.cond_stage_model, folder / "tokenizer")
+        _write_json(folder / "model_index.json", _index(has_tokenizer))
+    return target
+
+
+class _whole_folder:
+    """A temporary folder beside the target that becomes it if the block succeeds and vanishes if not."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.target.parent))
+        except OSError as err:
+            raise UserError(f"{self.target} cannot be written: {err.strerror}; choose another folder") from err
+        return self.folder
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        self.folder.chmod(0o755)
+        if self.target.exists():
+            self.target.rmdir()
+        self.folder.replace(self.target)
+
+
+def _part(state: State, prefix: str, without: str | None = None) -> State:
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return {k: v for k, v in found.items() if without is None or not k.startswith(without)}
+
+
+def _text(state: State) -> State:
+    """Without `position_ids`, which transformers makes itself."""
+    return {k: v for k, v in state.items() if not k.endswith("position_ids")}
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(encoder: Any, folder: Path) -> bool:
+    """Save CLIP's tokenizer; a word-level one has no counterpart and is left out."""
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if not hasattr(tokenizer, "save_pretrained"):
+        logger.warning("The folder has no tokenizer: the model's own works word by word and stays with this project.")
+        return False
+    tokenizer.save_pretrained(folder)
+    return True
+
+
+def _index(tokenizer: bool) -> dict[str, Any]:
+    """The ``model_index.json`` of a Stable Diffusion pipeline."""
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"] if tokenizer else [None, None],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+# --------------------------------------------------------------------------------------------- from folder
+
+
+def unet_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
+    """Weights of a UNet2DConditionModel under CompVis names. Raises UserError for another kind."""
+    renamed = names.rename(state, names.inverse(names.unet_table(params)), "unet/")
+    return names.pointwise(renamed, names.projection_weights(renamed), convolution=True)
+
+
+def vae_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
+    """Weights of diffusers's AutoencoderKL under CompVis names. Raises UserError for another kind."""
+    table = names.inverse(names.vae_table(params["ddconfig"]))
+    renamed = names.rename(names.modern_vae_names(state), table, "vae/")
+    return names.pointwise(renamed, names.vae_attention_weights(renamed), convolution=True)
+
+
+def config_of_folder(folder: Path) -> dict[str, Any]:
+    """The CompVis config of a diffusers folder.
+
+    Raises:
+        UserError: a part is missing or of a kind that is not Stable Diffusion v1's.
+    """
+    unet = configs.unet_from_diffusers(_read_json(folder / "unet" / "config.json"))
+    vae, scale_factor = configs.vae_from_diffusers(_read_json(folder / "vae" / "config.json"))
+    text = configs.text_from_diffusers(_read_json(folder / "text_encoder" / "config.json"))
+    scheduler_file = folder / "scheduler" / "scheduler_config.json"
+    scheduler = _read_json(scheduler_file) if scheduler_file.is_file() else {}
+    return configs.model_from_parts(unet, vae, scale_factor, text, scheduler)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise UserError(f"{path} is missing or no JSON; give a folder that diffusers can read") from err
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds no settings; give a folder that diffusers can read")
+    return record
+
+
+def read_folder(folder: Path, config: Any) -> State:
+    """All weights of a diffusers folder under CompVis names; `config` is the CompVis config of the result.
+
+    Raises:
+        UserError: a part is missing or does not fit the config.
+    """
+    params = config["model"]["params"]
+    unet, first = params["unet_config"]["params"], params["first_stage_config"]["params"]
+    u = unet_state_from_diffusers(_read_weights(folder / "unet", UNET_FILES), unet)
+    v = vae_state_from_diffusers(_read_weights(folder / "vae", UNET_FILES), first)
+    t = _text(_read_weights(folder / "text_encoder", TEXT_FILES))
+    # transformers 5 writes the names without the prefix that all published folders have.
+    t = {k if k.startswith("text_model.") else f"text_model.{k}": x for k, x in t.items()}
+    positions = t.get("text_model.embeddings.position_embedding.weight")
+    if positions is not None:  # CompVis checkpoints hold it, a folder need not
+        t["text_model.embeddings.position_ids"] = torch.arange(len(positions))[None]
+    parts = ((UNET, u), (VAE, v), (TEXT, t))
+    return {prefix + k: x for prefix, part in parts for k, x in part.items()}
+
+
+def _read_weights(folder: Path, files: tuple[str, ...]) -> State:
+    for name in files:
+        if (folder / name).is_file():
+            return load_state_dict(folder / name)
+    raise UserError(f"{folder} holds no weights ({' or '.join(files)}); give a whole diffusers folder")
