@@ -102,18 +102,18 @@ def _sampling_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run_detector(options: argparse.Namespace) -> str:
-    """Scores the detector on clean and on degraded fresh scenes."""
+    """Scores the detector on clean and on degraded fresh scenes, and where every single object is large."""
     from ldm.evaluation.calibration import agreement, fresh_scenes
     from ldm.evaluation.report import write_json
     from ldm.models.detector import load_detector
 
     detector = load_detector(options.detector)
     result: dict[str, Any] = {"scenes": options.count}
-    for name, degraded in (("clean", False), ("degraded", True)):
-        pictures, truths = zip(*fresh_scenes(options.count, degraded), strict=True)
+    for name, degraded, close_ups in (("clean", False, 0.0), ("degraded", True, 0.0), ("close_ups", True, 1.0)):
+        pictures, truths = zip(*fresh_scenes(options.count, degraded, close_ups), strict=True)
         result[name] = agreement(detector, pictures, truths).to_json()
     write_json(options.out or RESULTS / "detector.json", result)
-    return "\n".join(f"{name}: {_agreement(result[name])}" for name in ("clean", "degraded"))
+    return "\n".join(f"{name}: {_agreement(result[name])}" for name in ("clean", "degraded", "close_ups"))
 
 
 def run_calibrate(options: argparse.Namespace) -> str:

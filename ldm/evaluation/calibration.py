@@ -37,11 +37,14 @@ def detect_pictures(detector: EmojiDetector, pictures: Sequence[Picture]) -> lis
     return found
 
 
-def fresh_scenes(count: int, degraded: bool = False) -> Iterator[tuple[Picture, Truth]]:
-    """Scenes that no training run saw, with their truth. UserError if the font is not installed."""
+def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> Iterator[tuple[Picture, Truth]]:
+    """Scenes that no training run saw, with their truth. UserError if the font is not installed.
+
+    `close_ups` is the share of the scenes of one object that show it large.
+    """
     for index in range(count):
         rng = scene_rng(_TEST_SEED, index)
-        scene = make_scene(rng)
+        scene = make_scene(rng, close_ups=close_ups)
         image = degrade(scene.image, rng, clean_rate=0.0) if degraded else scene.image
         yield image, [(item.name, item.x, item.y) for item in scene.objects]
 
