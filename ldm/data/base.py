@@ -10,8 +10,11 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from ldm.util import UserError, instantiate_from_config
 
 Config = Mapping[str, Any]
 
@@ -20,6 +23,7 @@ class Txt2ImgIterableBaseDataset(IterableDataset[Any]):
     """An iterable data set of text and image pairs that knows how many samples it holds.
 
     Subclasses fill ``sample_ids`` with what identifies one sample and yield dictionaries from ``__iter__``.
+    In a loader with several workers each gets its own part of ``sample_ids`` (see :func:`share_ids`).
     """
 
     def __init__(self, num_records: int = 0, valid_ids: list[Any] | None = None, size: int = 256) -> None:
@@ -37,16 +41,44 @@ class Txt2ImgIterableBaseDataset(IterableDataset[Any]):
         raise NotImplementedError
 
 
+class WrappedDataset(Dataset[Any]):
+    """Anything with a length and items, as a data set."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.data = dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data[index]
+
+
+def share_ids(worker_id: int) -> None:
+    """Called in a loader's worker: give it its part of an iterable data set's samples, and its own numpy seed."""
+    info = get_worker_info()
+    assert info is not None
+    dataset: Any = info.dataset
+    if isinstance(dataset, Txt2ImgIterableBaseDataset) and dataset.valid_ids is not None:
+        # Strided, so that every worker gets as many samples as the others, or one fewer.
+        dataset.sample_ids = dataset.valid_ids[worker_id :: info.num_workers]
+    np.random.seed((info.seed + worker_id) % 2**32)
+
+
 class DataModuleFromConfig(pl.LightningDataModule):
     """Training, validation and test data built from ``{"target": ..., "params": ...}`` descriptions.
 
     Args:
         batch_size: samples a batch, for every split.
-        train, validation, test: a description of each split's data set; a split left out has no loader.
+        train, validation, test, predict: a description of each split's data set; a split left out has no loader.
+        wrap: take data sets that only have a length and items.
         num_workers: loader processes; 0 loads in the training process. Twice the batch size when left out,
             as the published configs expect.
         shuffle_train: draw the training samples in random order. Data made on the fly needs no shuffling.
         drop_last: leave out a last training batch that is not full.
+        shuffle_test_loader, shuffle_val_dataloader: draw these in random order, too.
+        use_worker_init_fn: give every worker its own part of an iterable data set (always done for a
+            :class:`Txt2ImgIterableBaseDataset`) and its own numpy seed.
     """
 
     def __init__(
@@ -55,41 +87,60 @@ class DataModuleFromConfig(pl.LightningDataModule):
         train: Config | None = None,
         validation: Config | None = None,
         test: Config | None = None,
+        predict: Config | None = None,
+        wrap: bool = False,
         num_workers: int | None = None,
         shuffle_train: bool = True,
         drop_last: bool = True,
+        shuffle_test_loader: bool = False,
+        use_worker_init_fn: bool = False,
+        shuffle_val_dataloader: bool = False,
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.params.batch_size must be at least 1, not {batch_size}")
+        self.wrap, self.use_worker_init_fn = wrap, use_worker_init_fn
+        self.shuffle_test_loader, self.shuffle_val_dataloader = shuffle_test_loader, shuffle_val_dataloader
         self.batch_size = batch_size
         self.num_workers = batch_size * 2 if num_workers is None else num_workers
         self.shuffle_train = shuffle_train
         self.drop_last = drop_last
         self.dataset_configs: dict[str, Config] = {
             split: config
-            for split, config in (("train", train), ("validation", validation), ("test", test))
+            for split, config in (
+                ("train", train), ("validation", validation), ("test", test), ("predict", predict)
+            )
             if config is not None
         }
         self.datasets: dict[str, Dataset[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Builds every described data set that is not there yet. Raises what the data sets raise."""
-        from ldm.util import instantiate_from_config
-
         for split, config in self.dataset_configs.items():
             if split not in self.datasets:
-                self.datasets[split] = instantiate_from_config(config)
+                dataset = instantiate_from_config(config)
+                self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
+                if hasattr(dataset, "__len__") and len(dataset) == 0:
+                    raise UserError(f"the {split} data set {config['target']} is empty; look at its parameters")
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", shuffle=self.shuffle_train, drop_last=self.drop_last)
 
     def val_dataloader(self) -> Any:
-        return self._loader("validation") if "validation" in self.datasets else []
+        shuffle = self.shuffle_val_dataloader
+        return self._loader("validation", shuffle=shuffle) if "validation" in self.datasets else []
 
     def test_dataloader(self) -> Any:
-        return self._loader("test") if "test" in self.datasets else []
+        return self._loader("test", shuffle=self.shuffle_test_loader) if "test" in self.datasets else []
+
+    def predict_dataloader(self) -> Any:
+        return self._loader("predict") if "predict" in self.datasets else []
 
     def _loader(self, split: str, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:
+        if split not in self.datasets:
+            raise UserError(f"the config has no data.params.{split}; describe that data set there")
         dataset = self.datasets[split]
+        shares = self.use_worker_init_fn or isinstance(dataset, Txt2ImgIterableBaseDataset)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -97,4 +148,5 @@ class DataModuleFromConfig(pl.LightningDataModule):
             shuffle=shuffle and not isinstance(dataset, IterableDataset),
             drop_last=drop_last,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=share_ids if shares else None,
         )

@@ -1,0 +1,85 @@
+"""Image files as samples: reading, cropping to a square, resizing, scaling to [-1, 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ldm.util import UserError
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "linear": Image.Resampling.BILINEAR,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "area": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Square = NDArray[np.uint8]  # (S, S, 3)
+
+
+def interpolation(name: str) -> Image.Resampling:
+    """Pillow's filter of that name. UserError for an unknown one."""
+    if name not in INTERPOLATIONS:
+        raise UserError(f"interpolation '{name}' is unknown; choose one of {', '.join(INTERPOLATIONS)}")
+    return INTERPOLATIONS[name]
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """An image file as (H, W, 3). UserError where it is no picture."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as err:
+        raise UserError(f"picture {path} of the data set does not exist; look at its data_root") from err
+    except (UnidentifiedImageError, OSError, ValueError) as err:
+        raise UserError(f"{path} of the data set is not a picture that can be read; remove or replace it") from err
+
+
+def centre_square(image: NDArray[np.uint8]) -> Square:
+    """The middle square of (H, W, 3), as wide as its shorter side."""
+    side = min(image.shape[:2])
+    y, x = ((n - side) // 2 for n in image.shape[:2])
+    return image[y : y + side, x : x + side]
+
+
+def resized(image: Square, size: int, how: Image.Resampling) -> Square:
+    """(S, S, 3) to (size, size, 3)."""
+    return np.asarray(Image.fromarray(image).resize((size, size), how))
+
+
+def to_signed(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """0..255 to [-1, 1]."""
+    return (image / 127.5 - 1.0).astype(np.float32)
+
+
+def existing_folder(root: str | Path, what: str) -> Path:
+    """`root` as a path. UserError where there is no such folder."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{what}: {folder} is not a folder; put the images there, or name their folder as data_root")
+    return folder
+
+
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """The lines of a list file that are not blank. UserError where it cannot be read or is empty."""
+    try:
+        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as err:
+        raise UserError(f"{what}: the list {path} cannot be read; it names one file a line") from err
+    names = [line for line in lines if line]
+    if not names:
+        raise UserError(f"{what}: the list {path} is empty; it names one file a line")
+    return names
+
+
+def draw_flip(p: float, rng: np.random.Generator, image: NDArray[Any]) -> NDArray[Any]:
+    """The image, mirrored with probability `p`."""
+    return image[:, ::-1] if p > 0 and rng.random() < p else image
