@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.suggest import did_you_mean, target_hint, wrong_argument
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,14 +51,16 @@ def get_obj_from_str(target: str) -> Any:
         UserError: the name lies outside the allow-list, or no such name exists.
     """
     if not target.startswith(ALLOWED_TARGETS):
-        raise UserError(f"config target '{target}' is not allowed; targets start with {', '.join(ALLOWED_TARGETS)}")
+        near = did_you_mean(target.split(".")[0], {name.split(".")[0] for name in ALLOWED_TARGETS})
+        allowed = ", ".join(ALLOWED_TARGETS)
+        raise UserError(f"config target '{target}' is not allowed; targets start with {allowed}{near}")
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as err:
-        raise UserError(f"config target '{target}' cannot be imported: {err}") from err
+        raise UserError(f"config target '{target}' cannot be imported: {err}{target_hint(target)}") from err
     except AttributeError as err:
-        raise UserError(f"config target '{target}' does not exist in {module}") from err
+        raise UserError(f"config target '{target}' does not exist in {module}{target_hint(target)}") from err
 
 
 def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides: Any) -> Any:
@@ -76,7 +80,9 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
     except TypeError as err:
         if "argument" not in str(err):
             raise
-        raise UserError(f"config of {config['target']} does not fit: {err}") from err
+        unexpected = "unexpected keyword argument" in str(err)
+        reason = (wrong_argument(target, params) if unexpected else None) or err
+        raise UserError(f"config of {config['target']} does not fit: {reason}") from err
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:

@@ -6,28 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.models.first_stage import FirstStage
+from ldm.models.vq import VQModel, VQModelInterface
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.util import instantiate_from_config, load_into, load_state_dict
+from ldm.util import UserError
+
+__all__ = ["AutoencoderKL", "IdentityFirstStage", "VQModel", "VQModelInterface"]
 
 
-class AutoencoderKL(pl.LightningModule):
+class AutoencoderKL(FirstStage):
     """Convolutional autoencoder with a Gaussian latent: (B, 3, H, W) in [-1, 1] to (B, embed_dim, H/f, W/f).
 
     Args:
         ddconfig: arguments of :class:`Encoder` and :class:`Decoder`.
-        lossconfig: target and params of the training loss, called as ``loss(image, reconstruction, posterior)``.
+        lossconfig: target and params of the training loss: ``loss(image, reconstruction, posterior)``, or one with
+            a discriminator.
         embed_dim: channels of the latent.
         ckpt_path: weights to begin from.
         ignore_keys: prefixes of names in `ckpt_path` to leave out.
-        image_key: entry of a batch that holds the images, (B, H, W, C).
-        monitor: metric that checkpoints are ranked by.
-        weight_decay: of AdamW.
-        total_steps: length of the one-cycle learning rate; constant rate where None.
+        weight_decay: of AdamW, without a discriminator.
+        total_steps: length of the one-cycle learning rate; constant rate where None, or with a discriminator.
+        image_key, colorize_nlabels, monitor, accumulate_grad_batches: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -42,27 +44,17 @@ class AutoencoderKL(pl.LightningModule):
         monitor: str | None = None,
         weight_decay: float = 0.0,
         total_steps: int | None = None,
+        accumulate_grad_batches: int = 1,
     ) -> None:
-        super().__init__()
-        if not ddconfig["double_z"]:
-            raise ValueError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
-        self.image_key, self.embed_dim, self.monitor = image_key, embed_dim, monitor
-        self.weight_decay, self.total_steps = weight_decay, total_steps
-        self.learning_rate = 4.5e-6
-        self.encoder = Encoder(**ddconfig)
-        self.decoder = Decoder(**ddconfig)
-        self.loss = instantiate_from_config(lossconfig)
+        super().__init__(ddconfig, lossconfig, image_key, monitor, accumulate_grad_batches)
+        if not ddconfig.get("double_z", True):
+            raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
+        self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
-        if colorize_nlabels is not None:
-            self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1))
+        self._register_colours(colorize_nlabels)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
-
-    def init_from_ckpt(self, path: str | Path, ignore_keys: Sequence[str] = ()) -> None:
-        """Load weights by name, leaving out names that begin with one of `ignore_keys`, and the loss's own."""
-        state = {k: v for k, v in load_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
-        load_into(self, state, f"checkpoint {path}", (*ignore_keys, "loss."), ("loss.",))
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior over the latent of images (B, C, H, W) in [-1, 1]."""
@@ -76,10 +68,6 @@ class AutoencoderKL(pl.LightningModule):
         """Reconstruction and posterior of images (B, C, H, W)."""
         posterior = self.encode(x)
         return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
-
-    def get_last_layer(self) -> Tensor:
-        """The weight that an adversarial loss balances its gradient at."""
-        return self.decoder.conv_out.weight
 
     @torch.no_grad()
     def normalise_latents(self, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
@@ -106,30 +94,24 @@ class AutoencoderKL(pl.LightningModule):
 
     # ---------------------------------------------------------------------------------------- training
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
-        """Images (B, H, W, C) or (B, H, W) of a batch as (B, C, H, W) float32."""
-        x = batch[key]
-        x = x[..., None] if x.ndim == 3 else x
-        return x.permute(0, 3, 1, 2).contiguous().float()
+    def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Reconstructions, of a sample in training and of the mode otherwise, and the posterior."""
+        return self(images, sample_posterior=split == "train")
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The loss on one batch."""
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The same on unseen images; logs ``val/rec_loss`` and ``val/psnr``."""
-        return self._step(batch, "val")
-
-    def _step(self, batch: Mapping[str, Any], split: str) -> Tensor:
-        images = self.get_input(batch, self.image_key)
-        reconstructions, posterior = self(images, sample_posterior=split == "train")
-        loss, parts = self.loss(images, reconstructions, posterior)
-        logs = {f"{split}/{k}": v for k, v in parts.items()}
-        self.log_dict(logs, prog_bar=True, on_step=split == "train", on_epoch=split == "val", batch_size=len(images))
-        return loss
+    def adversarial_loss(
+        self, images: Tensor, reconstructions: Tensor, extra: Any, optimizer_idx: int, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`LPIPSWithDiscriminator`; `extra` is the posterior."""
+        return self.loss(
+            images, reconstructions, extra, optimizer_idx, self.global_step,
+            last_layer=self.get_last_layer(), split=split,
+        )  # fmt: skip
 
     def configure_optimizers(self) -> Any:
-        """AdamW as published (betas 0.5, 0.9 suit a discriminator; plain losses take 0.9, 0.99)."""
+        """Adam for the autoencoder and for the discriminator; AdamW (betas 0.9, 0.99) for a plain loss."""
+        if self.adversarial:
+            own = (self.encoder, self.decoder, self.quant_conv, self.post_quant_conv)
+            return self.adversarial_optimisers(own)
         params = [p for n, p in self.named_parameters() if not n.startswith("loss.")]
         optimiser = torch.optim.AdamW(
             params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
@@ -149,7 +131,8 @@ class AutoencoderKL(pl.LightningModule):
             return {"inputs": images}
         reconstructions, posterior = self(images, sample_posterior=False)
         samples = self.decode(torch.randn_like(posterior.mode()))
-        return {"inputs": images, "reconstructions": reconstructions, "samples": samples}
+        logs = {"inputs": images, "reconstructions": reconstructions, "samples": samples}
+        return {k: self.to_rgb(v) if v.shape[1] > 3 else v for k, v in logs.items()}
 
 
 class IdentityFirstStage(nn.Module):

@@ -142,6 +142,24 @@ class CrossAttention(nn.Module):
         return result if rows == batch else torch.cat([out[:batch], result])
 
 
+class LinearAttention(nn.Module):
+    """Linear attention over pixels (Katharopoulos et al. 2020): softmax over the keys' pixels, no residual."""
+
+    def __init__(self, dim: int, heads: int = 4, dim_head: int = 32) -> None:
+        super().__init__()
+        inner = heads * dim_head
+        self.heads = heads
+        self.to_qkv = nn.Conv2d(dim, 3 * inner, 1, bias=False)
+        self.to_out = nn.Conv2d(inner, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        q, k, v = self.to_qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # each (B, H, D, h*w)
+        context = k.softmax(dim=-1) @ v.transpose(-1, -2)  # (B, H, D, D)
+        out = (context.transpose(-1, -2) @ q).flatten(1, 2)  # (B, H*D, h*w)
+        return self.to_out(out.unflatten(2, x.shape[2:]))
+
+
 class BasicTransformerBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward, each behind a layer norm and with a residual."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from ldm.suggest import did_you_mean
 from ldm.util import UserError
 
 T = TypeVar("T")
@@ -88,5 +88,4 @@ def refuse_rest(options: Mapping[str, Any], owner: str, *groups: type) -> None:
         return
     known = [f.name for g in groups for f in dataclasses.fields(g)]
     name = next(iter(options))
-    near = difflib.get_close_matches(name, known, 1)
-    raise UserError(f"{owner} knows no config key '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    raise UserError(f"{owner} knows no config key '{name}'{did_you_mean(name, known)}")

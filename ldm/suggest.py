@@ -1,0 +1,59 @@
+"""The nearest right name, for messages about a wrong one in a config."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean '<nearest>'?"``, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def arguments(target: Callable[..., Any]) -> set[str]:
+    """Names of the arguments of a class or function, through the bases that ``*args, **kwargs`` hand on to."""
+    owners = target.__mro__ if inspect.isclass(target) else (target,)
+    names: set[str] = set()
+    for owner in owners:
+        function = owner.__dict__.get("__init__") if inspect.isclass(target) else owner
+        if function is None or owner is object:
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break  # nothing is handed on from here
+    return names - {"self"}
+
+
+def wrong_argument(target: Callable[..., Any], given: Iterable[str]) -> str | None:
+    """The first of the `given` argument names that `target` does not know, with the nearest one that it does."""
+    known = arguments(target)
+    for name in given:
+        if name not in known:
+            return f"it knows no '{name}'{did_you_mean(name, known)}"
+    return None
+
+
+def target_hint(target: str) -> str:
+    """``"; did you mean '...'?"`` for a dotted name that does not exist: the module or the name in it that is near."""
+    parts, found = target.split("."), 0
+    for found in range(len(parts) - 1, 0, -1):  # the longest part of the name that can be imported
+        try:
+            module = importlib.import_module(".".join(parts[:found]))
+            break
+        except ImportError:
+            continue
+    else:
+        return ""
+    names = {n for n, value in vars(module).items() if callable(value) and not n.startswith("_")}
+    names |= {m.name for m in pkgutil.iter_modules(getattr(module, "__path__", ()))}
+    near = difflib.get_close_matches(parts[found], sorted(names), 1)
+    if not near:
+        return ""
+    return f"; did you mean '{'.'.join([*parts[:found], near[0], *parts[found + 1:]])}'?"
