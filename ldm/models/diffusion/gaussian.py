@@ -11,10 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.models.diffusion.ancestral import AncestralSampling
 from ldm.models.diffusion.options import (
     LossOptions,
     ModelOptions,
     NoiseOptions,
+    StartOptions,
     refuse_rest,
     take,
 )
@@ -104,7 +106,7 @@ class DiffusionWrapper(nn.Module):
         return self.diffusion_model(x, t, **kwargs)
 
 
-class DDPM(pl.LightningModule):
+class DDPM(AncestralSampling, pl.LightningModule):
     """Gaussian diffusion in pixel space; options as in :mod:`ldm.models.diffusion.options`."""
 
     betas: Tensor
@@ -120,18 +122,21 @@ class DDPM(pl.LightningModule):
     lvlb_weights: Tensor
     logvar: Tensor
 
-    groups: tuple[type, ...] = (NoiseOptions, LossOptions, ModelOptions)
+    groups: tuple[type, ...] = (NoiseOptions, LossOptions, ModelOptions, StartOptions)
 
     def __init__(self, unet_config: Mapping[str, Any], **options: Any) -> None:
         super().__init__()
         self.noise = take(NoiseOptions, options)
         self.objective = take(LossOptions, options)
         self.options = take(ModelOptions, options)
+        start = take(StartOptions, options)
         refuse_rest(options, type(self).__name__, *self.groups)
         if self.objective.parameterization not in ("eps", "x0"):
             raise UserError(f"parameterization '{self.objective.parameterization}' is neither eps nor x0")
         if self.objective.loss_type not in ("l1", "l2"):
             raise UserError(f"loss_type '{self.objective.loss_type}' is neither l1 nor l2")
+        if self.options.use_positional_encodings:
+            raise UserError("use_positional_encodings is not supported; no published model has them, leave it out")
         # The names other programs read.
         self.parameterization = self.objective.parameterization
         self.image_size, self.channels = self.options.image_size, self.options.channels
@@ -147,6 +152,7 @@ class DDPM(pl.LightningModule):
             self.logvar = nn.Parameter(logvar)
         else:
             self.register_buffer("logvar", logvar, persistent=False)
+        self.begin_from(start)
 
     # --------------------------------------------------------------------------------------- the process
 
@@ -189,18 +195,6 @@ class DDPM(pl.LightningModule):
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Any = None, **kwargs: Any) -> Any:
         """The network's output for x_t (B, C, H, W) at steps t (B,)."""
         return self.model(x_noisy, t, **kwargs)
-
-    def p_sample(self, x: Tensor, t: Tensor, cond: Any = None, generator: torch.Generator | None = None) -> Tensor:
-        """One ancestral step x_t to x_{t-1}: Ho et al. algorithm 2."""
-        out = self.apply_model(x, t, cond)
-        x0 = self.predict_start_from_noise(x, t, out) if self.parameterization == "eps" else out
-        if self.clip_denoised:
-            x0 = x0.clamp(-1.0, 1.0)
-        mean, log_variance = self.q_posterior(x0, x, t)
-        device = generator.device if generator is not None else x.device
-        noise = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-        nonzero = (t > 0).to(x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
-        return mean + nonzero * (0.5 * log_variance).exp() * noise
 
     # ---------------------------------------------------------------------------------------------- loss
 
@@ -302,10 +296,39 @@ class DDPM(pl.LightningModule):
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_lambda=scheduler.schedule)
         return [optimiser], [{"scheduler": rate, "interval": "step", "frequency": 1}]
 
+    def begin_from(self, start: StartOptions) -> None:
+        """Load the weights that the config names, if any.
+
+        Not on the meta device: such a model is built for a checkpoint that holds all its weights.
+        """
+        if start.ckpt_path is not None and not next(self.model.parameters()).is_meta:
+            self.init_from_ckpt(start.ckpt_path, start.ignore_keys, start.load_only_unet)
+
     def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False) -> None:
-        """Load weights by name, leaving out names that begin with one of `ignore_keys`."""
+        """Load weights by name, leaving out names that begin with one of `ignore_keys`; `only_model`: the network's.
+
+        Averages begin at the loaded weights where the checkpoint holds none.
+        """
         state = {k: v for k, v in load_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
+        averaged = any(k.startswith("model_ema.") for k in state)
         if only_model:
             state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+            ignore_keys = [k.removeprefix("model.") for k in ignore_keys]
         allowed = (*ignore_keys, "model_ema.", *self.derived_buffers)
         load_into(self.model if only_model else self, state, f"checkpoint {path}", allowed, ("model_ema.",))
+        if self.use_ema and (only_model or not averaged):
+            self.model_ema = LitEma(self.model, self.options.ema_decay)
+
+    @torch.no_grad()
+    def log_images(
+        self, batch: Mapping[str, Any], N: int = 8, sample: bool = True, split: str = "train", **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Inputs, the same ever noisier, and samples, each (B, C, H, W) in about [-1, 1]."""
+        inputs = self.get_input(batch, self.first_stage_key)[:N].to(self.device)
+        noised = [self.q_sample(inputs[:1], torch.tensor([t], device=self.device))
+                  for t in range(0, self.num_timesteps, self.log_every_t)]
+        logs = {"inputs": inputs, "diffusion_row": torch.cat(noised)}
+        if sample:
+            with self.ema_scope("Plotting"):
+                logs["samples"] = self.p_sample_loop(inputs.shape)[0]
+        return logs

@@ -40,7 +40,7 @@ class LossOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """Sizes, batch entries, averaging, checkpoints."""
+    """Sizes, batch entries, averaging."""
 
     first_stage_key: str = "image"
     image_size: int | Sequence[int] = 256
@@ -52,11 +52,17 @@ class ModelOptions:
     log_every_t: int = 100
     clip_denoised: bool = True
     scheduler_config: Mapping[str, Any] | None = None
-    use_positional_encodings: bool = False
-    ckpt_path: str | None = None
-    ignore_keys: Sequence[str] = ()
-    load_only_unet: bool = False
+    use_positional_encodings: bool = False  # known to no published model; refused where true
     weight_decay: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class StartOptions:
+    """Weights to begin from."""
+
+    ckpt_path: str | None = None
+    ignore_keys: Sequence[str] = ()  # prefixes of names to leave out
+    load_only_unet: bool = False  # take the network's weights alone
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ldm.modules.diffusionmodules.util import (
     timestep_embedding,
     zero_module,
 )
+from ldm.util import UserError
 
 if TYPE_CHECKING:
     from ldm.spacetime.control import SpatialControl
@@ -202,9 +203,9 @@ class UNetModel(nn.Module):
     ) -> None:
         super().__init__()
         if use_spatial_transformer != (context_dim is not None):
-            raise ValueError("use_spatial_transformer and context_dim belong together")
+            raise UserError("use_spatial_transformer and context_dim belong together")
         if num_heads == -1 and num_head_channels == -1:
-            raise ValueError("either num_heads or num_head_channels has to be set")
+            raise UserError("either num_heads or num_head_channels has to be set")
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.model_channels, self.num_classes = model_channels, num_classes
         self.predict_codebook_ids = n_embed is not None
@@ -330,14 +331,14 @@ class EncoderUNetModel(nn.Module):
             yield from (nn.AdaptiveAvgPool2d((1, 1)), zero_module(conv_nd(dims, ch, out, 1)), nn.Flatten())
         elif pool == "attention":
             if head_channels == -1:
-                raise ValueError("pool='attention' needs num_head_channels")
+                raise UserError("pool='attention' needs num_head_channels")
             yield AttentionPool2d(size, ch, head_channels, out)
         elif pool == "spatial":
             yield from (nn.Linear(ch, 2048), nn.ReLU(), nn.Linear(2048, out))
         elif pool == "spatial_v2":
             yield from (nn.Linear(ch, 2048), normalization(2048), nn.SiLU(), nn.Linear(2048, out))
         else:
-            raise ValueError(f"unknown pool '{pool}': use adaptive, attention, spatial or spatial_v2")
+            raise UserError(f"unknown pool '{pool}': use adaptive, attention, spatial or spatial_v2")
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x (B, in_channels, h, w), timesteps (B,) -> (B, out_channels) logits in the dtype of `x`."""

@@ -20,6 +20,7 @@ from ldm.modules.diffusionmodules.util import (
     normalization,
     zero_module,
 )
+from ldm.util import UserError
 
 if TYPE_CHECKING:
     from ldm.spacetime.control import SpatialControl
@@ -149,7 +150,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         if channels % self.num_heads or (num_head_channels != -1 and channels % num_head_channels):
-            raise ValueError(f"{channels} channels do not divide into {self.num_heads} heads")
+            raise UserError(f"{channels} channels do not divide into {self.num_heads} heads")
         self.use_checkpoint = use_checkpoint
         self.heads_first = not use_new_attention_order
         self.norm = normalization(channels)
