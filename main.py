@@ -3,21 +3,31 @@
     python main.py --base configs/emoji/unet.yaml -t
     python main.py --base configs/emoji/unet.yaml -t --resume logs/unet
     python main.py --base a.yaml b.yaml -t model.params.embed_dim=4 lightning.trainer.max_steps=100
+    python main.py --base a.yaml -t --gpus 0,1 lightning.trainer.num_nodes=2
+
+kill -USR1 PID writes a checkpoint after the present step.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
+import inspect
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ldm.util import UserError, atomic_write, instantiate_from_config, load_config
 
 logger = logging.getLogger("main")
+SECTIONS = ("model", "data", "lightning")
+# Published configs name these classes as main.py's own.
+PUBLISHED_TARGETS = {"main.DataModuleFromConfig": "ldm.data.base.DataModuleFromConfig",
+                     "main.ImageLogger": "ldm.callbacks.ImageLogger"}  # fmt: skip
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -29,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--no-test", action="store_true", help="accepted for compatibility; nothing is tested")
     p.add_argument("-r", "--resume", metavar="DIR", help="log folder (or checkpoint) of the run to go on with")
     p.add_argument("-n", "--name", help="name of the run; by default that of the last config")
+    p.add_argument("-f", "--postfix", default="", help="appended to the name")
+    p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
     p.add_argument("-s", "--seed", type=int, default=23, help="of weights and noise")
     p.add_argument("--scale_lr", type=_boolean, default=False, metavar="BOOL",
@@ -42,6 +54,13 @@ def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
     return text.lower() in ("true", "1", "yes")
+
+
+def first_process() -> bool:
+    """Whether this is the first process of a run on several devices or hosts, by what launchers set."""
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def locate_run(args: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -58,8 +77,8 @@ def locate_run(args: argparse.Namespace) -> tuple[Path, Path | None]:
         return folder, ckpt
     if not args.base:
         raise UserError("no config given; name one with --base, such as configs/emoji/unet.yaml")
-    folder = Path(args.logdir) / (args.name or Path(args.base[-1]).stem)
-    if (folder / "checkpoints").exists():
+    folder = Path(args.logdir) / ((args.name or Path(args.base[-1]).stem) + args.postfix)
+    if first_process() and (folder / "checkpoints").exists():
         raise UserError(f"{folder} holds another run; go on with --resume {folder}, or choose a name with --name")
     return folder, None
 
@@ -68,7 +87,7 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
     """All configs and overrides merged; a resumed run begins with its own saved config.
 
     Raises:
-        UserError: an override that is not ``key=value``, or a missing section.
+        UserError: an override that is not ``key=value``, or a section that is missing or unknown.
     """
     from omegaconf import OmegaConf
 
@@ -81,14 +100,29 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
     for section in ("model", "data"):
         if section not in config:
             raise UserError(f"the config has no '{section}' section")
+    for section in config:
+        if section not in SECTIONS:
+            raise UserError(f"the config has an unknown section '{section}'{_nearest(str(section), SECTIONS)}")
     return config
 
 
-def build_callbacks(config: Any, folder: Path) -> list[Any]:
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def build(config: Any) -> Any:
+    """As instantiate_from_config, with the targets that published configs write as ``main.Name``."""
+    if target := PUBLISHED_TARGETS.get(config.get("target")):
+        config = {**config, "target": target}
+    return instantiate_from_config(config)
+
+
+def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
     """Checkpoints (`last` and, with a monitored metric, the best), signal, log lines, and the config's own."""
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from ldm.callbacks import ProgressLog, SignalCheckpoint
+    from ldm.callbacks import FinalCheckpoint, NoiseSeed, ProgressLog, SignalCheckpoint
 
     section = config.get("lightning", {}).get("modelcheckpoint", {}).get("params", {})
     every = section.get("every_n_train_steps", 500)
@@ -97,6 +131,8 @@ def build_callbacks(config: Any, folder: Path) -> list[Any]:
         ModelCheckpoint(checkpoints, filename="last", every_n_train_steps=every, enable_version_counter=False,
                         save_on_train_epoch_end=False),
         SignalCheckpoint(checkpoints / "last.ckpt"),
+        FinalCheckpoint(checkpoints / "last.ckpt"),
+        NoiseSeed(seed),
         ProgressLog(config.get("lightning", {}).get("log_every", 100)),
     ]
     if monitor := config.model.get("params", {}).get("monitor"):
@@ -104,21 +140,46 @@ def build_callbacks(config: Any, folder: Path) -> list[Any]:
             ModelCheckpoint(checkpoints, filename="best", monitor=monitor, save_top_k=1, enable_version_counter=False)
         )
     for callback in config.get("lightning", {}).get("callbacks", {}).values():
-        callbacks.append(instantiate_from_config(callback))
+        callbacks.append(build(callback))
     return callbacks
 
 
-def build_trainer(config: Any, folder: Path) -> Any:
-    """The Lightning trainer of the config's ``lightning.trainer`` section."""
+def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = None) -> Any:
+    """The Lightning trainer of the config's ``lightning.trainer`` section.
+
+    Raises:
+        UserError: an option that Lightning does not know or refuses, or GPUs that are not there.
+    """
     import pytorch_lightning as pl
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.loggers import CSVLogger
 
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, "num_sanity_val_steps": 0}
     options["enable_progress_bar"] = sys.stderr.isatty()
     options.update(dict(config.get("lightning", {}).get("trainer", {})))
-    options.pop("benchmark", None)
+    gpus = gpus if gpus is not None else options.pop("gpus", None)
+    options.pop("gpus", None)
+    if gpus is not None:
+        options.update(accelerator="gpu", devices=_gpu_numbers(str(gpus)))
+    known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    for name in options:
+        if name not in known:
+            raise UserError(f"lightning.trainer knows no option '{name}'{_nearest(name, known)}")
     log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
-    return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder), **options)
+    try:
+        return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder, seed), **options)
+    except UserError:
+        raise
+    except (MisconfigurationException, ValueError) as err:
+        raise UserError(f"lightning.trainer cannot be set up: {' '.join(str(err).split())}") from err
+
+
+def _gpu_numbers(text: str) -> list[int]:
+    """The published form "0," or "0,1" as numbers. Raises UserError for anything else."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as err:
+        raise UserError(f"--gpus {text} is no list of GPU numbers; write such as 0,1") from err
 
 
 def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
@@ -146,20 +207,19 @@ def train(args: argparse.Namespace) -> Path:
     if args.threads:
         torch.set_num_threads(args.threads)
     pl.seed_everything(args.seed, verbose=False)
-    with atomic_write(folder / "config.yaml") as temporary:
-        OmegaConf.save(config, temporary)
+    if first_process():
+        with atomic_write(folder / "config.yaml") as temporary:
+            OmegaConf.save(config, temporary)
     model = instantiate_from_config(config.model)
     if config.get("lightning", {}).get("channels_last"):  # convolutions on a CPU are about 1.5x faster so
         model = model.to(memory_format=torch.channels_last)
-    data = instantiate_from_config(config.data)
-    trainer = build_trainer(config, folder)
+    data = build(config.data)
+    trainer = build_trainer(config, folder, args.seed, args.gpus)
     model.learning_rate = learning_rate(config, trainer, args.scale_lr)
     logger.info("run %s, learning rate %.3g%s", folder, model.learning_rate, f", resumed from {ckpt}" if ckpt else "")
     trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    logger.info("done at step %d; checkpoint %s", trainer.global_step, folder / "checkpoints" / "last.ckpt")
     return folder
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ldm.util import atomic_write
+from ldm.util import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,12 @@ class ImageLogger(pl.Callback):
     Args:
         batch_frequency: steps between pictures.
         max_images: pictures of a batch to show.
+        clamp: cut values to [-1, 1]; otherwise values beyond are scaled into it, the largest to the edge.
+        increase_log_steps: also at the steps 1, 2, 4, 8, ... below `batch_frequency`.
+        log_first_step: also after the first step.
+        disabled: write nothing.
+        rescale: values are in [-1, 1]; otherwise they are in [0, 1] already.
+        log_on_batch_idx: count the batches of an epoch instead of the steps of the run.
         log_images_kwargs: passed on to ``log_images``.
     """
 
@@ -31,36 +39,59 @@ class ImageLogger(pl.Callback):
         batch_frequency: int = 1000,
         max_images: int = 8,
         clamp: bool = True,
+        increase_log_steps: bool = False,
+        log_first_step: bool = False,
+        disabled: bool = False,
+        rescale: bool = True,
+        log_on_batch_idx: bool = False,
         log_images_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        if batch_frequency < 1 or max_images < 1:
+            raise UserError(f"the image logger needs batch_frequency and max_images of at least 1: {batch_frequency}")
         self.batch_frequency, self.max_images, self.clamp = batch_frequency, max_images, clamp
+        self.disabled, self.rescale, self.log_on_batch_idx = disabled, rescale, log_on_batch_idx
+        self.extra = {1} if log_first_step else set()
+        if increase_log_steps:
+            self.extra |= {2**n for n in range(int(math.log2(batch_frequency)) + 1)}
         self.kwargs = log_images_kwargs or {}
 
+    def wants(self, step: int) -> bool:
+        """Whether pictures are due after step (or batch) number `step`, counted from 1."""
+        return not self.disabled and step > 0 and (step % self.batch_frequency == 0 or step in self.extra)
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A grid of training pictures every `batch_frequency` steps."""
+        """A grid of training pictures where one is due."""
         step = trainer.global_step
-        if trainer.is_global_zero and step and step % self.batch_frequency == 0:
+        if trainer.is_global_zero and self.wants(batch_idx + 1 if self.log_on_batch_idx else step):
             self._log(trainer, pl_module, batch, "train", step)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A grid of the first validation batch."""
-        if trainer.is_global_zero and batch_idx == 0 and not trainer.sanity_checking:
+        if trainer.is_global_zero and batch_idx == 0 and not trainer.sanity_checking and not self.disabled:
             self._log(trainer, pl_module, batch, "val", trainer.global_step)
 
     def _log(self, trainer: pl.Trainer, pl_module: Any, batch: Any, split: str, step: int) -> None:
         if not hasattr(pl_module, "log_images"):
             return
-        batch = {k: v[: self.max_images] for k, v in batch.items()}
+        batch = {k: v[: self.max_images] if isinstance(v, (Tensor, list, tuple)) else v for k, v in batch.items()}
         was_training = pl_module.training
         pl_module.eval()
-        with torch.no_grad():
+        # Pictures must not change the numbers that training draws after them.
+        with torch.no_grad(), torch.random.fork_rng():
             grids: dict[str, Tensor] = pl_module.log_images(batch, split=split, **self.kwargs)
         pl_module.train(was_training)
         folder = Path(trainer.logger.save_dir if trainer.logger and trainer.logger.save_dir else ".")
         for name, images in grids.items():
-            save_grid(images, folder / "images" / split / f"{name}_{step:07d}.png")
+            path = folder / "images" / split / f"{name.replace('/', '_')}_{step:07d}.png"
+            save_grid(self._in_range(images), path)
+
+    def _in_range(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) with values in [-1, 1]."""
+        images = images[: self.max_images].detach().float().cpu()
+        images = images if self.rescale else 2 * images - 1
+        return images.clamp(-1, 1) if self.clamp else images / images.abs().amax().clamp(min=1)
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
@@ -94,19 +125,50 @@ class ProgressLog(pl.Callback):
 
 
 class SignalCheckpoint(pl.Callback):
-    """On SIGUSR1 the next step ends with a checkpoint at `path`."""
+    """On SIGUSR1 to any process of the run the next step ends with a checkpoint at `path`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._asked = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen."""
-        signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_asked", True))
+        """Listen, where the system has that signal and this is its main thread."""
+        if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_asked", True))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the checkpoint that was asked for."""
+        """Write the checkpoint that was asked for; all processes together, whichever was asked."""
+        if trainer.world_size > 1:
+            self._asked = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
         if self._asked:
             self._asked = False
             trainer.save_checkpoint(self.path)
             logger.info("checkpoint %s written at step %d", self.path, trainer.global_step)
+
+
+class FinalCheckpoint(pl.Callback):
+    """A checkpoint at `path` when training ends by itself."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it; here and not after the fit, since spawned processes end with the fit."""
+        trainer.save_checkpoint(self.path)
+        logger.info("done at step %d; checkpoint %s", trainer.global_step, self.path)
+
+
+class NoiseSeed(pl.Callback):
+    """Other noise in every process, and after going on other noise than at the start of the run.
+
+    The first process of a fresh run keeps the generator as it is.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed torch's generators by seed, process and step."""
+        rank, step = trainer.global_rank, trainer.global_step
+        if rank or step:
+            torch.manual_seed((self.seed + 1_000_003 * rank + 7_919 * step) % 2**63)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +15,7 @@ import torch
 import yaml
 
 import main
+from ldm import util
 from ldm.util import UserError, load_config, load_state_dict
 from tests.golden_data import ROOT
 from tests.test_emoji import needs_font
@@ -104,3 +109,121 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
         assert main.main([*tiny(tmp_path), "--name", name, "lightning.trainer.max_steps=2"]) == 0
         results.append(load_state_dict(tmp_path / name / "checkpoints" / "last.ckpt"))
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+
+
+# ------------------------------------------------------------------------------------ a model without noise
+
+LINE = {
+    "model": {"base_learning_rate": 0.1, "target": "tests.training_parts.Line", "params": {"monitor": "val/loss"}},
+    "data": {
+        "target": "main.DataModuleFromConfig",  # as published configs name it
+        "params": {
+            "batch_size": 4, "num_workers": 0, "shuffle_train": False,
+            "train": {"target": "tests.training_parts.Ramp"},
+            "validation": {"target": "tests.training_parts.Ramp", "params": {"size": 8}},
+        },
+    },
+    "lightning": {
+        "trainer": {"max_steps": 6, "val_check_interval": 2, "accelerator": "cpu", "log_every_n_steps": 1,
+                    "enable_model_summary": False},
+        "modelcheckpoint": {"params": {"every_n_train_steps": 100}},
+        "callbacks": {"image_logger": {"target": "main.ImageLogger", "params": {"batch_frequency": 2}}},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of a run of the model without noise."""
+    monkeypatch.setattr("ldm.util.ALLOWED_TARGETS", (*util.ALLOWED_TARGETS, "tests."))
+    (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE))
+    return ["-t", "--base", str(tmp_path / "line.yaml"), "--logdir", str(tmp_path), "--threads", "1"]
+
+
+def losses(run: Path) -> list[float]:
+    """train/loss of every step of a run's last start."""
+    newest = max((run / "metrics").iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
+    with (newest / "metrics.csv").open() as handle:
+        return [float(row["train/loss"]) for row in csv.DictReader(handle) if row["train/loss"]]
+
+
+def test_going_on_is_as_if_never_stopped(line: list[str], tmp_path: Path) -> None:
+    assert main.main([*line, "--name", "whole"]) == 0
+    assert main.main([*line, "--name", "part", "lightning.trainer.max_steps=3"]) == 0
+    assert main.main(["-t", "--resume", str(tmp_path / "part"), "lightning.trainer.max_steps=6"]) == 0
+    whole, part = (torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("whole", "part"))
+    assert whole["global_step"] == part["global_step"] == 6
+    rates = [c["optimizer_states"][0]["param_groups"][0]["lr"] for c in (whole, part)]
+    assert rates[0] == pytest.approx(0.1 * 0.9**6) and rates == pytest.approx([rates[0]] * 2)
+    assert part["lr_schedulers"][0]["last_epoch"] == 6
+    assert part["optimizer_states"][0]["state"][0]["step"] == 6
+
+
+def test_best_and_last_checkpoint(line: list[str], tmp_path: Path) -> None:
+    assert main.main([*line, "--postfix", "_a"]) == 0
+    folder = tmp_path / "line_a" / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    found = losses(tmp_path / "line_a")
+    assert len(found) == 6 and found[-1] < found[0]
+
+
+def test_scaled_rate_reaches_the_optimiser(line: list[str], tmp_path: Path) -> None:
+    flags = ["--scale_lr", "true", "lightning.trainer.max_steps=1", "model.base_learning_rate=0.01"]
+    assert main.main([*line, *flags, "lightning.trainer.accumulate_grad_batches=2"]) == 0
+    checkpoint = torch.load(tmp_path / "line" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == pytest.approx(0.01 * 4 * 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lightning.trainer.max_step=3"], "knows no option 'max_step'; did you mean 'max_steps'?"),
+        (["ligthning.trainer.max_steps=3"], "unknown section 'ligthning'; did you mean 'lightning'?"),
+        (["--gpus", "all"], "write such as 0,1"),
+        (["--gpus", "0,"], "cannot be set up"),
+        (["lightning.trainer.strategy=none"], "cannot be set up"),
+    ],
+)
+def test_what_the_trainer_refuses(
+    line: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words[0] == "--gpus" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main.main([*line, *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert main.first_process()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not main.first_process()
+    monkeypatch.setenv("RANK", "0")
+    assert main.first_process()
+
+
+DRIVER = """
+import sys
+import ldm.util
+ldm.util.ALLOWED_TARGETS += ("tests.",)
+import main
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(line: list[str], tmp_path: Path) -> None:
+    """Over gloo on CPUs; each process starts main.py anew, as Lightning's "ddp" strategy does."""
+    assert main.main([*line, "--name", "one"]) == 0
+    (tmp_path / "driver.py").write_text(DRIVER)
+    options = ["data.params.batch_size=2", "lightning.trainer.devices=2", "lightning.trainer.strategy=ddp"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "driver.py"), *line, "--name", "two", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 6 and one == pytest.approx(two, rel=1e-4)
+    first, second = (load_state_dict(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("one", "two"))
+    assert all(torch.allclose(first[k], second[k], atol=1e-5) for k in first)

@@ -111,14 +111,17 @@ def _save_all(folder: Path, pictures: Sequence[Picture]) -> None:
 def sample_batch(
     model: Any, settings: SampleSettings, numbers: Sequence[int], progress: Progress = no_progress
 ) -> Tensor:
-    """Images (B, C, H, W), about [-1, 1]. With DDIM image i depends on seed + i alone, else on its batch, too."""
+    """Images (B, C, H, W), about [-1, 1]; image i depends on seed + i alone."""
     size = model.image_size
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     shape = (model.channels, height, width)
     generators = seeded_generators([settings.seed + number for number in numbers])
     noise = noise_like((len(numbers), *shape), generators)
     if settings.vanilla_sample:
-        latents = ancestral_chain(model, noise.to(model.device), generators[0], progress)
+        steps = StepCounter(progress, "sampling", model.num_timesteps)
+        latents, _ = model.p_sample_loop(
+            noise.shape, x_T=noise, generator=generators, callback=lambda t: steps({"t": t})
+        )
     else:
         sampler = DDIMSampler(model)
         total = len(sampler.schedule(settings.custom_steps, settings.eta))
@@ -133,12 +136,3 @@ def sample_batch(
             verbose=False,
         )
     return model.decode_first_stage(latents) if hasattr(model, "decode_first_stage") else latents
-
-
-def ancestral_chain(model: Any, x: Tensor, generator: torch.Generator, progress: Progress = no_progress) -> Tensor:
-    """x_0 (B, C, H, W) from x_T by all training steps: Ho et al. algorithm 2."""
-    total = model.num_timesteps
-    for done, t in enumerate(reversed(range(total)), start=1):
-        x = model.p_sample(x, torch.full((len(x),), t, device=x.device), generator=generator)
-        progress("sampling", done, total, {})
-    return x

@@ -204,7 +204,7 @@ def _write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def _write_tokenizer(encoder: Any, folder: Path) -> bool:
     """Save CLIP's tokenizer; a word-level one has no counterpart and is left out."""
-    tokenizer = getattr(encoder, "tokenizer", None)
+    tokenizer: Any = getattr(encoder, "tokenizer", None)
     if not hasattr(tokenizer, "save_pretrained"):
         logger.warning("The folder has no tokenizer: the model's own works word by word and stays with this project.")
         return False

@@ -1,0 +1,105 @@
+"""What is done to a finished picture: invisible watermark and safety checker, present and absent."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.cli.guard import Guard, SafetyChecker, read_watermark
+from tests.scripts_under_test import load_script, refusal, write_picture
+
+SCRIPT = "tests/test_watermark"
+needs_watermark = pytest.mark.skipif(
+    importlib.util.find_spec("imwatermark") is None, reason="invisible-watermark is not installed"
+)
+needs_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
+
+
+def picture(tmp_path: Path, size: int = 256) -> np.ndarray:
+    return np.asarray(Image.open(write_picture(tmp_path / f"plain{size}.png", size, size)))
+
+
+@needs_watermark
+def test_watermark_is_invisible_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = picture(tmp_path)
+    [marked] = Guard(safety=False)([plain])
+    assert not np.array_equal(plain, marked) and abs(plain.astype(int) - marked).mean() < 4
+    Image.fromarray(marked).save(tmp_path / "marked.png")
+    assert load_script(SCRIPT).main([str(tmp_path / "marked.png")]) == 0
+    assert capsys.readouterr().out == "watermark: StableDiffusionV1\n"
+    assert read_watermark(tmp_path / "plain256.png") != "StableDiffusionV1"
+
+
+@needs_watermark
+def test_small_pictures_get_none_and_say_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = picture(tmp_path, 64)
+    made = Guard(safety=False)([plain, plain])
+    assert all(np.array_equal(plain, p) for p in made)
+    assert sum("below 256x256" in r.message for r in caplog.records) == 1
+    assert read_watermark(tmp_path / "plain64.png") is None
+
+
+@needs_watermark
+def test_what_is_no_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_text("text")
+    assert "not a picture" in refusal(capfd, SCRIPT, tmp_path / "a.png")
+    assert "does not exist" in refusal(capfd, SCRIPT, tmp_path / "b.png")
+
+
+def test_missing_packages_are_told_once_each(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "imwatermark", None)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    for name in [name for name in sys.modules if name.startswith("diffusers.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with caplog.at_level(logging.WARNING):
+        guard = Guard()
+    said = [r.message.split(":")[0] for r in caplog.records]
+    assert said == ["The safety checker is off", "Pictures get no watermark"]
+    plain = picture(tmp_path, 64)
+    assert np.array_equal(guard([plain])[0], plain)
+    caplog.clear()
+    Guard(safety=False, watermark=False)
+    assert not caplog.records
+    assert "pip install invisible-watermark" in refusal(capfd, SCRIPT, tmp_path / "plain64.png")
+
+
+@needs_diffusers
+def test_missing_weights_are_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    assert Guard(watermark=False, safety_source=tmp_path / "none").checker is None
+    assert "no weights" in caplog.text
+
+
+@needs_diffusers
+def test_safety_checker_blackens_what_it_objects_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(text_config=tower, vision_config={**tower, "image_size": 8, "patch_size": 4}, projection_dim=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = StableDiffusionSafetyChecker(config)
+    with torch.no_grad():  # no cosine is above 2, every cosine is above -2
+        model.special_care_embeds_weights.fill_(2.0)
+        model.concept_embeds_weights.fill_(2.0)
+    processor = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    plain = picture(tmp_path, 64)
+    for name, threshold in (("lenient", 2.0), ("strict", -2.0)):
+        with torch.no_grad():
+            model.concept_embeds_weights.fill_(threshold)
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+    assert SafetyChecker(tmp_path / "lenient")([plain])[1] == [False]
+    [kept] = Guard(watermark=False, safety_source=tmp_path / "lenient")([plain])
+    [black] = Guard(watermark=False, safety_source=tmp_path / "strict")([plain])
+    assert np.array_equal(kept, plain) and not black.any()
+    assert "the safety checker objects" in caplog.text
