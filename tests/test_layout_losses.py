@@ -8,6 +8,7 @@ import torch
 from golden_data import golden, relative_error
 
 from layout_predictor.LayoutTransformer.data.dataset import split_indices
+from layout_predictor.LayoutTransformer.training.config import OptimiserSection
 from layout_predictor.LayoutTransformer.training.losses import (
     RELATIONS,
     layout_loss,
@@ -38,6 +39,8 @@ def test_losses_reproduce_the_reference() -> None:
     assert relative_error(nll, arrays["nll"]) < 1e-4
     total = layout_loss(hinge, nll, batch_size=2)
     assert torch.allclose(total, (hinge.sum() + 0.1 * nll.sum()) / 2)
+    positions = layout_loss(hinge, nll, batch_size=2, position_weight=0.3, relation_weight=0.0)
+    assert torch.allclose(positions, 0.3 * nll.sum() / 2)
 
 
 def test_a_satisfied_relation_is_pushed_no_further() -> None:
@@ -74,7 +77,7 @@ def test_schedules_reproduce_the_reference(
 
 
 def test_schedule_state_and_names() -> None:
-    section = {"SCHEDULER": "BaseScheduler", "MAX_LR": 0.1, "WARMUP": 0.5}
+    section = OptimiserSection(scheduler="BaseScheduler", max_lr=0.1, warmup=0.5)
     one, other = (build_scheduler(optimizer(), section, 10) for _ in range(2))
     for _ in range(3):
         one.step()
@@ -82,7 +85,7 @@ def test_schedule_state_and_names() -> None:
     assert other.step() == one.step()
     assert one.lr_at(9) == 0.1
     with pytest.raises(UserError, match="unknown SCHEDULER"):
-        build_scheduler(optimizer(), {**section, "SCHEDULER": "Nobody"}, 10)
+        build_scheduler(optimizer(), OptimiserSection(scheduler="Nobody", max_lr=0.1), 10)
 
 
 def test_split_reproduces_the_reference() -> None:

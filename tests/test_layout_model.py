@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from golden_data import SEED, golden, listing, parameter, relative_error
+from transformers import RobertaModel
 
 from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model, pick_centres, split_mixture
 from layout_predictor.LayoutTransformer.model.names import (
@@ -16,8 +19,11 @@ from layout_predictor.LayoutTransformer.model.names import (
     published_names,
     to_published,
 )
+from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
+from layout_predictor.LayoutTransformer.model.unused import unused_shapes, with_unused
 from ldm.util import UserError
 
+ENCODER = "encoder.model.encoder.sentence_encoder."
 LISTING = "statedicts/layout_predictor__coco_seq2seq_v9_ablation_4.tsv"
 TINY = LayoutConfig(
     vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, feed_forward_size=32, max_positions=20
@@ -75,6 +81,53 @@ def test_unused_entries_are_dropped_and_listed(caplog: pytest.LogCaptureFixture)
     assert infer_config(to_published(source), num_heads=2, dropout=0.1) == TINY
 
 
+def test_a_model_of_the_published_size_saves_all_published_names() -> None:
+    shapes = {name: shape for name, (shape, _) in listing(LISTING).items()}
+    with torch.device("meta"):
+        used = to_published(build_model(LayoutConfig()))
+    whole = with_unused(used, LayoutConfig(), {})
+    assert {name: tuple(value.shape) for name, value in whole.items()} == shapes
+    assert set(unused_shapes()) == set(shapes) - set(used)
+    assert whole["encoder.model.encoder.lm_head.weight"] is used[f"{ENCODER}embed_tokens.weight"]
+    kept = {"bbox_head.refine_box_head.dense.bias": torch.ones(3)}
+    assert set(with_unused(used, LayoutConfig(), kept)) == set(used) | set(kept)
+    small = to_published(build_model(TINY, seed=1))
+    assert set(with_unused(small, TINY, {})) == set(small)
+
+
+def test_objects_may_stay_unmarked() -> None:
+    model = build_model(replace(TINY, mark_objects=False), seed=1)
+    assert not model.object_embedding.requires_grad and not model.object_embedding.any()
+
+
+def test_tokens_of_interest_only() -> None:
+    model = build_model(TINY, seed=1).eval()
+    tokens, is_object = torch.tensor([[0, 7, 9, 2]]), torch.tensor([[False, True, True, False]])
+    where = torch.tensor([[0, 1], [0, 2]])
+    assert torch.allclose(model(tokens, is_object, where), model(tokens, is_object)[0, 1:3])
+
+
+def test_a_pretrained_encoder_to_start_from(tmp_path: Path) -> None:
+    donor = RobertaModel(TINY.roberta(), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        donor.embeddings.token_type_embeddings.weight.fill_(0.3)  # ours has no such table: it must not be lost
+    donor.save_pretrained(tmp_path / "donor")
+    model = build_model(TINY, seed=2).eval()
+    load_pretrained_encoder(model, str(tmp_path / "donor"))
+    tokens = torch.tensor([[0, 7, 9, 2]])
+    with torch.no_grad():
+        expected = donor(tokens).last_hidden_state
+        found = model.encode(tokens, torch.zeros(1, 4, dtype=torch.bool))
+    assert torch.allclose(found, expected, atol=1e-5)
+    with pytest.raises(UserError, match="is of another size"):
+        load_pretrained_encoder(build_model(replace(TINY, hidden_size=8), seed=1), str(tmp_path / "donor"))
+    with pytest.raises(UserError, match="there is no folder"):
+        load_pretrained_encoder(model, str(tmp_path / "nobody"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_pretrained_encoder(model, str(tmp_path / "empty"))
+
+
 def test_wrong_checkpoints_are_refused() -> None:
     model = build_model(TINY, seed=1)
     state = to_published(model)
@@ -87,6 +140,10 @@ def test_wrong_checkpoints_are_refused() -> None:
         load_published(model, {**state, name: torch.zeros(3, 3)})
     with pytest.raises(UserError, match="unknown keys"):
         LayoutConfig.from_mapping({"hidden": 3})
+    with pytest.raises(UserError, match="num_heads is 0"):
+        LayoutConfig.from_mapping({"num_heads": 0})
+    with pytest.raises(UserError, match="no room"):
+        LayoutConfig.from_mapping({"max_positions": 3})
 
 
 def test_padding_and_objects() -> None:

@@ -1,21 +1,51 @@
-"""Where batches come from: the grammar's endless series, or a file of relation sentences."""
+"""Where batches come from: the grammar's endless series, or the sentences of files.
+
+Batch n is the same in every run, so that a run resumes by its number alone.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
+from layout_predictor.LayoutTransformer.data.captions import read_captions
+from layout_predictor.LayoutTransformer.data.coco import BoxFilter, box_statistics, read_objects
 from layout_predictor.LayoutTransformer.data.grammar import generate
+from layout_predictor.LayoutTransformer.data.relations import (
+    FixedRelations,
+    GeneratedRelations,
+    read_relation_sentences,
+)
 from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.training.losses import RELATIONS
-from ldm.util import UserError
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.data.vg_msdn import VGImage, read_images, region_captions, relation_sentences
+from layout_predictor.LayoutTransformer.training.config import DataSection
+from ldm.util import UserError, atomic_write
+
+__all__ = ["GrammarSource", "RecordSource", "Source", "build_source", "read_relation_sentences", "split_indices"]
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 8  # batches that are sorted by length together
+_VALID_SERIES = 1_000_003  # added to the seed: no validation sentence is in the training series
+
+
+class Source(Protocol):
+    """Training batches by number, and the validation sentences."""
+
+    epoch_steps: int
+    validation: list[Sample]
+
+    def batch(self, step: int) -> list[Sample]:
+        """Sentences of update number `step` (from 0)."""
+        ...
 
 
 class GrammarSource:
@@ -25,8 +55,12 @@ class GrammarSource:
     block come in random order. The first `simple_steps` batches are single clauses about two objects.
     """
 
-    def __init__(self, seed: int, batch_size: int, *, simple_steps: int = 0) -> None:
+    def __init__(
+        self, seed: int, batch_size: int, *, simple_steps: int = 0, epoch_sentences: int = 0, valid_sentences: int = 0
+    ) -> None:
         self.seed, self.batch_size, self.simple_steps = seed, batch_size, simple_steps
+        self.epoch_steps = max(1, epoch_sentences // batch_size)
+        self.validation = [generate(seed + _VALID_SERIES, i) for i in range(valid_sentences)]
         self._block: tuple[int, list[list[Sample]]] | None = None
 
     def batch(self, step: int) -> list[Sample]:
@@ -46,6 +80,59 @@ class GrammarSource:
         return batches
 
 
+Relations = FixedRelations | GeneratedRelations
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a data set gives: relation sentences, captions, and the validation sentences of both."""
+
+    relations: Relations
+    captions: list[Sample]
+    validation: list[Sample]
+
+
+class RecordSource:
+    """An epoch is every relation sentence once and as many captions, drawn at random without repetition.
+
+    Without relation sentences it is every caption once. The sentences of an epoch are cut into batches of nearly
+    equal size, so that no batch is left with a few.
+    """
+
+    def __init__(self, records: Records, *, seed: int, batch_size: int, processes: int = 1) -> None:
+        self.records, self.seed = records, seed
+        relations, captions = len(records.relations), len(records.captions)
+        self.captions_drawn = min(captions, relations) if relations else captions
+        self.validation = records.validation
+        total = relations + self.captions_drawn
+        if not total:
+            raise UserError("there is no sentence to train on: name a file of captions or of relation sentences")
+        self.epoch_steps = -(-total // batch_size)
+        if total // self.epoch_steps < processes:
+            raise UserError(f"{total} sentences are too few for {processes} processes; lower TRAINING.DEVICES")
+        self._epoch: tuple[int, list[list[Sample]]] | None = None
+
+    def batch(self, step: int) -> list[Sample]:
+        """Sentences of update number `step` (from 0)."""
+        number, place = divmod(step, self.epoch_steps)
+        if self._epoch is None or self._epoch[0] != number:
+            self._epoch = (number, self._make_epoch(number))
+        return self._epoch[1][place]
+
+    def _make_epoch(self, number: int) -> list[list[Sample]]:
+        rng = random.Random(f"{self.seed}/epoch/{number}")
+        samples = self.records.relations.epoch(number) + rng.sample(self.records.captions, self.captions_drawn)
+        rng.shuffle(samples)
+        bounds = np.linspace(0, len(samples), self.epoch_steps + 1).astype(int).tolist()
+        # Within a block of batches, sentences of like length go together: less padding.
+        for first in range(0, self.epoch_steps, _BLOCK):
+            block = slice(bounds[first], bounds[min(first + _BLOCK, self.epoch_steps)])
+            samples[block] = sorted(samples[block], key=lambda sample: len(sample.text))
+        batches = [samples[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
+        rng.shuffle(batches)
+        return batches
+
+
 def split_indices(count: int, valid_part: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation indices of `count` samples: the published shuffle, then a cut."""
     order = np.random.RandomState(0).permutation(count)
@@ -53,38 +140,113 @@ def split_indices(count: int, valid_part: float = 0.1) -> tuple[np.ndarray, np.n
     return order[valid:], order[:valid]
 
 
-def read_relation_sentences(path: str | Path) -> list[Sample]:
-    """Sentences with stated relations and no centres, from JSON lines.
+# ----------------------------------------------------------------------------- from the configuration
 
-    A line has `words` (each with its trailing blank), `objects` (indices of words) and `relations`
-    ([word index, relation, ...] as [i, j, relation]). UserError names the line and the field that is wrong.
+
+def build_source(
+    section: DataSection,
+    *,
+    batch_size: int,
+    output: Path,
+    tokenizer: SentenceTokenizer,
+    max_tokens: int,
+    processes: int = 1,
+) -> Source:
+    """The source that a DATA section names.
+
+    Args:
+        section: see `DataSection`.
+        batch_size: sentences of an update, over all processes.
+        output: folder of the run; statistics of the boxes are written there.
+        tokenizer, max_tokens: sentences of more tokens are left out of the files' sentences.
+        processes: how many share a batch.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no file of relation sentences at {path}")
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            samples.append(_from_record(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {number}: wrong or missing field ({error})") from None
-    return samples
+    if section.name == "grammar":
+        return GrammarSource(
+            section.seed,
+            batch_size,
+            simple_steps=section.simple_steps,
+            epoch_sentences=section.train_sentences,
+            valid_sentences=section.valid_sentences,
+        )
+    records = _coco_records(section, output) if section.name == "coco" else _vg_records(section)
+    relations = records.relations
+    if isinstance(relations, FixedRelations):
+        relations = FixedRelations(_short_enough(relations.samples, tokenizer, max_tokens))
+    records = Records(
+        relations,
+        _short_enough(records.captions, tokenizer, max_tokens),
+        _short_enough(records.validation, tokenizer, max_tokens),
+    )
+    logger.info(
+        "%d relation sentences and %d captions to train on, %d sentences to validate with",
+        len(records.relations), len(records.captions), len(records.validation),
+    )  # fmt: skip
+    return RecordSource(records, seed=section.seed, batch_size=batch_size, processes=processes)
 
 
-def _from_record(record: Mapping[str, Any]) -> Sample:
-    words, objects = record["words"], record["objects"]
-    starts = [0]
-    for word in words:
-        starts.append(starts[-1] + len(word))
-    spans = tuple((starts[i], starts[i] + len(words[i].rstrip())) for i in objects)
-    number = {word_index: i for i, word_index in enumerate(objects)}
-    relations = tuple((number[i], relation, number[j]) for i, j, relation in record["relations"])
-    for _, relation, _ in relations:
-        if relation not in RELATIONS:
-            raise ValueError(f"relation {relation!r}")
-    names = tuple(words[i].strip() for i in objects)
-    return Sample("".join(words), spans, relations, None, names)
+def _coco_records(section: DataSection, output: Path) -> Records:
+    relations, valid_relations = _relations(section)
+    if section.captions is None:
+        return Records(relations, [], valid_relations)
+    keep = BoxFilter(section.min_area, section.min_objects, section.max_objects)
+    objects = read_objects(section.annotations, section.image_sets, keep)
+    with atomic_write(output / section.statistics) as temporary:
+        temporary.write_text(json.dumps(box_statistics(objects), indent=1) + "\n", encoding="utf-8")
+    captions = read_captions(section.captions, objects)
+    by_image = [captions[image_id] for image_id in sorted(captions)]
+    train, valid = split_indices(len(by_image), section.valid_part)  # by image: its captions stay together
+    held_out = [caption for i in valid for caption in by_image[i]][: section.valid_sentences]
+    return Records(relations, [caption for i in train for caption in by_image[i]], valid_relations + held_out)
+
+
+def _relations(section: DataSection) -> tuple[Relations, list[Sample]]:
+    """Relation sentences to train on, and to validate with."""
+    if section.relations is None:
+        return FixedRelations([]), []
+    if section.relations == "generated":
+        held_out = GeneratedRelations(section.seed + _VALID_SERIES, section.valid_sentences)
+        return GeneratedRelations(section.seed, section.train_sentences), held_out.epoch(0)
+    try:
+        samples = read_relation_sentences(section.relations)
+    except UserError as error:
+        if not str(error).startswith("there is no file"):
+            raise
+        raise UserError(f"{error} of relation sentences; --relations generated makes them by a grammar") from None
+    train, valid = split_indices(len(samples), section.valid_part)
+    return FixedRelations([samples[i] for i in train]), [samples[i] for i in valid]
+
+
+def _vg_records(section: DataSection) -> Records:
+    images = read_images(section.annotations, section.image_sets)
+    if not images:
+        raise UserError(f"there is no image in {', '.join(section.image_sets)} of {section.annotations}")
+    train, valid = split_indices(len(images), section.valid_part)
+    held_out = [sample for i in valid for kind in _vg_sentences(images[i], section) for sample in kind]
+    kinds = [_vg_sentences(images[i], section) for i in train]
+    relations: Relations = FixedRelations([sample for stated, _ in kinds for sample in stated])
+    if section.relations == "generated":
+        relations, generated = _relations(section)
+        held_out = generated + held_out
+    captions = [sample for _, regions in kinds for sample in regions]
+    return Records(relations, captions, held_out[: section.valid_sentences])
+
+
+def _vg_sentences(image: VGImage, section: DataSection) -> tuple[list[Sample], list[Sample]]:
+    """Relationships and region phrases of an image, as far as the configuration wants them."""
+    wanted = section.relations is not None and section.relations != "generated"
+    stated = relation_sentences(image, section.min_area) if wanted else []
+    return stated, region_captions(image, section.min_area) if section.captions is not None else []
+
+
+def _short_enough(samples: Sequence[Sample], tokenizer: SentenceTokenizer, max_tokens: int) -> list[Sample]:
+    """Samples of at most `max_tokens` tokens; what is left out is counted in the log."""
+    # A byte-level BPE never has more tokens than bytes; the rest is <s>, </s> and a leading blank.
+    kept = [
+        sample
+        for sample in samples
+        if len(sample.text.encode()) + 3 <= max_tokens or len(tokenizer.encode(sample.text)[0]) <= max_tokens
+    ]
+    if len(kept) < len(samples):
+        logger.warning("%d sentences of over %d tokens are left out", len(samples) - len(kept), max_tokens)
+    return kept

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from layout_predictor.LayoutTransformer.data.records import find_file
 from ldm.util import UserError, atomic_write
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -24,7 +25,28 @@ class SentenceTokenizer:
         found = tuple(tokenizer.token_to_id(token) for token in SPECIAL)
         if found != (0, 1, 2, 3):
             raise UserError(f"the tokenizer's special tokens {SPECIAL} have ids {found}, not (0, 1, 2, 3)")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, name: str) -> SentenceTokenizer:
+        """From a tokenizer.json, a folder with one, or by its name on the Hugging Face hub ("roberta-base")."""
+        path = find_file(name)
+        if path.is_dir():
+            return cls.from_file(path / "tokenizer.json")
+        if path.suffix == ".json" or path.is_file():
+            return cls.from_file(path)
+        try:
+            return cls(Tokenizer.from_pretrained(name))
+        except UserError:
+            raise
+        except Exception as error:  # the library raises plain Exception, and the hub its own
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"the tokenizer {name!r} is no file here and cannot be fetched ({reason}); "
+                "name a tokenizer.json in DATA.TOKENIZER"
+            ) from None
 
     @classmethod
     def from_file(cls, path: str | Path) -> SentenceTokenizer:

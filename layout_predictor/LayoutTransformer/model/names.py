@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from layout_predictor.LayoutTransformer.model.unused import UNUSED_PREFIXES
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -39,17 +40,6 @@ _LAYER = {
     "fc2": "output.dense",
     "final_layer_norm": "output.LayerNorm",
 }
-# Entries of the published checkpoint without a part in the forward pass.
-_UNUSED_PREFIXES = (
-    "encoder._float_tensor",
-    "encoder.model.encoder.lm_head.",
-    f"{_ENCODER}version",
-    "bbox_head.Decoder.decoder.",
-    "bbox_head.Decoder.box_predictor.xy_embedding.",
-    "bbox_head.Decoder.box_predictor.wh_bivariate.",
-    "bbox_head.refine_encoder.",
-    "bbox_head.refine_box_head.",
-)
 # Ours, and zero by construction: nothing to save or load.
 _SEGMENT = "encoder.embeddings.token_type_embeddings.weight"
 
@@ -78,7 +68,7 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
     Raises UserError when an entry is missing, of another shape, or unknown.
     """
     table = published_names(model.config.num_layers)
-    dropped = sorted(name for name in state if name not in table and name.startswith(_UNUSED_PREFIXES))
+    dropped = sorted(name for name in state if name not in table and name.startswith(UNUSED_PREFIXES))
     unknown = sorted(set(state) - set(table) - set(dropped))
     missing = sorted(set(table) - set(state))
     if missing or unknown:

@@ -31,6 +31,7 @@ class LayoutConfig:
     # How a fresh model starts; loading a checkpoint overwrites both.
     initializer_range: float = 0.02  # standard deviation of the weights; narrow models learn faster with more
     sinusoidal_positions: bool = False  # position embeddings start as sinusoids: distances are easy to learn
+    mark_objects: bool = True  # whether the embedding of object tokens is learned; without, it stays zero
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> LayoutConfig:
@@ -40,6 +41,11 @@ class LayoutConfig:
         if unknown:
             raise UserError(f"unknown keys in the layout model's configuration: {', '.join(unknown)}")
         config = cls(**dict(values))
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "feed_forward_size"):
+            if getattr(config, name) < 1:
+                raise UserError(f"the layout model's {name} is {getattr(config, name)}; it must be at least 1")
+        if config.max_tokens < 3:
+            raise UserError(f"max_positions {config.max_positions} leaves no room for a sentence")
         if config.hidden_size % config.num_heads:
             raise UserError(
                 f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
@@ -113,6 +119,9 @@ class LayoutModel(nn.Module):
             with torch.no_grad():
                 positions.copy_(_sinusoids(*positions.shape) * config.initializer_range * math.sqrt(2))
         self.object_embedding = nn.Parameter(torch.randn(1, config.hidden_size) * 0.02)
+        if not config.mark_objects:
+            nn.init.zeros_(self.object_embedding)
+            self.object_embedding.requires_grad_(False)
         self.head = MixtureHead(config.hidden_size)
 
     def encode(self, tokens: Tensor, is_object: Tensor) -> Tensor:
@@ -126,9 +135,13 @@ class LayoutModel(nn.Module):
         ]  # (B, 1, 1, L)
         return self.encoder.encoder(hidden, attention_mask=blocked).last_hidden_state
 
-    def forward(self, tokens: Tensor, is_object: Tensor) -> Tensor:
-        """Raw mixture parameters (B, L, 30); see `split_mixture`."""
-        return self.head(self.encode(tokens, is_object))
+    def forward(self, tokens: Tensor, is_object: Tensor, where: Tensor | None = None) -> Tensor:
+        """Raw mixture parameters (B, L, 30), or those of the tokens `where` (P, 2: row, token) only, (P, 30).
+
+        See `split_mixture`.
+        """
+        features = self.encode(tokens, is_object)  # (B, L, H)
+        return self.head(features if where is None else features[where[:, 0], where[:, 1]])
 
 
 def build_model(config: LayoutConfig, *, seed: int | None = None) -> LayoutModel:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from safetensors.torch import save_file
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
-from ldm.util import UserError, atomic_write
+from ldm.util import UserError, atomic_write, load_state_dict
+
+logger = logging.getLogger(__name__)
 
 
 def save_training(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -29,12 +33,18 @@ def load_training(path: str | Path) -> dict[str, Any]:
         raise UserError(f"no layout checkpoint at {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and runtime errors alike: the file is not what it should be
+    except pickle.UnpicklingError:
+        # Other objects lie beside the weights, or the file is damaged: read the weights alone, or say which.
+        state = {"state_dict": load_state_dict(path)}
+        logger.info("only the weights of %s are read", path)
+    except Exception as error:  # zip and runtime errors alike: the file is not what it should be
         raise UserError(
-            f"the layout checkpoint {path} cannot be read: {str(error).splitlines()[0]}"
+            f"the layout checkpoint {path} cannot be read: {str(error).splitlines()[0]}; is it truncated?"
         ) from None
-    if not isinstance(state, dict) or "state_dict" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), Mapping):
         raise UserError(f"the layout checkpoint {path} has no 'state_dict'")
+    if not all(isinstance(value, torch.Tensor) for value in state["state_dict"].values()):
+        raise UserError(f"the 'state_dict' of the layout checkpoint {path} holds more than tensors")
     return state
 
 

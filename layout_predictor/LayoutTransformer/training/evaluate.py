@@ -37,6 +37,19 @@ class Score:
         """Mean distance to the true centre, in fractions of the picture; NaN when none is known."""
         return self.distance_sum / self.distances if self.distances else float("nan")
 
+    @property
+    def metric(self) -> float:
+        """The number in a checkpoint's name: relation accuracy, or centre distance where no relation is stated."""
+        return self.relation_accuracy if self.stated["all"] else self.centre_distance
+
+    def add(self, other: Score) -> None:
+        """Count another evaluation too."""
+        self.right.update(other.right)
+        self.stated.update(other.stated)
+        self.distance_sum += other.distance_sum
+        self.distances += other.distances
+        self.failures += other.failures
+
     def table(self) -> str:
         """One line for each relation and number of objects."""
         return "\n".join(
@@ -78,8 +91,7 @@ def evaluate(
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
         batch = collate(part, tokenizer, model.config.max_tokens).to(device)
-        features = model.encode(batch.tokens, batch.is_object)  # (B, L, H)
-        raw = model.head(features[batch.where[:, 0], batch.where[:, 1]])  # (P, 30)
+        raw = model(batch.tokens, batch.is_object, batch.where)  # (P, 30)
         centres = pick_centres(split_mixture(raw)).tolist()
         for sample in part:
             add_sentence(score, sample, centres[: len(sample.spans)])

@@ -33,6 +33,8 @@ def position_nll(raw: Tensor, centres: Tensor) -> Tensor:
     return -(density(mixture, centres) + DENSITY_FLOOR).log()
 
 
-def layout_loss(hinge: Tensor, nll: Tensor, *, batch_size: int, position_weight: float = 0.1) -> Tensor:
-    """Sum of hinges + position_weight * sum of position terms, per sentence of the batch (a scalar)."""
-    return (hinge.sum() + position_weight * nll.sum()) / batch_size
+def layout_loss(
+    hinge: Tensor, nll: Tensor, *, batch_size: float, position_weight: float = 0.1, relation_weight: float = 1.0
+) -> Tensor:
+    """relation_weight * sum of hinges + position_weight * sum of position terms, per sentence (a scalar)."""
+    return (relation_weight * hinge.sum() + position_weight * nll.sum()) / batch_size

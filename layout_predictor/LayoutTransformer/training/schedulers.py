@@ -6,10 +6,10 @@ Lengths are fractions of the total number of updates. Warm-up starts at a tenth 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch.optim import Optimizer
 
+from layout_predictor.LayoutTransformer.training.config import OptimiserSection
 from ldm.util import UserError
 
 _TENTH = 0.1  # where warm-up starts, and where the square-root decay ends, as a part of the peak
@@ -98,17 +98,16 @@ SCHEDULERS: dict[str, type[BaseScheduler]] = {
 }
 
 
-def build_scheduler(optimizer: Optimizer, section: Mapping[str, Any], total_steps: int) -> BaseScheduler:
-    """A schedule from an optimiser's section of the configuration (keys in capitals, as published)."""
-    name = str(section.get("SCHEDULER", "BertScheduler"))
-    if name not in SCHEDULERS:
-        raise UserError(f"unknown SCHEDULER {name!r}; known: {', '.join(SCHEDULERS)}")
-    return SCHEDULERS[name](
+def build_scheduler(optimizer: Optimizer, section: OptimiserSection, total_steps: int) -> BaseScheduler:
+    """A schedule from an optimiser's section of the configuration."""
+    if section.scheduler not in SCHEDULERS:
+        raise UserError(f"unknown SCHEDULER {section.scheduler!r}; known: {', '.join(SCHEDULERS)}")
+    return SCHEDULERS[section.scheduler](
         optimizer,
         total_steps=total_steps,
-        max_lr=float(section["MAX_LR"]),
-        min_lr=float(section.get("MIN_LR", 0.0)),
-        warmup=float(section.get("WARMUP", 0.0)),
-        hold=float(section.get("HOLD", 0.0)),
-        decay=float(section.get("DECAY", 1.0)),
+        max_lr=section.max_lr,
+        min_lr=section.min_lr,
+        warmup=section.warmup,
+        hold=section.hold,
+        decay=section.decay,
     )

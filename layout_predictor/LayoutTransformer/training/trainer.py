@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from layout_predictor.LayoutTransformer.data.batch import Batch, collate
-from layout_predictor.LayoutTransformer.data.dataset import GrammarSource
-from layout_predictor.LayoutTransformer.data.grammar import generate
-from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.dataset import build_source
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
+from layout_predictor.LayoutTransformer.model.unused import with_unused
 from layout_predictor.LayoutTransformer.training.checkpoint import export, load_training, save_training
+from layout_predictor.LayoutTransformer.training.config import OptimiserSection, Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
+from layout_predictor.LayoutTransformer.training.processes import Processes
+from layout_predictor.LayoutTransformer.training.report import Report
 from layout_predictor.LayoutTransformer.training.schedulers import build_scheduler
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("MODEL", "DATA", "TRAINING", "ENCODER", "BBOX_HEAD", "OUTPUT")
+LAST = "last.pth"
+_EPOCH_NAME = re.compile(r"checkpoint_(\d+)_(-?\d+\.\d+)\.pth")
+# A part of the model, and the optimiser's name in a published checkpoint.
+_OPTIMIZERS = {"encoder": "encoder_optimizer", "bbox_head": "bbox_head_optimizer"}
 
 
-def batch_losses(model: LayoutModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Relation hinges (R,) and position terms (P',) of a batch; P' counts the objects with a known centre."""
-    features = model.encode(batch.tokens, batch.is_object)  # (B, L, H)
-    raw = model.head(features[batch.where[:, 0], batch.where[:, 1]])  # (P, 30)
+    raw = model(batch.tokens, batch.is_object, batch.where)  # (P, 30)
     first, second, relation = batch.relations.unbind(-1)
     known = ~batch.centres.isnan().any(-1)
     return relation_hinge(raw[first], raw[second], relation), position_nll(raw[known], batch.centres[known])
@@ -42,171 +47,204 @@ class Trainer:
     """Trains a layout model as a configuration says.
 
     Args:
-        config: sections MODEL, DATA, TRAINING, ENCODER, BBOX_HEAD, OUTPUT (see configs/default.yaml).
+        settings: the checked configuration.
+        model: fresh, or with the weights to start from.
+        tokenizer: whose ids the model takes.
+        processes: the run's processes; by default they are started as TRAINING says.
     """
 
-    def __init__(self, config: Mapping[str, Any], model: LayoutModel, tokenizer: SentenceTokenizer) -> None:
-        self.config, self.model, self.tokenizer = config, model, tokenizer
-        data, training = config["DATA"], config["TRAINING"]
-        self.batch_size = int(training["BATCH_SIZE"])
-        self.epochs = int(training["EPOCHS"])
-        self.epoch_steps = max(1, int(data["TRAIN_SENTENCES"]) // self.batch_size)
-        self.total_steps = self.epochs * self.epoch_steps
-        self.source = GrammarSource(
-            int(data["SEED"]), self.batch_size, simple_steps=int(data.get("SIMPLE_STEPS", 0))
+    def __init__(
+        self,
+        settings: Settings,
+        model: LayoutModel,
+        tokenizer: SentenceTokenizer,
+        processes: Processes | None = None,
+    ) -> None:
+        self.settings, self.model, self.tokenizer = settings, model, tokenizer
+        self.processes = processes or Processes(settings.training)
+        self.output = Path(settings.output.output_dir)
+        self.source = build_source(
+            settings.data,
+            batch_size=settings.training.batch_size * self.processes.count,
+            processes=self.processes.count,
+            output=self.output,
+            tokenizer=tokenizer,
+            max_tokens=model.config.max_tokens,
         )
-        # A series of its own: no validation sentence is in the training series.
-        self.validation: list[Sample] = [
-            generate(int(data["SEED"]) + 1_000_003, i) for i in range(int(data["VALID_SENTENCES"]))
-        ]
-        self.output = Path(config["OUTPUT"]["OUTPUT_DIR"])
+        self.epoch_steps = self.source.epoch_steps
+        self.total_steps = settings.training.epochs * self.epoch_steps
         head = list(model.head.parameters())
         encoder = [p for p in (*model.encoder.parameters(), model.object_embedding) if p.requires_grad]
         self.optimizers = {
-            name: torch.optim.Adam(
-                parameters,
-                lr=1.0,
-                betas=(0.9, 0.999),
-                fused=True,  # one pass over the parameters: they are small and many
-                weight_decay=float(config[name].get("WEIGHT_DECAY", 0.01)),
-            )
-            for name, parameters in (("ENCODER", encoder), ("BBOX_HEAD", head))
+            "encoder": _adam(encoder, settings.encoder),
+            "bbox_head": _adam(head, settings.bbox_head),
         }
         self.schedules = {
-            name: build_scheduler(optimizer, config[name], self.total_steps)
+            name: build_scheduler(optimizer, getattr(settings, name), self.total_steps)
             for name, optimizer in self.optimizers.items()
         }
+        # `network` is the model as the processes share it; its parameters are those of `model`.
+        self.network, self.steppers = self.processes.setup(model, list(self.optimizers.values()))
         self.step = 0
         self.log: list[dict[str, float]] = []
-        self.running = {"loss": 0.0, "hinge": 0.0, "nll": 0.0}
-        self.writer = self._tensorboard()
-        torch.manual_seed(int(training["SEED"]))
-
-    def _tensorboard(self) -> Any:
-        if not self.config["OUTPUT"].get("TENSORBOARD", False):
-            return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.warning("tensorboard is not installed: scalars go to the log file only")
-            return None
-        return SummaryWriter(str(self.output))
+        self.unused: dict[str, Tensor] = {}  # entries of a published checkpoint that are saved again as they were
+        self.report = Report(self.output, tensorboard=settings.output.tensorboard, active=self.processes.is_main)
+        self.processes.seed(settings.training.seed)
 
     # ------------------------------------------------------------------ steps
 
     def train(self) -> Score:
         """Train to the end of the last epoch, from wherever a checkpoint left off; return the last score."""
-        training, output = self.config["TRAINING"], self.config["OUTPUT"]
-        self.output.mkdir(parents=True, exist_ok=True)
-        log_every, save_every = int(output["LOG_EVERY"]), int(output["SAVE_EVERY"])
-        score, started, first = Score(), time.monotonic(), self.step
+        output = self.settings.output
+        score: Score | None = None
+        started, first = time.monotonic(), self.step
         self.model.train()
-        while self.step < self.total_steps:
-            self._update(float(training["GRAD_CLIP"]), float(training["POSITION_WEIGHT"]))
-            if self.step % log_every == 0:
-                self._report((time.monotonic() - started) / (self.step - first), log_every)
-            epoch_done = self.step % self.epoch_steps == 0
-            if epoch_done:
-                score = self.validate()
-                self._save(self._epoch_path(score))
-            if epoch_done or self.step % save_every == 0:
-                self._save(self.output / "last.pth")
-        if not score.stated:
-            score = self.validate()
-        export(self.output / "layout.safetensors", self.model, self.tokenizer)
-        logger.info("done: %s", self.output / "layout.safetensors")
+        with self.report.progress(first, self.total_steps) as bar:
+            while self.step < self.total_steps:
+                self._update()
+                bar.update()
+                if self.step % output.log_every == 0:
+                    self._say((time.monotonic() - started) / (self.step - first))
+                epoch_done = self.step % self.epoch_steps == 0
+                if epoch_done:
+                    score = self.validate()
+                    self._save(self._epoch_path(score))
+                    self._prune(score)
+                if epoch_done or self.step % output.save_every == 0:
+                    self._save(self.output / LAST)
+        score = score or self.validate()  # a finished run's checkpoint: there was nothing left to do
+        if self.processes.is_main:
+            export(self.output / "layout.safetensors", self.model, self.tokenizer)
+            logger.info("done: %s", self.output / "layout.safetensors")
         return score
 
-    def _update(self, clip: float, position_weight: float) -> None:
+    def _update(self) -> None:
+        training = self.settings.training
         samples = self.source.batch(self.step)
-        batch = collate(samples, self.tokenizer, self.model.config.max_tokens).to(
-            self.model.object_embedding.device
+        batch = collate(self.processes.share(samples), self.tokenizer, self.model.config.max_tokens)
+        hinge, nll = batch_losses(self.network, batch.to(self.model.object_embedding.device))
+        loss = layout_loss(
+            hinge,
+            nll,
+            # Gradients are averaged over the processes: the average is per sentence of the whole batch.
+            batch_size=len(samples) / self.processes.count,
+            position_weight=training.position_weight,
+            relation_weight=training.relation_weight,
         )
-        hinge, nll = batch_losses(self.model, batch)
-        loss = layout_loss(hinge, nll, batch_size=len(batch), position_weight=position_weight)
         if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {self.step}; lower MAX_LR")
+            raise UserError(f"the loss is {loss.item()} at step {self.step}; lower MAX_LR and go on from {LAST}")
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_grad_norm_(self.model.parameters(), clip)
-        for name, optimizer in self.optimizers.items():
-            optimizer.step()
-            self.schedules[name].step()
+        self.processes.fabric.backward(loss)
+        clip_grad_norm_(self.model.parameters(), training.grad_clip)
+        for stepper in self.steppers:
+            stepper.step()
+        for schedule in self.schedules.values():
+            schedule.step()
         self.step += 1
-        values = {
-            "loss": loss.item(),
-            "hinge": hinge.sum().item() / max(len(hinge), 1),
-            "nll": nll.mean().item(),
-        }
-        for key, value in values.items():
-            self.running[key] += value
+        self.report.add(
+            {
+                "loss": loss.item(),
+                "hinge": hinge.sum().item() / max(len(hinge), 1),
+                "nll": nll.sum().item() / max(len(nll), 1),
+            }
+        )
 
-    def _report(self, seconds: float, steps: int) -> None:
-        means = {key: value / steps for key, value in self.running.items()}
-        self.running = dict.fromkeys(self.running, 0.0)
+    def _say(self, seconds: float) -> None:
+        """One line of the log, and scalars: means since the line before, over all processes."""
+        parts = self.processes.gather(self.report.take_means(self.settings.output.log_every))
+        means = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
         rates = {name: schedule.lr_at(self.step) for name, schedule in self.schedules.items()}
         logger.info(
             "step %d of %d: loss %.4f, hinge %.4f, nll %.3f, lr %.2e, %.3f s a step",
-            self.step, self.total_steps, means["loss"], means["hinge"], means["nll"], rates["ENCODER"],
+            self.step, self.total_steps, means["loss"], means["hinge"], means["nll"], rates["encoder"],
             seconds,
         )  # fmt: skip
-        if self.writer is not None:
-            for key, value in means.items():
-                self.writer.add_scalar(f"train/{key}", value, self.step)
-            for name, value in rates.items():
-                self.writer.add_scalar(f"lr/{name.lower()}", value, self.step)
+        self.report.scalars("train", means, self.step)
+        self.report.scalars("lr", rates, self.step)
 
     def validate(self) -> Score:
-        """Relation accuracy and centre distance on the validation sentences."""
-        score = evaluate(self.model, self.tokenizer, self.validation)
+        """Relation accuracy and centre distance on the validation sentences, shared among the processes."""
+        score = Score()
+        own = evaluate(self.model, self.tokenizer, self.processes.share(self.source.validation))
+        for part in self.processes.gather(own):
+            score.add(part)
         values = {"relation_accuracy": score.relation_accuracy, "centre_distance": score.centre_distance}
-        logger.info(
-            "step %d, validation: %s", self.step, ", ".join(f"{k} {v:.4f}" for k, v in values.items())
-        )
+        logger.info("step %d, validation: %s", self.step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
         self.log.append({"step": float(self.step), **values})
-        if self.writer is not None:
-            for key, value in values.items():
-                self.writer.add_scalar(f"valid/{key}", value, self.step)
+        self.report.scalars("valid", values, self.step)
         return score
 
     # ------------------------------------------------------------------ checkpoints
 
     def _epoch_path(self, score: Score) -> Path:
-        return self.output / f"checkpoint_{self.step // self.epoch_steps}_{score.relation_accuracy:.4f}.pth"
+        return self.output / f"checkpoint_{self.step // self.epoch_steps}_{score.metric:.4f}.pth"
 
     def _save(self, path: Path) -> None:
+        random_state = self.processes.random_state()  # of all processes: each must take part
+        if not self.processes.is_main:
+            return
         state = {
-            "state_dict": to_published(self.model),
-            "encoder_optimizer": self.optimizers["ENCODER"].state_dict(),
-            "bbox_head_optimizer": self.optimizers["BBOX_HEAD"].state_dict(),
+            "state_dict": with_unused(to_published(self.model), self.model.config, self.unused),
+            **{key: self.optimizers[name].state_dict() for name, key in _OPTIMIZERS.items()},
             "n_steps": self.step,
             "log": self.log,
-            "rng": torch.get_rng_state(),
+            **random_state,
             "model_config": self.model.config.to_dict(),
-            "running": self.running,
+            "running": self.report.running,
         }
         save_training(path, state)
+
+    def _prune(self, score: Score) -> None:
+        """Delete checkpoints of epochs beyond the newest OUTPUT.KEEP ones and the best."""
+        keep, epoch = self.settings.output.keep, self.step // self.epoch_steps
+        if not keep or not self.processes.is_main:
+            return
+        found = {path: _EPOCH_NAME.fullmatch(path.name) for path in self.output.glob("checkpoint_*.pth")}
+        names = {path: (int(m[1]), float(m[2])) for path, m in found.items() if m and int(m[1]) <= epoch}
+        pick = max if score.stated["all"] else min
+        best = pick(names, key=lambda path: names[path][1], default=None)
+        for path, (number, _) in names.items():
+            if number <= epoch - keep and path != best:
+                path.unlink(missing_ok=True)
+
+    def load_weights(self, path: str | Path) -> dict[str, Any]:
+        """Take the weights of a checkpoint, and keep the published entries that the model does not use; its state."""
+        state = load_training(path)
+        dropped = load_published(self.model, state["state_dict"])
+        self.unused = {name: state["state_dict"][name] for name in dropped}
+        return state
 
     def resume(self, path: str | Path) -> None:
         """Go on from a training checkpoint, dropout's random numbers included.
 
-        A checkpoint without optimisers (the published one, stripped) only gives the weights.
+        A checkpoint without random numbers (the published one) only gives the weights.
         """
-        state = load_training(path)
-        load_published(self.model, state["state_dict"])
+        state = self.load_weights(path)
         if "rng" not in state:
             logger.info("%s has weights only: training starts at step 0", path)
             return
-        for key, name in (("encoder_optimizer", "ENCODER"), ("bbox_head_optimizer", "BBOX_HEAD")):
-            self.optimizers[name].load_state_dict(state[key])
-        self.step = int(state["n_steps"])
-        if self.step > self.total_steps:
+        try:
+            for name, key in _OPTIMIZERS.items():
+                self.optimizers[name].load_state_dict(state[key])
+            step, log, running = int(state["n_steps"]), list(state["log"]), dict(state["running"])
+        except (KeyError, ValueError, TypeError) as error:
             raise UserError(
-                f"{path} is at step {self.step}, beyond the {self.total_steps} of this configuration"
-            )
+                f"{path} does not fit the optimisers of this configuration ({error}); --init_from takes its weights"
+            ) from None
+        if step > self.total_steps:
+            raise UserError(f"{path} is at step {step}, beyond the {self.total_steps} of this configuration")
+        self.step, self.log, self.report.running = step, log, running
         for schedule in self.schedules.values():
-            schedule.load_state_dict({"step_number": self.step})
-        self.log, self.running = list(state["log"]), dict(state["running"])
-        torch.set_rng_state(state["rng"])
-        logger.info("resumed from %s at step %d", path, self.step)
+            schedule.load_state_dict({"step_number": step})
+        saved = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
+        if not self.processes.restore_random_state(saved, state.get("cuda_rng", ())):
+            logger.warning("%s is of another number of processes or device: dropout draws anew", path)
+        logger.info("resumed from %s at step %d", path, step)
+
+
+def _adam(parameters: list[nn.Parameter], section: OptimiserSection) -> torch.optim.Adam:
+    """Adam, with one pass over the parameters (`fused`): they are small and many. The schedule sets the rate."""
+    return torch.optim.Adam(
+        parameters, lr=1.0, betas=(0.9, 0.999), fused=True, weight_decay=section.weight_decay
+    )

@@ -1,0 +1,1 @@
+"""Tools that make the layout predictor's data."""

