@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import torch
 
 from layout_predictor.LayoutTransformer.data.batch import collate
 from layout_predictor.LayoutTransformer.data.dataset import GrammarSource, read_relation_sentences
-from layout_predictor.LayoutTransformer.data.grammar import generate
+from layout_predictor.LayoutTransformer.data.grammar import _try, generate
 from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.story import Story
+from layout_predictor.LayoutTransformer.data.templates import Pattern
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, token_at, train_tokenizer
 from layout_predictor.LayoutTransformer.training.evaluate import satisfied
 from ldm.util import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 400
+NOUNLESS = {"one", "other", "former", "latter"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def test_spans_are_the_head_nouns(samples: list[Sample]) -> None:
     for sample in samples:
         assert len(sample.spans) == len(sample.names) == len(set(sample.spans))
         for (start, end), name in zip(sample.spans, sample.names, strict=True):
-            assert sample.text[start:end].lower() == name.split()[-1].lower()
+            assert sample.text[start:end].lower() in {name.split()[-1].lower(), *NOUNLESS}
 
 
 def test_sentences_vary_and_repeat_by_seed(samples: list[Sample]) -> None:
@@ -77,6 +81,38 @@ def test_sentences_vary_and_repeat_by_seed(samples: list[Sample]) -> None:
         "right of",
     }
     assert any(not sample.relations for sample in samples)
+
+
+def test_two_of_a_kind_and_nounless_mentions(samples: list[Sample]) -> None:
+    marked = {sample.text[start:end].lower() for sample in samples for start, end in sample.spans}
+    assert len(NOUNLESS & marked) >= 2
+    assert any(" another " in sample.text.lower() for sample in samples)
+
+
+def test_a_pronoun_states_its_relation_of_all_that_it_could_mean() -> None:
+    story = Story(random.Random(3))
+    story.pronoun_rate = 1.0
+    while len({thing.pronouns for thing in story.things}) != 1 or len(story.things) < 3:
+        story.things = []
+        for _ in range(3):
+            story.new_thing()
+    roles = {"A": 0, "B": 1, "C": 2}
+    pattern = Pattern("{A} {r1} {B} , with {C} {r2.A}", "Ar1B Cr2A")
+    assert _try(story, pattern, roles, {"r1": "above", "r2": "left of"})
+    assert set(story.edges) == {(0, "above", 1), (2, "left of", 0), (2, "left of", 1)}
+    story.edges.clear()
+    assert _try(story, Pattern(", with {C} {r.bare}", "CrA"), roles, {"r": "below"})
+    assert set(story.edges) == {(2, "below", 0), (2, "below", 1)}
+
+
+def test_places_in_the_picture() -> None:
+    for index in range(4000):
+        sample = generate(9, index)
+        if "top left corner" in sample.text.lower() and len(sample.spans) == 1:
+            assert sample.centres is not None
+            assert (sample.centres < 0.5).all()
+            return
+    raise AssertionError("no sentence about a corner")
 
 
 def test_batches_mark_the_first_sub_word(samples: list[Sample], tokenizer: SentenceTokenizer) -> None:

@@ -7,70 +7,22 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from layout_predictor.inference import Predictor, load_predictor, predict_layout
-from layout_predictor.inference.inference_coco import main
-from layout_predictor.inference.objects import category_of, find_objects
+from layout_predictor.inference.objects import find_objects
 from layout_predictor.inference.predictor import DEFAULT_WEIGHTS
 from layout_predictor.inference.separate import separate
-from layout_predictor.LayoutTransformer.data.categories import STUFF, THINGS
+from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.tokenizer import train_tokenizer
+from layout_predictor.LayoutTransformer.model import LayoutConfig, build_model
+from layout_predictor.LayoutTransformer.model.names import to_published
 from ldm.util import UserError
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return load_predictor()
-
-
-def phrases(sentence: str, **options: bool) -> list[str]:
-    return [item.phrase for item in find_objects(sentence, **options)]
-
-
-def test_there_are_171_categories() -> None:
-    assert len(THINGS) == 80
-    assert len(STUFF) == 91
-
-
-def test_words_are_matched_whole() -> None:
-    assert category_of(["the", "cathedral"]) is None
-    assert category_of(["an", "orange", "cat"]) == ("cat", 1)
-    assert category_of(["two", "teddy", "bears"]) == ("teddy bear", 2)
-    assert category_of(["the", "motorbikes"]) == ("motorcycle", 1)
-    assert category_of(["a", "bus", "stop"]) is None
-
-
-def test_objects_of_a_sentence() -> None:
-    assert phrases("The motorcycle is parking to the right of a bus.") == ["The motorcycle", "a bus"]
-    assert phrases("A dog sits with a cat beneath it.") == ["A dog", "a cat"]
-    assert phrases("There is a knife, green spoon, and blue bowl on it.") == [
-        "a knife",
-        "green spoon",
-        "blue bowl",
-    ]
-    assert phrases("The idea is to the left of a bus.") == ["a bus"]
-    assert phrases("The lantern is to the left of a bus.", all_nouns=True) == ["The lantern", "a bus"]
-
-
-def test_repeated_phrases() -> None:
-    assert phrases("A dog to the left of another dog.") == ["A dog", "another dog"]
-    assert phrases("The dog is to the left of the dog.") == ["The dog", "the dog"]
-    assert phrases("A red car is above a boat, and the car is left of a bus.") == [
-        "A red car",
-        "a boat",
-        "a bus",
-    ]
-    assert phrases("The red car is above a boat, and the blue car is left of it.") == [
-        "The red car", "a boat", "the blue car",
-    ]  # fmt: skip
-
-
-def test_marked_words_are_where_they_should_be() -> None:
-    sentence = "A baseball glove is above a cell phone, and the glove is small."
-    glove, phone = find_objects(sentence)
-    assert sentence[slice(*glove.marked)] == "glove"
-    assert glove.marked[0] == sentence.rindex("glove")
-    assert sentence[slice(*phone.marked)] == "phone"
-    assert glove.name == "baseball glove"
 
 
 def test_centres_are_kept_apart() -> None:
@@ -113,14 +65,36 @@ def test_sampling_and_empty_layouts(predictor: Predictor) -> None:
         predictor.layout("a cat " * 200)
 
 
-def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    sentence = "The silver bed was situated to the right of the white couch."
-    assert main(["--sentence", sentence]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == sentence
-    assert lines[1].startswith("The silver bed position: (0.")
-    assert lines[2].startswith("the white couch position: (0.")
-    assert main(["--sentence", "Freedom is a state of mind."]) == 2
-    assert "no object" in capsys.readouterr().err
-    assert main(["--sentence", sentence, "--checkpoint", str(tmp_path / "none.safetensors")]) == 2
-    assert "no layout predictor at" in capsys.readouterr().err
+def test_several_sentences_at_once_give_the_same_centres(predictor: Predictor) -> None:
+    samples = [
+        Sample(text, tuple(item.marked for item in find_objects(text)), ())
+        for text in ("A cat is under a table.", "A clock hangs above a chair, with a dog to its left.")
+    ]
+    for sample, centres in zip(samples, predictor.centres_of(samples), strict=True):
+        for one, other in zip(predictor.centres(sample.text, sample.spans), centres, strict=True):
+            assert math.dist(one, other) < 1e-4
+
+
+def write_published(folder: Path, predictor: Predictor) -> Path:
+    """A tiny checkpoint in the published form, with the parts that the forward pass never uses."""
+    config = LayoutConfig(vocab_size=len(predictor.tokenizer), hidden_size=64, num_layers=1, num_heads=1,
+                          feed_forward_size=64, max_positions=130)  # fmt: skip
+    state = to_published(build_model(config, seed=2))
+    state["encoder.model.encoder.lm_head.bias"] = torch.zeros(4)
+    path = folder / "published.pth"
+    torch.save({"state_dict": state, "n_steps": 1, "log": []}, path)
+    return path
+
+
+def test_published_checkpoint(tmp_path: Path, predictor: Predictor) -> None:
+    path = write_published(tmp_path, predictor)
+    published = load_predictor(path)  # of the embedded tokenizer's size, so that one is taken
+    assert published.model.config.num_heads == 1
+    assert len(published.layout("A cat is under a table.").objects) == 2
+    (tmp_path / "tokenizer.json").write_text(train_tokenizer(["a cat"], 270).to_json())
+    with pytest.raises(UserError, match="the tokenizer has"):
+        load_predictor(path)
+    state = torch.load(path, weights_only=True)
+    torch.save(state["state_dict"], path)
+    with pytest.raises(UserError, match="no 'state_dict'"):
+        load_predictor(path)

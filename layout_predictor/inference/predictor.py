@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from layout_predictor.inference.objects import find_objects
+from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS, load_model
+from layout_predictor.inference.objects import FoundObject, find_objects
 from layout_predictor.inference.separate import separate
 from layout_predictor.LayoutTransformer.data.batch import collate
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.mixture import Mixture, pick_centres, split_mixture
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
-from layout_predictor.LayoutTransformer.training.checkpoint import load_exported
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "emoji" / "layout.safetensors"
+__all__ = ["DEFAULT_WEIGHTS", "Prediction", "Predictor", "load_predictor", "predict_layout"]
+
+Centre = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A sentence's layout, and what it was made of: the objects as found, and a mixture (n, 5) over centres."""
+
+    layout: Layout
+    found: tuple[FoundObject, ...]
+    mixture: Mixture | None  # None without objects
 
 
 class Predictor:
@@ -29,42 +41,69 @@ class Predictor:
         self.model, self.tokenizer = model.eval(), tokenizer
 
     @torch.no_grad()
+    def raw_mixtures(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Raw mixture parameters (P, 30) of all objects of the sentences, in order.
+
+        Raises: UserError when a sentence is longer than the model takes.
+        """
+        batch = collate(samples, self.tokenizer, self.model.config.max_tokens)
+        batch = batch.to(self.model.object_embedding.device)
+        features = self.model.encode(batch.tokens, batch.is_object)  # (B, L, H)
+        return self.model.head(features[batch.where[:, 0], batch.where[:, 1]])
+
     def mixtures(self, sentence: str, spans: Sequence[tuple[int, int]]) -> Mixture:
         """Mixture (n, 5) of each object, given the characters (start, end) of the head nouns."""
-        batch = collate([Sample(sentence, tuple(spans), ())], self.tokenizer, self.model.config.max_tokens)
-        batch = batch.to(self.model.object_embedding.device)
-        features = self.model.encode(batch.tokens, batch.is_object)  # (1, L, H)
-        return split_mixture(self.model.head(features[0, batch.where[:, 1]]))
+        return split_mixture(self.raw_mixtures([Sample(sentence, tuple(spans), ())]))
 
     def centres(
         self, sentence: str, spans: Sequence[tuple[int, int]], *, sample: bool = False, seed: int = 0
-    ) -> list[tuple[float, float]]:
+    ) -> list[Centre]:
         """Centres (x, y) of the objects, kept apart and inside the picture; with `sample` drawn by `seed`."""
-        if not spans:
-            return []
-        generator = torch.Generator().manual_seed(seed) if sample else None
-        picked = pick_centres(self.mixtures(sentence, spans), sample=sample, generator=generator)
-        return separate([(float(x), float(y)) for x, y in picked.tolist()])
+        return _centres(self.mixtures(sentence, spans), sample=sample, seed=seed) if spans else []
 
-    def layout(
+    def centres_of(self, samples: Sequence[Sample], *, batch_size: int = 64) -> list[list[Centre]]:
+        """The same for many sentences with known objects, several at a time."""
+        found: list[list[Centre]] = []
+        for start in range(0, len(samples), batch_size):
+            part = samples[start : start + batch_size]
+            raw = self.raw_mixtures(part).split([len(sample.spans) for sample in part])
+            found += [_centres(split_mixture(rows)) for rows in raw]
+        return found
+
+    def predict(
         self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0
-    ) -> Layout:
-        """The layout of a sentence; it is empty when no object is found."""
+    ) -> Prediction:
+        """The layout of a sentence with its mixtures; it is empty when no object is found."""
         if not sentence.strip():
             raise UserError("the sentence is empty; write one that names the objects of the picture")
-        found = find_objects(sentence, all_nouns=all_nouns)
-        centres = self.centres(sentence, [item.marked for item in found], sample=sample, seed=seed)
+        found = tuple(find_objects(sentence, all_nouns=all_nouns))
+        if not found:
+            return Prediction(Layout((), prompt=sentence), (), None)
+        mixture = self.mixtures(sentence, [item.marked for item in found])
+        centres = _centres(mixture, sample=sample, seed=seed)
         objects = (
             LayoutObject(phrase=item.phrase, x=x, y=y, name=item.name)
             for item, (x, y) in zip(found, centres, strict=True)
         )
-        return Layout(tuple(objects), prompt=sentence)
+        return Prediction(Layout(tuple(objects), prompt=sentence), found, mixture)
+
+    def layout(self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0) -> Layout:
+        """The layout of a sentence; it is empty when no object is found."""
+        return self.predict(sentence, all_nouns=all_nouns, sample=sample, seed=seed).layout
 
 
-def load_predictor(path: str | Path | None = None) -> Predictor:
-    """Load a predictor, by default the embedded one. UserError when the file is missing or damaged."""
-    model, tokenizer = load_exported(DEFAULT_WEIGHTS if path is None else path)
-    return Predictor(model, tokenizer)
+def _centres(mixture: Mixture, *, sample: bool = False, seed: int = 0) -> list[Centre]:
+    generator = torch.Generator().manual_seed(seed) if sample else None
+    on_cpu = Mixture(*(values.cpu() for values in mixture))
+    return separate([(float(x), float(y)) for x, y in pick_centres(on_cpu, sample=sample, generator=generator)])
+
+
+def load_predictor(path: str | Path | None = None, tokenizer: str | Path | None = None) -> Predictor:
+    """Load a predictor, by default the embedded one; see `checkpoints.load_model`.
+
+    Raises: UserError when a file is missing or damaged.
+    """
+    return Predictor(*load_model(path, tokenizer))
 
 
 @lru_cache(maxsize=1)

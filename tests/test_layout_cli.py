@@ -1,0 +1,145 @@
+"""The commands: one sentence, a file of sentences, an evaluation; and what they say of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from layout_predictor.inference import evaluate, inference_coco
+from layout_predictor.inference.batch import predict_file
+from layout_predictor.inference.predictor import Predictor, load_predictor
+from ldm.spacetime.layout import Layout
+
+SENTENCE = "The silver bed was situated to the right of the white couch."
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return load_predictor()
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands share one predictor, unless a checkpoint is named."""
+    for module in (inference_coco, evaluate):
+        monkeypatch.setattr(
+            module, "load_predictor", lambda path, tokens: load_predictor(path, tokens) if path else predictor
+        )
+
+
+def run(*arguments: object) -> int:
+    return inference_coco.main([str(argument) for argument in arguments])
+
+
+def test_published_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--sentence", SENTENCE) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == SENTENCE
+    assert lines[1].startswith("The silver bed position: (0.")
+    assert lines[2].startswith("the white couch position: (0.")
+    assert len(lines) == 3
+
+
+def test_json_and_drawings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "photo.png")
+    out, heat = tmp_path / "layout.png", tmp_path / "heat.png"
+    assert run("--sentence", SENTENCE, "--json", "--image", out, "--width", 400, "--height", 390) == 0
+    layout = Layout.from_json(json.loads(capsys.readouterr().out))
+    assert [item.name for item in layout.objects] == ["bed", "couch"]
+    assert Image.open(out).size == (400, 390)
+    assert run("--sentence", SENTENCE, "--heatmap", heat, "--picture", tmp_path / "photo.png") == 0
+    assert Image.open(heat).size == (600, 400)  # enlarged by a whole factor
+    assert run("--sentence", "A lantern above a bus.", "--all-nouns", "--sample", "--seed", 3) == 0
+    assert "A lantern position" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sentence", "Freedom is a state of mind."], "no object was found"),
+        (["--sentence", " "], "the sentence is empty"),
+        (["--sentence", "a cat " * 600], "shorten it"),
+        (["--sentence", SENTENCE, "--checkpoint", "{tmp}/none.safetensors"], "no layout predictor at"),
+        (["--sentence", SENTENCE, "--checkpoint", "{tmp}/none.pth"], "no layout checkpoint at"),
+        (["--sentence", SENTENCE, "--checkpoint", "{tmp}/bad.safetensors"], "cannot be read"),
+        (["--sentence", SENTENCE, "--checkpoint", "{tmp}/bad.pth"], "bad.pth"),
+        (["--sentence", SENTENCE, "--image", "{tmp}/bad.pth/x.png"], "cannot be written"),
+        (["--sentence", SENTENCE, "--heatmap", "{tmp}/x.png", "--picture", "{tmp}/bad.pth"], "cannot be read"),
+        (["--sentence", SENTENCE, "--image", "{tmp}/x.png", "--width", "-1"], "cannot be drawn"),
+        (["--from-file", "{tmp}/empty.txt", "--out", "{tmp}/x.jsonl"], "is empty"),
+        (["--from-file", "{tmp}/none.txt", "--out", "{tmp}/x.jsonl"], "cannot be read"),
+        (["--from-file", "{tmp}/empty.txt"], "needs --out"),
+        (["--from-file", "{tmp}/empty.txt", "--out", "{tmp}/x", "--json"], "--json is for one --sentence"),
+        (["--from-file", "{tmp}/one.txt", "--out", "{tmp}/bad.pth/x.jsonl"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bad.safetensors", "bad.pth"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04 no weights")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "one.txt").write_text(SENTENCE)
+    before = sorted(tmp_path.iterdir())
+    assert run(*(argument.format(tmp=tmp_path) for argument in arguments)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error
+    assert sorted(tmp_path.iterdir()) == before  # nothing half written
+
+
+def test_a_file_of_sentences_goes_on_where_it_was_stopped(
+    tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentences = [SENTENCE, "Freedom is a state of mind.", "a cat " * 600, "A dog sits below a kite."]
+    out = tmp_path / "deep" / "layouts.jsonl"
+    settings = {"all_nouns": False, "sample": False, "seed": 0}
+    asked: list[str] = []
+    layout = predictor.layout
+
+    def stopping(sentence: str, **options: object) -> Layout:
+        asked.append(sentence)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return layout(sentence, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor, "layout", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(sentences, out, predictor, settings=settings)
+    assert not out.exists()
+    (part,) = out.parent.iterdir()
+    part.write_text(part.read_text() + '{"prompt": "A dog si')  # cut off in the middle of a line
+    counts = predict_file(sentences, out, predictor, settings=settings)
+    assert (counts["resumed"], counts["layouts"], counts["empty"], counts["failed"]) == (3, 2, 1, 1)
+    assert asked[4:] == sentences[3:]
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [record["prompt"] for record in records] == sentences
+    assert Layout.from_json(records[3]).objects[0].name == "dog"
+    assert "shorten" in records[2]["error"]
+    assert list(out.parent.iterdir()) == [out]
+    (tmp_path / "prompts.txt").write_text("\n\n".join(sentences))
+    assert run("--from-file", tmp_path / "prompts.txt", "--out", out) == 0
+    assert "2 of 4 layouts" in capsys.readouterr().out
+
+
+def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {
+        "words": ["A ", "cat ", "is ", "below ", "a ", "bus", "."], "objects": [1, 5],
+        "relations": [[1, 5, "below"], [1, 5, "above"]],
+    }  # fmt: skip
+    path, out = tmp_path / "sentences.jsonl", tmp_path / "score.json"
+    path.write_text(json.dumps(record) + "\n")
+    assert evaluate.main([str(path), "--out", str(out), "--failures"]) == 0
+    assert "cat above bus: A cat is below a bus." in capsys.readouterr().out
+    score = json.loads(out.read_text())
+    assert score["relations"] == {"right": 1, "stated": 2, "accuracy": 0.5}
+    assert score["by_relation"]["below"]["right"] == 1
+    assert score["by_objects"]["2"]["stated"] == 2
+    assert score["closest_centres"] >= 0.2 - 1e-6
+    path.write_text("")
+    assert evaluate.main([str(path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,137 @@
+"""Which words are objects: categories, synonyms, repeated phrases, pronouns; with a parser and without."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from layout_predictor.inference import chunks, nouns
+from layout_predictor.inference.nouns import category_of
+from layout_predictor.inference.objects import FoundObject, find_objects
+from layout_predictor.LayoutTransformer.data.categories import STUFF, THINGS
+
+
+@pytest.fixture
+def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "language_model", lambda: None)
+
+
+def phrases(sentence: str, **options: bool) -> list[str]:
+    return [item.phrase for item in find_objects(sentence, **options)]
+
+
+def mentions(sentence: str, item: FoundObject) -> list[str]:
+    return [sentence[start:end] for start, end in item.mentions]
+
+
+def test_there_are_171_categories() -> None:
+    assert len(THINGS) == 80
+    assert len(STUFF) == 91
+
+
+def test_words_are_matched_whole() -> None:
+    assert category_of(["the", "cathedral"]) is None
+    assert category_of(["an", "orange", "cat"]) == ("cat", 1)
+    assert category_of(["two", "teddy", "bears"]) == ("teddy bear", 2)
+    assert category_of(["the", "motorbikes"]) == ("motorcycle", 1)
+    assert category_of(["a", "bus", "stop"]) is None
+
+
+def test_objects_of_a_sentence() -> None:
+    assert phrases("The motorcycle is parking to the right of a bus.") == ["The motorcycle", "a bus"]
+    assert phrases("A dog sits with a cat beneath it.") == ["A dog", "a cat"]
+    assert phrases("There is a knife, green spoon, and blue bowl on it.") == ["a knife", "green spoon", "blue bowl"]
+    assert phrases("The idea is to the left of a bus.") == ["a bus"]
+    assert phrases("The lantern is to the left of a bus.", all_nouns=True) == ["The lantern", "a bus"]
+
+
+def test_repeated_phrases() -> None:
+    assert phrases("A dog to the left of another dog.") == ["A dog", "another dog"]
+    assert phrases("The dog is to the left of the dog.") == ["The dog", "the dog"]
+    assert phrases("A red car is above a boat, and the car is left of a bus.") == ["A red car", "a boat", "a bus"]
+    assert phrases("The red car is above a boat, and the blue car is left of it.") == [
+        "The red car", "a boat", "the blue car",
+    ]  # fmt: skip
+
+
+def test_marked_words_are_where_they_should_be() -> None:
+    sentence = "A baseball glove is above a cell phone, and the glove is small."
+    glove, phone = find_objects(sentence)
+    assert sentence[slice(*glove.marked)] == "glove"
+    assert glove.marked[0] == sentence.rindex("glove")
+    assert sentence[slice(*phone.marked)] == "phone"
+    assert glove.name == "baseball glove"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_one_and_the_other(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if plain:
+        monkeypatch.setattr(chunks, "language_model", lambda: None)
+    sentence = "Two black cats, one to the left of the other."
+    one, other = find_objects(sentence)
+    assert (one.phrase, other.phrase) == ("a black cat", "a black cat")
+    assert (one.name, other.name) == ("cat", "cat")
+    assert [sentence[slice(*item.marked)] for item in (one, other)] == ["one", "other"]
+    sentence = "A cat and a dog sit together, one above the other."
+    cat, dog = find_objects(sentence)
+    assert (mentions(sentence, cat), mentions(sentence, dog)) == (["cat", "one"], ["dog", "other"])
+    sentence = "A man carried a bottle and a suitcase, the latter placed below him."
+    assert [mentions(sentence, item)[-1] for item in find_objects(sentence)] == ["him", "bottle", "latter"]
+    assert phrases("A dog sits to the left of another.") == ["A dog", "another dog"]
+
+
+def test_pronouns_that_can_mean_one_object_only() -> None:
+    sentence = "A dog sits with a cat beneath it."
+    dog, cat = find_objects(sentence)
+    assert (mentions(sentence, dog), mentions(sentence, cat)) == (["dog", "it"], ["cat"])
+    assert sentence[slice(*dog.marked)] == "dog"
+    sentence = "A person stands on a rug with a kite above them."
+    assert [mentions(sentence, item) for item in find_objects(sentence)] == [["person", "them"], ["rug"], ["kite"]]
+    sentence = "A laptop is above a mouse, while a keyboard is to the left of it."
+    assert all(len(item.mentions) == 1 for item in find_objects(sentence))  # laptop or mouse: the model decides
+
+
+def test_without_a_parser(no_parser: None) -> None:
+    assert phrases("The silver bed was situated to the right of the white couch.") == [
+        "The silver bed", "the white couch",
+    ]  # fmt: skip
+    assert phrases("A dog sits with an orange cat beneath it, and two teddy bears.") == [
+        "A dog", "an orange cat", "two teddy bears",
+    ]  # fmt: skip
+    assert phrases("A dog to the left of another dog in a cathedral.") == ["A dog", "another dog"]
+    assert phrases("There is a knife, green spoon, and blue bowl.") == ["a knife", "green spoon", "blue bowl"]
+    assert phrases("The lantern is to the left of a bus.", all_nouns=True) == ["The lantern", "a bus"]
+    assert phrases("Nothing is here.") == []
+
+
+class FakeWordNet:
+    """What the tests need of NLTK's reader: "lumber" is a bat by its second sense alone."""
+
+    NOUN = "n"
+    names = {"bat.n": ["baseball_bat", "lumber"], "wood.n": ["lumber"], "couch.n": ["couch", "davenport"]}
+    senses = {"baseball_bat": ["bat.n"], "lumber": ["wood.n", "bat.n"], "couch": ["couch.n"], "davenport": ["couch.n"]}
+
+    def synsets(self, term: str, pos: str) -> list[SimpleNamespace]:
+        return [self.make(key) for key in self.senses.get(term, ())]
+
+    def make(self, key: str) -> SimpleNamespace:
+        return SimpleNamespace(key=key, lexname=lambda: "noun.artifact", lemma_names=lambda: self.names[key])
+
+    def morphy(self, term: str, pos: str) -> str | None:
+        return {"davenports": "davenport"}.get(term)
+
+
+def test_synonyms_and_plurals_of_wordnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert category_of(["two", "davenports"]) is None
+    cache: dict[str, SimpleNamespace] = {}
+    net = FakeWordNet()
+    make = net.make
+    monkeypatch.setattr(net, "make", lambda key: cache.setdefault(key, make(key)), raising=False)
+    monkeypatch.setattr(nouns, "wordnet", lambda: net)
+    nouns.wordnet_synonyms.cache_clear()
+    try:
+        assert category_of(["two", "davenports"]) == ("couch", 1)
+        assert category_of(["lumber"]) is None
+    finally:
+        nouns.wordnet_synonyms.cache_clear()
