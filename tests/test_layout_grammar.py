@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from layout_predictor.LayoutTransformer.data.batch import collate
-from layout_predictor.LayoutTransformer.data.dataset import GrammarSource, read_relation_sentences
+from layout_predictor.LayoutTransformer.data.dataset import GrammarSource
 from layout_predictor.LayoutTransformer.data.grammar import _try, generate
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.data.story import Story
@@ -146,28 +145,3 @@ def test_source_is_a_function_of_the_step() -> None:
     other.batch(30)
     assert [s.text for s in one.batch(9)] == [s.text for s in other.batch(9)]
     assert {s.text for s in one.batch(9)} != {s.text for s in one.batch(10)}
-
-
-def test_relation_sentences_are_read_and_checked(tmp_path: Path) -> None:
-    record = {
-        "words": ["A ", "cat ", "under ", "a ", "bus", "."],
-        "objects": [4, 1],
-        "relations": [[1, 4, "below"]],
-    }
-    path = tmp_path / "sentences.jsonl"
-    path.write_text(json.dumps(record) + "\n")
-    (sample,) = read_relation_sentences(path)
-    assert sample.text == "A cat under a bus."
-    assert [sample.text[a:b] for a, b in sample.spans] == ["bus", "cat"]
-    assert sample.relations == ((1, "below", 0),)
-    for broken, message in (
-        ("{", "line 2: not valid JSON"),
-        (json.dumps({**record, "objects": [9]}), "line 2: wrong or missing field"),
-        (json.dumps({"words": []}), "line 2: wrong or missing field .'objects'"),
-        (json.dumps({**record, "relations": [[1, 4, "near"]]}), "relation 'near'"),
-    ):
-        path.write_text(json.dumps(record) + "\n" + broken)
-        with pytest.raises(UserError, match=message):
-            read_relation_sentences(path)
-    with pytest.raises(UserError, match="no file"):
-        read_relation_sentences(tmp_path / "missing.jsonl")
