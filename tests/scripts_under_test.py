@@ -70,6 +70,14 @@ def without_text(params: dict[str, Any]) -> None:
     unet["use_spatial_transformer"] = False
 
 
+def concat(params: dict[str, Any]) -> None:
+    """The kind of `inpainting_big`: latents of the masked picture and the mask join the noisy latents."""
+    without_text(params)
+    params["unet_config"]["params"]["in_channels"] = 4 + 4 + 1
+    params.update(conditioning_key="concat", concat_mode=True, cond_stage_config="__is_first_stage__")
+    params["cond_stage_key"] = "masked_image"
+
+
 def write_model(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
     """Config and random weights of a model as files: (config.yaml, model.safetensors)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +88,8 @@ def write_model(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
         for parameter in model.model.parameters():
             if not parameter.any():  # published zero-initialised layers would make the U-Net's output 0
                 torch.nn.init.normal_(parameter, std=0.05)
-    save_safetensors(folder / "model.safetensors", model.state_dict())
+    state = {name: value.clone() for name, value in model.state_dict().items()}  # a part may have two names
+    save_safetensors(folder / "model.safetensors", state)
     return folder / "config.yaml", folder / "model.safetensors"
 
 

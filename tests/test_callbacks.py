@@ -137,7 +137,8 @@ def test_noise_differs_by_process_and_after_going_on(tmp_path: Path) -> None:
         return float(torch.rand(()))
 
     torch.manual_seed(23)
-    assert drawn(0, 0) == float(torch.rand(()))  # a fresh run of one process is as it was
+    first = float(torch.rand(()))
+    assert drawn(0, 0) == first  # a fresh run of one process is as it was
     assert len({drawn(0, 0), drawn(1, 0), drawn(0, 9), drawn(1, 9)}) == 4
     assert drawn(1, 9) == drawn(1, 9)
 

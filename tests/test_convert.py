@@ -26,7 +26,7 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.util import UserError, instantiate_from_config, load_config, load_state_dict
 from tests import tiny_world
 from tests.golden_data import ROOT, relative_error, tensor
-from tests.scripts_under_test import refusal, run
+from tests.scripts_under_test import concat, refusal, run, tiny_config, write_model
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -170,6 +170,14 @@ def test_single_files(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     name = "model.diffusion_model.out.2.weight"
     assert load_state_dict(tmp_path / "half.ckpt")[name].dtype == torch.float16
     assert (before[name] - after[name]).abs().max() < 1e-3
+
+
+def test_a_first_stage_that_is_the_conditioner_too(tmp_path: Path) -> None:
+    config, ckpt = write_model(tmp_path / "model", tiny_config(concat))
+    convert(ckpt, tmp_path / "again.safetensors", config)
+    after = load_state_dict(tmp_path / "again.safetensors")
+    name = "encoder.conv_in.weight"
+    assert torch.equal(after[f"cond_stage_model.{name}"], after[f"first_stage_model.{name}"])
 
 
 def test_the_config_of_a_folder_is_written_beside_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +12,7 @@ from PIL import Image
 from ldm.cli.inpaint import find_pairs, masked_condition, read_pair
 from ldm.cli.pictures import pad_to_multiple
 from tests import tiny_world
-from tests.scripts_under_test import refusal, run, text_flags, tiny_config, without_text, write_model, write_picture
-
-
-def concat(params: dict[str, Any]) -> None:
-    """The kind of `inpainting_big`: latents of the masked picture and the mask join the noisy latents."""
-    without_text(params)
-    params["unet_config"]["params"]["in_channels"] = 4 + 4 + 1
-    params.update(conditioning_key="concat", concat_mode=True, cond_stage_config="__is_first_stage__")
-    params["cond_stage_key"] = "masked_image"
+from tests.scripts_under_test import concat, refusal, run, text_flags, tiny_config, write_model, write_picture
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Watermark:
 
 
 class Guard:
-    """Safety checker and watermark, each where wanted and available.
+    """Safety checker and watermark, each where wanted and available; loaded for the first picture.
 
     Args:
         safety, watermark: whether they are wanted.
@@ -76,23 +77,29 @@ class Guard:
     """
 
     def __init__(self, safety: bool = True, watermark: bool = True, safety_source: str | Path | None = None) -> None:
-        self.checker = self._checker(safety_source or SAFETY_MODEL) if safety else None
-        self.watermark = self._watermark() if watermark else None
+        self.wants_safety, self.wants_watermark = safety, watermark
+        self.safety_source = safety_source or SAFETY_MODEL
         self._told = False
 
-    @staticmethod
-    def _checker(source: str | Path) -> SafetyChecker | None:
+    @cached_property
+    def checker(self) -> SafetyChecker | None:
+        """The safety checker, or None after one warning."""
+        if not self.wants_safety:
+            return None
         try:
-            return SafetyChecker(source)
+            return SafetyChecker(self.safety_source)
         except ImportError:
             reason = "the package diffusers is not installed (pip install diffusers)"
         except (OSError, ValueError):
-            reason = f"there are no weights of {source} here"
+            reason = f"there are no weights of {self.safety_source} here"
         logger.warning("The safety checker is off: %s; --no-safety-checker leaves out this line.", reason)
         return None
 
-    @staticmethod
-    def _watermark() -> Watermark | None:
+    @cached_property
+    def watermark(self) -> Watermark | None:
+        """The watermark, or None after one warning."""
+        if not self.wants_watermark:
+            return None
         try:
             return Watermark()
         except ImportError:
@@ -105,7 +112,9 @@ class Guard:
     def __call__(self, pictures: Sequence[Picture]) -> list[Picture]:
         """The pictures as they may be saved."""
         made = list(pictures)
-        if self.checker is not None and made:
+        if not made:
+            return made
+        if self.checker is not None:
             made, found = self.checker(made)
             if any(found):
                 logger.warning("%d of %d pictures are black: the safety checker objects.", sum(found), len(found))
