@@ -1,4 +1,4 @@
-"""Diffusion model, averages and learning rates against the published numbers, and the loading of checkpoints."""
+"""Diffusion model, averages and learning rates against the published numbers; conditions, chains, checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ldm.lr_scheduler import LambdaLinearScheduler, LambdaWarmUpCosineScheduler, LambdaWarmUpCosineScheduler2
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.ddpm import DDPM, DiffusionWrapper, LatentDiffusion
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, load_config, load_model_from_config, save_safetensors
 from tests.golden_data import ROOT, fill_, golden, listing, relative_error, tensor
@@ -167,3 +167,171 @@ def test_min_snr_weights_are_one_at_high_noise(tiny: dict[str, Any]) -> None:
     weights = model._snr_weights(torch.tensor([0, 500, 999]))
     assert weights[0] < 0.01
     assert torch.equal(weights[1:], torch.ones(2))
+
+
+# -------------------------------------------------------------------------- conditions, chains, beginnings
+
+UNET = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+SMALL_UNET: dict[str, Any] = {
+    "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [],
+    "num_res_blocks": 1, "channel_mult": [1], "num_heads": 1,
+}  # fmt: skip
+
+
+def wrapper(key: str | None, **change: Any) -> DiffusionWrapper:
+    model = DiffusionWrapper({"target": UNET, "params": {**SMALL_UNET, **change}}, key)
+    return fill_(model).eval()  # type: ignore[return-value]
+
+
+def test_every_conditioning_key() -> None:
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([5, 9])
+    maps, context = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 6)
+    transformer = {"use_spatial_transformer": True, "context_dim": 6, "attention_resolutions": [1]}
+    with torch.no_grad():
+        model = wrapper(None)
+        assert torch.equal(model(x, t), model.diffusion_model(x, t))
+        model = wrapper("concat", in_channels=7)
+        joined = torch.cat([x, maps], 1)
+        assert torch.equal(model(x, t, c_concat=[maps]), model.diffusion_model(joined, t))
+        model = wrapper("crossattn", **transformer)
+        halves = [context[:, :2], context[:, 2:]]
+        assert torch.equal(model(x, t, c_crossattn=halves), model.diffusion_model(x, t, context=context))
+        model = wrapper("hybrid", in_channels=7, **transformer)
+        expected = model.diffusion_model(joined, t, context=context)
+        assert torch.equal(model(x, t, c_concat=[maps], c_crossattn=[context]), expected)
+        model = wrapper("adm", num_classes=3)
+        labels = torch.tensor([0, 2])
+        assert torch.equal(model(x, t, c_crossattn=[labels]), model.diffusion_model(x, t, y=labels))
+    with pytest.raises(UserError, match="none of concat"):
+        wrapper("film")
+
+
+def pixels(**options: Any) -> DDPM:
+    torch.manual_seed(0)
+    return DDPM({"target": UNET, "params": SMALL_UNET}, image_size=8, channels=4, timesteps=10, **options)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0"])
+def test_ancestral_chain(parameterization: str) -> None:
+    model = pixels(parameterization=parameterization, use_ema=False, log_every_t=5).eval()
+    generator = torch.Generator().manual_seed(0)
+    seen: list[int] = []
+    x, states = model.p_sample_loop((2, 4, 8, 8), generator=generator, callback=seen.append)
+    assert seen == list(range(9, -1, -1))
+    assert len(states) == 4  # noise, steps 9, 5 and 0
+    assert x.abs().max() <= 1 + 1e-5  # clipped, and the last step adds no noise
+    again, _ = model.p_sample_loop((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+    known = torch.full((2, 4, 8, 8), 0.5)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    inpainted, _ = model.p_sample_loop((2, 4, 8, 8), mask=mask, x0=known, timesteps=5)
+    assert (inpainted[..., :4] - 0.5).abs().mean() < 0.1  # noised to the first step
+    sampled = model.sample(batch_size=1, return_intermediates=True)
+    assert sampled[0].shape == (1, 4, 8, 8)
+    with pytest.raises(UserError, match="needs x0"):
+        model.p_sample_loop((1, 4, 8, 8), mask=mask)
+    with pytest.raises(UserError, match=r"1\.\.10"):
+        model.p_sample_loop((1, 4, 8, 8), timesteps=11)
+
+
+def test_pixel_diffusion_trains_and_draws() -> None:
+    model = pixels(use_ema=True, log_every_t=5).train()
+    model.learning_rate = 2e-3
+    optimiser, batch = model.configure_optimizers(), {"image": torch.zeros(4, 8, 8, 4)}
+    losses = []
+    for _ in range(16):
+        loss, _ = model.shared_step(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    logs = model.log_images(batch, N=2)
+    assert {k: tuple(v.shape) for k, v in logs.items()} == {
+        "inputs": (2, 4, 8, 8), "diffusion_row": (2, 4, 8, 8), "samples": (2, 4, 8, 8)
+    }  # fmt: skip
+
+
+def test_weights_to_begin_from(tiny: dict[str, Any], tmp_path: Path) -> None:
+    source = LatentDiffusion(**tiny["params"])
+    path = str(tmp_path / "m.safetensors")
+    save_safetensors(path, source.state_dict())
+    name = "diffusion_model.out.2.bias"
+    for start in ({}, {"load_only_unet": True}, {"ignore_keys": ["first_stage_model."]}):
+        model = LatentDiffusion(**{**tiny["params"], "use_ema": True, "ckpt_path": path, **start})
+        ours, theirs = model.model.state_dict(), source.model.state_dict()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours), start
+        same = torch.equal(model.first_stage_model.quant_conv.weight, source.first_stage_model.quant_conv.weight)
+        assert same == (start == {}), start
+        # The average begins at the loaded weights, not at the random ones that were there before.
+        averages = model.model_ema.state_dict()
+        assert torch.equal(averages[name.replace(".", "")], theirs[name])
+    with pytest.raises(UserError, match="does not exist"):
+        LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
+    pixel_model = {"target": UNET, "params": SMALL_UNET}
+    with pytest.raises(UserError, match="does not exist"):
+        DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
+    with torch.device("meta"):  # built for another checkpoint: its own is not looked for
+        LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
+
+
+def test_options_that_cannot_be_honoured_are_refused(tiny: dict[str, Any]) -> None:
+    for change, message in (
+        ({"use_positional_encodings": True}, "use_positional_encodings"),
+        ({"num_timesteps_cond": 0}, r"1\.\.1000"),
+        ({"parameterization": "v"}, "neither eps nor x0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            LatentDiffusion(**{**tiny["params"], **change})
+
+
+def test_noised_conditions(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "num_timesteps_cond": 5})
+    assert model.condition_steps(torch.tensor([0, 1, 4, 5, 999])).tolist() == [0, 250, 999, 4, 4]
+    loss, _ = model(torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8))
+    assert loss > 0
+
+
+def test_conditions_of_a_batch(tiny: dict[str, Any]) -> None:
+    params = {k: v for k, v in tiny["params"].items() if k != "conditioning_key"}
+    images, condition = torch.rand(2, 16, 16, 3), torch.rand(2, 8, 8, 5)
+    model = LatentDiffusion(**{**params, "cond_stage_key": "segmentation", "concat_mode": True})
+    batch = {"image": images, "segmentation": condition}
+    assert torch.equal(model.get_input(batch, "image")[1], condition.permute(0, 3, 1, 2))
+    assert model.model.conditioning_key == "concat"
+    with pytest.raises(UserError, match="the batch has no 'segmentation'"):
+        model.get_input({"image": images}, "image")
+    model.cond_stage_key = "coordinates_bbox"
+    assert model.get_input({"image": images, "coordinates_bbox": [1, 2]}, "image")[1] == [1, 2]
+    first = LatentDiffusion(**{**params, "cond_stage_config": "__is_first_stage__", "cond_stage_key": "image"})
+    latent, same = first.get_input({"image": images}, "image")
+    assert first.get_learned_conditioning(same).shape == latent.shape
+    assert any(k.startswith("cond_stage_model.encoder.") for k in first.state_dict())
+    free = LatentDiffusion(**{**params, "cond_stage_config": "__is_unconditional__"})
+    assert free.get_input({"image": images}, "image")[1] is None
+    assert free.model.conditioning_key is None
+
+
+def test_codebook_indices_are_decoded(tiny: dict[str, Any]) -> None:
+    stage = tiny["params"]["first_stage_config"]["params"]
+    params = {**stage, "n_embed": 6, "ddconfig": {**stage["ddconfig"], "double_z": False}}
+    interface = {"target": "ldm.models.autoencoder.VQModelInterface", "params": params}
+    model = LatentDiffusion(**{**tiny["params"], "first_stage_config": interface})
+    indices = torch.randint(0, 6, (1, 8, 8))
+    quantised = model.first_stage_model.quantize.embedding(indices).permute(0, 3, 1, 2)
+    expected = model.decode_first_stage(model.scale_factor * quantised)
+    logits = nn.functional.one_hot(indices, 6).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(model.decode_first_stage(indices, predict_cids=True), expected)
+    torch.testing.assert_close(model.decode_first_stage(logits, predict_cids=True), expected)
+    free = torch.randn(1, 4, 8, 8)
+    raw = model.decode_first_stage(free, force_not_quantize=True)
+    assert not torch.allclose(raw, model.decode_first_stage(free))
+
+
+def test_latents_of_a_chain_are_not_clipped(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "parameterization": "x0", "timesteps": 4}).eval()
+    model.model.diffusion_model = nn.Identity()  # type: ignore[assignment]
+    model.model.conditioning_key = None
+    x, _ = model.p_sample_loop((1, 4, 8, 8), x_T=torch.full((1, 4, 8, 8), 3.0))
+    assert x.max() > 1
