@@ -19,8 +19,9 @@ sys.path.insert(0, str(ROOT.parent))  # run as a script from anywhere, installed
 from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences  # noqa: E402
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer  # noqa: E402
 from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model  # noqa: E402
+from layout_predictor.LayoutTransformer.model.names import load_published  # noqa: E402
 from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder  # noqa: E402
-from layout_predictor.LayoutTransformer.training.checkpoint import load_exported  # noqa: E402
+from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training  # noqa: E402
 from layout_predictor.LayoutTransformer.training.config import Settings, read_config  # noqa: E402
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate  # noqa: E402
 from layout_predictor.LayoutTransformer.training.processes import Processes, is_main_process  # noqa: E402
@@ -38,6 +39,10 @@ def run(arguments: argparse.Namespace) -> Score:
     exported = str(arguments.checkpoint or "").endswith(".safetensors")
     if exported and not arguments.eval_only:
         raise UserError("a .safetensors file has no optimiser state; train from a .pth checkpoint")
+    if arguments.sentences:
+        if not arguments.eval_only:
+            raise UserError("--sentences is scored with --eval_only; it is not trained on")
+        return score_sentences(settings, arguments.checkpoint, arguments.sentences)
     with log_to_file(Path(settings.output.output_dir)):
         # The other processes start here, before anything large is read.
         processes = Processes(settings.training)
@@ -51,12 +56,19 @@ def run(arguments: argparse.Namespace) -> Score:
             trainer.resume(arguments.checkpoint)
         elif arguments.init_from:
             trainer.load_weights(arguments.init_from)
-        if not arguments.eval_only:
-            return trainer.train()
-        if arguments.sentences:
-            samples = read_relation_sentences(arguments.sentences)
-            return evaluate(trainer.model, trainer.tokenizer, samples)
-        return trainer.validate()
+        return trainer.validate() if arguments.eval_only else trainer.train()
+
+
+def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) -> Score:
+    """Relation accuracy on a file of sentences; the training data is not needed for it."""
+    samples = read_relation_sentences(sentences)
+    if checkpoint and checkpoint.endswith(".safetensors"):
+        return evaluate(*load_exported(checkpoint), samples)
+    tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
+    model = make_model(settings, len(tokenizer), pretrained=checkpoint is None)
+    if checkpoint:
+        load_published(model, load_training(checkpoint)["state_dict"])
+    return evaluate(model, tokenizer, samples)
 
 
 def make_model(settings: Settings, vocabulary: int, *, pretrained: bool) -> LayoutModel:
@@ -104,7 +116,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="checkpoint to resume from, or to evaluate")
     parser.add_argument("--init_from", help="checkpoint to take the weights of, and nothing else")
     parser.add_argument("--eval_only", action="store_true", help="no training: print the validation scores")
-    parser.add_argument("--sentences", help="with --eval_only: JSON lines of relation sentences to score instead")
+    parser.add_argument("--sentences", help="with --eval_only: relation sentences (.jsonl, .pkl) to score instead")
     parser.add_argument("--relations", help="'generated' for sentences of the grammar, or a file; else as configured")
     parser.add_argument("--devices", type=int, help="processes, instead of TRAINING.DEVICES")
     parser.add_argument("--accelerator", help="cpu, cuda, mps or auto, instead of TRAINING.ACCELERATOR")

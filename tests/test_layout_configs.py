@@ -67,6 +67,8 @@ def test_the_published_constants() -> None:
         ("OUTPUT", "TENSORBOARD", "yes", "OUTPUT.TENSORBOARD is 'yes'; it must be true or false"),
         ("DATA", "IMAGE_SETS", 3, "DATA.IMAGE_SETS is 3; it must be a list of names"),
         ("DATA", "VALID_PART", 1.5, "DATA.VALID_PART is 1.5"),
+        ("DATA", "CAPTIONS", "captions.pkl", "DATA.NAME grammar has neither RELATIONS nor CAPTIONS"),
+        ("TRAINING", "PRECISION", "16", "TRAINING.PRECISION is '16'; known: 32-true, bf16-mixed"),
         ("MODEL", "ENCODER", {}, "MODEL.ENCODER is now the keys of MODEL itself"),
     ],
 )
@@ -91,6 +93,17 @@ def test_missing_and_unknown_sections() -> None:
     for name in ("SOLVER", "DATASETS", "DATALOADER"):
         with pytest.raises(UserError, match=f"{name} is now section"):
             check_config({**sections(), name: {}})
+
+
+def test_options_of_the_command_line() -> None:
+    settings = check_config({**sections(), "DATA": {"TOKENIZER": "x", "NAME": "coco"}})
+    changed = settings.with_options(relations="generated", devices=2, accelerator="cpu")
+    assert (changed.data.relations, changed.training.devices, changed.training.accelerator) == ("generated", 2, "cpu")
+    assert settings.with_options() == settings
+    with pytest.raises(UserError, match="DEVICES is 0"):
+        settings.with_options(devices=0)
+    with pytest.raises(UserError, match="neither RELATIONS nor CAPTIONS"):
+        check_config(sections()).with_options(relations="generated")
 
 
 def test_keys_without_a_meaning_are_named_once_each(caplog: pytest.LogCaptureFixture) -> None:

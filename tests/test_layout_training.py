@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from layout_predictor.LayoutTransformer.model import LayoutConfig, build_model
 from layout_predictor.LayoutTransformer.model.names import to_published
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training, save_training
 from layout_predictor.LayoutTransformer.training.config import read_config
+from layout_predictor.LayoutTransformer.training.evaluate import Score
 from layout_predictor.LayoutTransformer.training.losses import layout_loss
 from layout_predictor.LayoutTransformer.training.trainer import Trainer, batch_losses
 from layout_predictor.train import main
@@ -131,6 +133,24 @@ def test_training_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     sentences.write_text('{"words": ["cat ", "under ", "bus"], "objects": [0, 2], "relations": [[0, 2, "below"]]}\n')
     assert main(["--cfg_path", str(config), "--eval_only", "--sentences", str(sentences)]) == 0
     assert "all: " in capsys.readouterr().out
+    last = ["--checkpoint", str(out / "last.pth"), "--sentences", str(sentences)]
+    assert main(["--cfg_path", str(config), "--eval_only", *last]) == 0
+    assert main(["--cfg_path", str(config), *last]) == 2
+    assert "it is not trained on" in capsys.readouterr().err
+
+
+def test_the_newest_and_the_best_checkpoints_stay(tmp_path: Path) -> None:
+    trainer = make_trainer(write_config(tmp_path, OUTPUT={"KEEP": 2}))
+    trainer.output.mkdir()
+    names = [f"checkpoint_{epoch}_{metric}.pth" for epoch, metric in enumerate(("0.5", "0.9", "0.6", "0.7"), start=1)]
+    others = ["checkpoint_mine.pth", "checkpoint_9_0.1.pth", "last.pth"]  # of a longer run, or not of a run at all
+    for name in names + others:
+        (trainer.output / name).write_text("")
+    trainer.step = 4 * trainer.epoch_steps
+    trainer._prune(Score(stated=Counter(all=1)))
+    assert {path.name for path in trainer.output.iterdir()} == {*names[1:], *others}
+    trainer._prune(Score())  # the metric is a distance: smaller is better
+    assert {path.name for path in trainer.output.iterdir()} == {*names[2:], *others}
 
 
 def coco_config(folder: Path, name: str, **data: Any) -> Path:
@@ -268,3 +288,13 @@ def test_wrong_surroundings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert main(["--cfg_path", str(write_config(tmp_path, "wrong", **changes))]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed\nand more")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="x.pth cannot be written: PytorchStreamWriter .*; free some space"):
+        save_training(tmp_path / "x.pth", {})
+    assert not list(tmp_path.iterdir())

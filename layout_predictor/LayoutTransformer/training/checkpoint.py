@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
-from ldm.util import UserError, atomic_write, load_state_dict
+from ldm.util import UserError, atomic_write, load_state_dict, save_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,10 @@ logger = logging.getLogger(__name__)
 def save_training(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a training checkpoint in one piece: it is the old one or the new one, never half of it."""
     with atomic_write(path) as temporary:
-        torch.save(dict(state), temporary)
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:  # torch's own writer says so of a full disk
+            raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}; free some space") from None
 
 
 def load_training(path: str | Path) -> dict[str, Any]:
@@ -51,11 +53,10 @@ def load_training(path: str | Path) -> dict[str, Any]:
 def export(path: str | Path, model: LayoutModel, tokenizer: SentenceTokenizer) -> None:
     """Write weights in half precision under the published names, with configuration and tokenizer."""
     tensors = {
-        name: tensor.detach().half().cpu().contiguous() for name, tensor in to_published(model).items()
+        name: tensor.detach().half() for name, tensor in to_published(model).items()
     }
     metadata = {"config": json.dumps(model.config.to_dict()), "tokenizer": tokenizer.to_json()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+    save_safetensors(path, tensors, metadata)
 
 
 def load_exported(path: str | Path) -> tuple[LayoutModel, SentenceTokenizer]:

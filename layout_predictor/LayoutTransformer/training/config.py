@@ -121,13 +121,16 @@ class Settings:
         self, *, relations: str | None = None, devices: int | None = None, accelerator: str | None = None
     ) -> Settings:
         """The same with what the command line says otherwise."""
-        data = replace(self.data, relations=relations) if relations else self.data
-        training = replace(
-            self.training,
-            devices=devices or self.training.devices,
-            accelerator=accelerator or self.training.accelerator,
-        )
-        return replace(self, data=data, training=training)
+        data, training = self.data, self.training
+        if relations is not None:
+            data = replace(data, relations=relations)
+        if devices is not None:
+            training = replace(training, devices=devices)
+        if accelerator is not None:
+            training = replace(training, accelerator=accelerator)
+        changed = replace(self, data=data, training=training)
+        _check_values(changed)
+        return changed
 
 
 def read_config(path: str | Path, default: str | Path) -> Settings:
@@ -182,6 +185,8 @@ def _check_values(settings: Settings) -> None:
     data, training, output = settings.data, settings.training, settings.output
     if data.name not in DATA_SETS:
         raise UserError(f"DATA.NAME is {data.name!r}; known data sets: {', '.join(DATA_SETS)}")
+    if data.name == "grammar" and (data.relations or data.captions):
+        raise UserError("DATA.NAME grammar has neither RELATIONS nor CAPTIONS; say coco or vg_msdn to train on them")
     least_one = {
         "TRAINING.EPOCHS": training.epochs,
         "TRAINING.BATCH_SIZE": training.batch_size,
