@@ -221,8 +221,8 @@ def _section(kind: type[Section], name: str, values: Mapping[Any, Any]) -> Secti
             raise UserError(f"unknown key {name}.{key}{_nearest(str(key), list(known), f'{name}.')}")
         field = known[key].name
         found[field] = _convert(value, hints[field], f"{name}.{key}")
-    for key, field in known.items():
-        if field.default is MISSING and field.name not in found:
+    for key, item in known.items():
+        if item.default is MISSING and item.name not in found:
             raise UserError(f"section {name} has no key {key}")
     return kind(**found)
 
