@@ -99,6 +99,7 @@ def test_methods_are_read_from_words() -> None:
     assert not parse_method("base").controlled
     assert parse_method("fixed:weight=2").weight == 2
     assert parse_method("fixed:weight=1,swap=true").swap
+    assert parse_method("fixed:weight=8,until=0.12").until == 0.12
     preset = parse_method("per-step:inner_steps=3,learning_rate=0.2").preset
     assert preset is not None and preset.inner_steps == 3 and preset.learning_rate == 0.2
     labels = ("base", "fixed:weight=1", "fixed:weight=2", "per-step:learning_rate=0.2", "per-step")

@@ -201,6 +201,14 @@ def test_per_step_may_leave_steps_out(tiny: TinyDiffusion) -> None:
     assert torch.equal(result.weights[3], result.weights[2])
 
 
+def test_per_step_may_release_the_last_steps(tiny: TinyDiffusion) -> None:
+    result = run(tiny, replace(PER_STEP, release=0.5), TWO)
+    assert [entry["step"] for entry in result.history] == [0, 1]
+    assert result.weights[:2].all() and not result.weights[2:].any()
+    again = plain(tiny, PLMSSampler, control=make_control(TWO), weights=result.weights)
+    assert relative_error(result.latents, again) < 1e-6
+
+
 @every_sampler
 def test_no_inner_step_is_sampling_with_the_initial_weights(
     sampler: type[Sampler], tiny: TinyDiffusion

@@ -1,6 +1,6 @@
 """The ways of making a picture that the evaluation compares, and how they are named on the command line.
 
-``base``, ``fixed:weight=1``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of a schedule may follow,
+``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of a schedule may follow,
 as in ``per-step:inner_steps=2,learning_rate=0.2``. ``swap=true`` exchanges the centres of the two objects.
 """
 
@@ -22,14 +22,15 @@ class Method:
     """One row of the table.
 
     ``label`` is what the user wrote. Without ``weight`` and ``preset`` it is the plain model; with
-    ``weight`` every object has that weight at every step; with ``preset`` the weights are optimised.
-    ``swap`` exchanges the centres.
+    ``weight`` every object has that weight at every step of the first part of the chain that ``until`` gives,
+    and 0 afterwards; with ``preset`` the weights are optimised. ``swap`` exchanges the centres.
     """
 
     label: str
     weight: float | None = None
     preset: Preset | None = None
     swap: bool = False
+    until: float = 1.0
 
     @property
     def folder(self) -> str:
@@ -52,8 +53,9 @@ def parse_method(text: str) -> Method:
         return Method(text)
     if name == "fixed":
         weight = _value(options.pop("weight", "1"), float, text)
-        _refuse(options, text, ("weight",))
-        return Method(text, weight=weight, swap=swap)
+        until = _value(options.pop("until", "1"), float, text)
+        _refuse(options, text, ("weight", "until"))
+        return Method(text, weight=weight, swap=swap, until=until)
     if name not in PRESETS:
         raise UserError(f"There is no method '{name}'; choose one of base, fixed, {', '.join(PRESETS)}.")
     return Method(text, preset=_changed(PRESETS[name], options, text), swap=swap)

@@ -98,7 +98,7 @@ def generate_images(
 def _fixed_control(
     pipeline: Pipeline, sampler: Any, method: Method, layouts: Sequence[Layout], sampling: Sampling
 ) -> dict[str, Any]:
-    """The sampler's arguments for one weight everywhere; none for the plain model."""
+    """The sampler's arguments for one weight in the first part of the steps; none for the plain model."""
     from ldm.spacetime.control import SpatialControl
 
     if method.weight is None or not any(layout.objects for layout in layouts):
@@ -106,7 +106,8 @@ def _fixed_control(
     control = SpatialControl.build(layouts, pipeline.encode)
     steps = len(sampler.schedule(sampling.steps))
     present = control.present.to(pipeline.device, torch.float32)  # (N, B)
-    return {"control": control, "weights": (method.weight * present).expand(steps, -1, -1)}  # (S, N, B)
+    held = torch.arange(steps, device=present.device)[:, None, None] < method.until * steps  # (S, 1, 1)
+    return {"control": control, "weights": method.weight * present * held}  # (S, N, B)
 
 
 def _optimised(
@@ -166,6 +167,8 @@ class PictureStore:
     def claim(self, method: Method) -> None:
         """Notes the method's constants beside its pictures; UserError if its pictures had others."""
         constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
+        if method.until != 1:
+            constants["until"] = method.until
         if method.preset is not None:
             preset = dataclasses.asdict(method.preset).items()
             constants["preset"] = {

@@ -174,6 +174,8 @@ def _by_steps(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
     history: list[dict[str, Any]] = []
 
     def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor:
+        if not preset.holds(step, chain.length):
+            return used[step]  # zeros
         if not preset.carry_over:
             weights.data.copy_(start)
         if not preset.keep_moments:

@@ -48,6 +48,7 @@ class Preset:
     keep_moments: bool = False  # per-step: Adam's state lasts over the steps
     first: float = 0.0  # per-step: optimise from this fraction of the chain on ...
     last: float = 1.0  # ... up to this one; other steps take the weights as they are
+    release: float = 1.0  # per-step: from this fraction of the chain on the weights are 0, the sampling is plain
 
     def adapt(self, control: SpatialControl) -> SpatialControl:
         """The control with this preset's blend and discs."""
@@ -77,7 +78,11 @@ class Preset:
 
     def moves(self, index: int, total: int) -> bool:
         """Whether the weights of step `index` of `total` are optimised (per-step)."""
-        return self.first * total <= index < self.last * total
+        return self.first * total <= index < self.last * total and self.holds(index, total)
+
+    def holds(self, index: int, total: int) -> bool:
+        """Whether step `index` of `total` is controlled at all (per-step)."""
+        return index < self.release * total
 
 
 def _count(present: Tensor, per_object: bool) -> Tensor:

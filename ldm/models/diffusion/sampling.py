@@ -136,7 +136,9 @@ def guided_eps(
     context = join_conditions(unconditional, conditioning) if doubled else conditioning
 
     def call(x: Tensor, t: Tensor, weights: Tensor | None) -> Tensor:
-        if control is None:
+        # Weights of zero mean plain attention; a step that has only those does not pay for the local ones.
+        idle = weights is not None and not weights.requires_grad and not weights.any()
+        if control is None or idle:
             return model.apply_model(x, t, context)
         return model.apply_model(x, t, context, control=control, weights=weights)
 
