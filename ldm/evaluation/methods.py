@@ -1,7 +1,8 @@
 """The ways of making a picture that the evaluation compares, and how they are named on the command line.
 
-``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of a schedule may follow,
-as in ``per-step:inner_steps=2,learning_rate=0.2``. ``swap=true`` exchanges the centres of the two objects.
+``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of
+a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``swap=true`` exchanges the centres of the
+two objects.
 """
 
 from __future__ import annotations
