@@ -46,6 +46,13 @@ def test_objects_of_a_sentence() -> None:
     assert phrases("The lantern is to the left of a bus.", all_nouns=True) == ["The lantern", "a bus"]
 
 
+def test_a_verb_that_looks_like_a_plural() -> None:
+    assert phrases("A car is left of a bus, and a bird soars above the bus.") == ["A car", "a bus", "a bird"]
+    assert phrases("The giraffe towers over the sheep.") == ["The giraffe", "the sheep"]
+    assert phrases("A red car is parked to the left of a bus, and a bird soars above the bus.")[-1] == "a bird"
+    assert phrases("A bus waits at a bus stop near two bus stops.") == ["A bus"]
+
+
 def test_repeated_phrases() -> None:
     assert phrases("A dog to the left of another dog.") == ["A dog", "another dog"]
     assert phrases("The dog is to the left of the dog.") == ["The dog", "the dog"]

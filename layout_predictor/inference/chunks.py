@@ -21,6 +21,7 @@ _NOUN_TAGS = {"NOUN", "PROPN"}
 _JOINTS = {",", "and", "or", "&"}
 _INSIDE_PHRASE = {"det", "amod", "compound", "nummod", "poss"}
 _MAX_MODIFIERS = 5
+_ONE = {"a", "an", "another", "one"}
 
 _WORD = re.compile(r"[A-Za-z0-9]+(?:[-'’][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 DETERMINERS = set(
@@ -87,15 +88,38 @@ def read(sentence: str) -> Reading:
 def _read_parsed(sentence: str, document: Any) -> Reading:
     """spaCy's noun chunks, cut where they hold several phrases, and the nouns outside of any chunk."""
     found = [part for chunk in document.noun_chunks if chunk.root.pos_ != "PRON" for part in _parts(chunk)]
+    found = [(first, head - 1) if _ends_in_a_verb(document, first, head) else (first, head) for first, head in found]
     covered = {index for first, head in found for index in range(first, head + 1)}
     for token in document:
-        if token.i not in covered and token.pos_ in _NOUN_TAGS and token.dep_ != "compound":
-            start = token.i
-            while start > 0 and start - 1 not in covered and document[start - 1].dep_ in _INSIDE_PHRASE:
-                start -= 1
+        if token.i in covered or token.pos_ not in _NOUN_TAGS:
+            continue
+        start = token.i
+        while start > 0 and start - 1 not in covered and document[start - 1].dep_ in _INSIDE_PHRASE:
+            start -= 1
+        if token.dep_ != "compound" or _before_a_verb(document, start, token):
             found.append((start, token.i))
+            covered.update(range(start, token.i + 1))
     tokens = tuple(Word(token.lower_, token.idx, token.idx + len(token)) for token in document)
     return Reading(sentence, tokens, tuple(sorted(found, key=lambda phrase: phrase[1])))
+
+
+def _ends_in_a_verb(document: Any, first: int, head: int) -> bool:
+    """Whether a chunk's last word was taken for a plural but is a verb: "a bird soars", "the giraffe towers over it".
+
+    A plural does not follow "a", and a sentence is seldom a plural noun with a preposition and no verb at all.
+    """
+    root = document[head]
+    if head - first < 2 or root.tag_ != "NNS" or document[head - 1].pos_ not in _NOUN_TAGS:
+        return False
+    if document[first].lower_ in _ONE:
+        return True
+    verbs = any(token.pos_ in ("VERB", "AUX") for token in root.sent)
+    return document[first].pos_ == "DET" and not verbs and head + 1 < len(document) and document[head + 1].pos_ == "ADP"
+
+
+def _before_a_verb(document: Any, start: int, token: Any) -> bool:
+    """Whether what the parser took for a compound's first part is the subject of a verb: "the giraffe towers"."""
+    return token.head.pos_ == "VERB" or (token.head.tag_ == "NNS" and document[start].lower_ in _ONE)
 
 
 def _parts(chunk: Any) -> list[tuple[int, int]]:

@@ -32,6 +32,8 @@ from layout_predictor.LayoutTransformer.data.templates import Pattern
 _COUNTS = (1, 2, 3, 4, 5)
 _COUNT_WEIGHTS = (4, 32, 30, 19, 15)
 _MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked; else first or any
+_SKIP_UNSTATED = 0.6  # sentences without a relation teach little
+_UNMARKED = 0.15  # how often one noun phrase of a story is not marked as an object
 _FIRST_VERB = re.compile(r"\{([A-D])\.(?:be|sit|have)\}")
 _FIXED_RELATIONS = {"a": ABOVE, "u": BELOW, "l": LEFT, "g": RIGHT}  # how `states` spells a given relation
 
@@ -263,8 +265,9 @@ def _follow_old(story: Story) -> None:
     old = [i for i in story.mentioned if story.things[i].unique]
     if len(old) >= 2:
         one, other = story.rng.sample(old, 2)
-        if any(set(edge[::2]) == {one, other} for edge in story.edges) and story.rng.random() < 0.6:
-            one, other = story.rng.sample(old, 2)  # new ground is commoner than a second relation of the same two
+        for _ in range(3):  # new ground is commoner than a second relation of the same two
+            if any(set(edge[::2]) == {one, other} for edge in story.edges):
+                one, other = story.rng.sample(old, 2)
         _try(story, _REPEATS.draw(story.rng), {"O": one, "Q": other})
 
 
@@ -298,13 +301,30 @@ def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
         edges = tuple(sorted((order[a], relation, order[b]) for a, relation, b in story.edges))
         regions = tuple(sorted((order[i], region) for i, region in story.regions))
         centres = place(len(order), edges, regions, draws)
-        if centres is None:
+        if centres is None or (not edges and rng.random() < _SKIP_UNSTATED):
             continue
         things = [story.things[i] for i in story.mentioned]
         spans = tuple(_marked(rng, thing.spans) for thing in things)
         names = tuple(thing.noun.name for thing in things)
-        return Sample(story.text, spans, edges, centres, names)
+        sample = Sample(story.text, spans, edges, centres, names)
+        return _unmark(rng, sample) if rng.random() < _UNMARKED else sample
     raise RuntimeError(f"the grammar found no layout for sentence {index}")
+
+
+def _unmark(rng: random.Random, sample: Sample) -> Sample:
+    """The sample without one of its objects, which stays in the text: not every noun is an object."""
+    assert sample.centres is not None
+    if len(sample.spans) < 3:
+        return sample
+    gone = rng.randrange(len(sample.spans))
+    kept = [i for i in range(len(sample.spans)) if i != gone]
+    return Sample(
+        sample.text,
+        tuple(sample.spans[i] for i in kept),
+        tuple((kept.index(a), relation, kept.index(b)) for a, relation, b in sample.relations if gone not in (a, b)),
+        sample.centres[kept],
+        tuple(sample.names[i] for i in kept),
+    )
 
 
 def _marked(rng: random.Random, spans: list[tuple[int, int]]) -> tuple[int, int]:

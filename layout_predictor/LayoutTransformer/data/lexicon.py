@@ -74,7 +74,9 @@ PLACES = phrases(
     "sunny day; in the bathroom; at home; in the office; outside; inside; on display; in the yard; in the "
     "distance; at night; in the living room; in the sun; in the shade; against the wall; by the window; "
     "on the wall; in the forest; on the counter; in the parking lot; on the sidewalk; at the zoo; in the "
-    "savannah; on the field; on the slope; on the shore"
+    "savannah; on the field; on the slope; on the shore; on the table; on the desk; on the shelf; on the bed; on the "
+    "couch; in the chair; on the table in the kitchen; at the table; on the bench; under the tree; by the wall; on the "
+    "rug; near the wall; at a desk; on a table; against a fence; in the house"
 )
 NEAR = phrases(
     "nearby; close by; in the background; in the foreground; in the distance; nearby as well; next to "

@@ -13,7 +13,7 @@ Slots in braces, filled by `story.Story`:
     {r.verb.A}     a verb that says the relation and agrees with A: "towers over"
     {part} {part?} a participle, always or sometimes; {adv?} an adverb; {place?} a place that says nothing
     {idle.A}       a verb phrase for A that says nothing;  {pic} "of the picture" or nothing
-    {see} {agent} {put}   "you can see", "someone", "placed";  {act} what a person does with a thing
+    {see} {agent} {put}   "you can see", "someone", "placed";  {act} what a person does
 
 Each pattern comes with what it states: "ArB" for "A r B". Relations have the keys r, r1, r2, r3 (any), b and c
 (opposites, on the sides where no {b.A} is said), and a, u, l, g (above, below, left of, right of). Weights are
@@ -227,6 +227,7 @@ PERSON_OPENERS = [
     Pattern("{P} {P.be} {part?} between {A} {b.P} and {B} {c.P}", "AbP BcP", 5),
     Pattern("{P} {P.be} sitting on {A}", "PaA", 1),
     Pattern("{P} {P.be} lying on {A}", "PaA", 1),
+    Pattern("{P} {P.be} seated on {A} , which {A.be} {part?} {r1} {B}", "PaA Ar1B", 3),
     Pattern("{P} {P.be} {act} {A} {part?} {r.P}", "ArP", 8),
     Pattern("{P} {P.be} {act} {A} , which {A.be} {part?} {r.P}", "ArP", 4),
     Pattern("{P} {P.be} {act} {A} , with {B} {part?} {r} {A}", "BrA", 6),
@@ -316,6 +317,11 @@ PAIRED_FOLLOWERS = [
     Pattern(", with {N} {part?} {r1} {M}", "Nr1M", 6),
     Pattern(". {N} and {M} are {part?} {r} {O}", "NrO MrO", 3),
     Pattern(", with {N} {part?} {r.O} , and {M} {part} {r.further}", "NrO MrN MrO", 6),
+    Pattern(". {N} {N.be} {part?} {r1} {M} , and {O} {O.be} {part?} {r2} {M}", "Nr1M Or2M", 12),
+    Pattern(", while {N} {N.be} {part?} {r1} {M} and {O} {O.be} {r2} {M}", "Nr1M Or2M", 8),
+    Pattern(", while {N} {N.be} {part?} {r1} {M} and {O} {O.be} {r2} {N}", "Nr1M Or2N", 6),
+    Pattern(", with {N} {part?} {r1} {M} and {O} {part?} {r2} {N}", "Nr1M Or2N", 5),
+    Pattern(", and {N} {N.be} {part?} {r1} {O} . {M} {M.be} {part?} {r2} {N}", "Nr1O Mr2N", 5),
     Pattern(". {r1} {O} {N.be} {N} , and {r2} {N} {M.be} {M}", "Nr1O Mr2N", 5),
     Pattern(", with {N} {r.O} and {M} {r.O} as well", "NrO MrO", 2),
     Pattern(", while {N} {N.be} {part?} {r1} {M} and {r2} {O}", "Nr1M Nr2O", 6),
@@ -330,6 +336,9 @@ DOUBLE_FOLLOWERS = [
     Pattern(". {O} {O.be} {part?} {r1} {N} and {r2} {Q}", "Or1N Or2Q", 5),
     Pattern(", which {L.be} {part?} {r1} {O} and {r2} {N}", "Lr1O Lr2N", 5),
     Pattern(", with {N} {part?} {r1.O} , also {r2} {Q}", "Nr1O Nr2Q", 4),
+    Pattern(". {O} {O.be} {part?} {r1} {N} , and {Q} {Q.be} {r2} {N}", "Or1N Qr2N", 6),
+    Pattern(", while {O} {O.be} {part?} {r1} {N} and {r2} {Q}", "Or1N Or2Q", 6),
+    Pattern(". {r1} {O} {N.be} {N} , and {Q} {Q.be} {part?} {r2} {N}", "Nr1O Qr2N", 4),
     Pattern(", with {N} {part?} {r1} {O} and {O} {r2} {Q}", "Nr1O Or2Q", 5),
     Pattern(", while {N} {N.be} {r1} {O} , which {O.be} {r2} {Q}", "Nr1O Or2Q", 4),
     Pattern(". {r1} {O} {N.be} {N} , which {N.be} also {r2} {Q}", "Nr1O Nr2Q", 3),
@@ -385,8 +394,7 @@ LOOK = phrases(
     "looked up at; looks at; reached out for; reaches for; stared at; pointed at; walked past; waved at; "
     "stands next to; stood beside; was next to"
 )
-# After a verb or a participle; they say nothing about the relation.
-ADVERBS = words(
+ADVERBS = words(  # they say nothing about the relation
     "directly carefully neatly quietly also just right now currently clearly slightly safely perfectly still tall "
     "securely proudly gracefully firmly lazily contentedly peacefully cautiously patiently gently comfortably"
 )
