@@ -19,6 +19,9 @@ from tests import tiny_world
 from tests.scripts_under_test import QUIET, refusal, run, tiny_config, write_model
 
 WIDTH = 16  # of the tiny CLIP's embeddings
+needs_search = pytest.mark.skipif(
+    not any(map(importlib.util.find_spec, neighbours.BACKENDS)), reason=neighbours.NO_BACKEND
+)
 needs_faiss = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
 
 
@@ -50,10 +53,12 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*(str(word) for pair in named.items() for word in pair), *size]
 
 
-@needs_faiss
-def test_search_is_exact_and_survives_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", neighbours.BACKENDS)
+def test_search_is_exact_and_survives_a_file(tmp_path: Path, backend: str) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
     database = write_database(tmp_path / "patches")
-    run("train_searcher", "-d", database, "-t", tmp_path / "index", "-k", "5", "--backend", "faiss")
+    run("train_searcher", "-d", database, "-t", tmp_path / "index", "-k", "5", "--backend", backend)
     vectors = load_database(database).embedding
     assert vectors.shape == (40, WIDTH) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     queries = normalised(np.random.default_rng(1).standard_normal((3, WIDTH)))
@@ -109,7 +114,7 @@ def test_scann_is_preferred_where_it_is_installed(monkeypatch: pytest.MonkeyPatc
     assert searcher.search(vectors[:3], 1)[:, 0].tolist() == [0, 1, 2]
 
 
-@needs_faiss
+@needs_search
 def test_pictures_with_and_without_neighbours(flags: list[str], tmp_path: Path) -> None:
     for name, words in (("plain", []), ("near", ["--use_neighbors", "--knn", "3"]), ("plms", ["--plms"])):
         run("knn2img", *flags, "--prompt", "a cat", "--n_samples", "2", *words, "--outdir", tmp_path / name)

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 SAFETY_MODEL = "CompVis/stable-diffusion-safety-checker"
 WATERMARK = b"StableDiffusionV1"  # as published, so that published decoders find it
 WATERMARK_METHOD = "dwtDct"
+WATERMARK_AGREEMENT = 0.8  # share of right bits that counts as read; of 136 random bits so many agree once in 10^13
 WATERMARK_MIN_PIXELS = 256 * 256  # the method's own limit
 
 
@@ -130,7 +131,9 @@ class Guard:
 
 
 def read_watermark(path: Path) -> str | None:
-    """The text of the watermark in a picture file; None where there is none.
+    """The text of the published watermark, if a picture file holds it, else None.
+
+    A few of its bits may be lost: rounding and saturated colours flip some in most pictures.
 
     Raises:
         UserError: the file is no picture, or `invisible-watermark` is not installed.
@@ -144,11 +147,7 @@ def read_watermark(path: Path) -> str | None:
     image = np.asarray(read_image(path))
     if image.shape[0] * image.shape[1] < WATERMARK_MIN_PIXELS:
         return None
-    decoder = WatermarkDecoder("bytes", 8 * len(WATERMARK))
-    read = bytes(decoder.decode(np.ascontiguousarray(image[..., ::-1]), WATERMARK_METHOD))
-    try:
-        text = read.decode()
-    except UnicodeDecodeError:
-        return None
-    # A picture without a mark decodes to some bytes, too; only a printable text is one.
-    return text if text.isprintable() else None
+    bits = WatermarkDecoder("bits", 8 * len(WATERMARK)).decode(np.ascontiguousarray(image[..., ::-1]), WATERMARK_METHOD)
+    read = np.asarray(bits, np.uint8)
+    wanted = np.unpackbits(np.frombuffer(WATERMARK, np.uint8))
+    return WATERMARK.decode() if (read == wanted).mean() >= WATERMARK_AGREEMENT else None
