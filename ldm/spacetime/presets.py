@@ -98,9 +98,11 @@ PRESETS: dict[str, Preset] = {
             name="per-step",
             mode="per-step",
             blend="conditional",
-            initial=1.0,
-            learning_rate=0.1,
+            # Chosen on the emoji world (README, "What it reaches").
+            initial=6.0,
+            learning_rate=1.0,
             inner_steps=1,
+            release=0.12,
         ),
         Preset(
             name="april-2023",
