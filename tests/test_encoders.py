@@ -192,12 +192,12 @@ def test_bert_tokens_and_text(tmp_path: Path) -> None:
 
 
 def test_wrong_conditions_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
     def offline(*_: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(BertTokenizerFast, "from_pretrained", offline)
+    monkeypatch.setattr(BertTokenizer, "from_pretrained", offline)
     with pytest.raises(UserError, match="bert-base-uncased"):
         BERTTokenizer()("a cat")
     with pytest.raises(UserError, match="vocab.txt"):

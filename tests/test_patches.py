@@ -126,7 +126,12 @@ def test_layout_tokens_say_the_patch() -> None:
     with pytest.raises(UserError, match="bbox_tokenizer"):
         model.apply_model(x, t, tokens)
     crops = []
-    model.bbox_tokenizer = lambda box: crops.append(box) or (5 + len(crops), 9)
+
+    def tokens_of(box: tuple[float, ...]) -> tuple[int, int]:
+        crops.append(box)
+        return 5 + len(crops), 9
+
+    model.bbox_tokenizer = tokens_of
     model.apply_model(x, t, tokens)
     assert crops == [pytest.approx((0, 0, 2 / 3, 1)), pytest.approx((1 / 3, 0, 2 / 3, 1))]
     expected = model.get_learned_conditioning(torch.tensor([[1, 2, 3, 4, 7, 9]]))

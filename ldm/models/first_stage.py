@@ -57,6 +57,7 @@ class FirstStage(pl.LightningModule):
     decoder: Decoder
     quant_conv: nn.Conv2d
     post_quant_conv: nn.Conv2d
+    colorize: Tensor
     betas = (0.5, 0.9)  # of Adam, with a discriminator
 
     def __init__(

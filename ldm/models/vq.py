@@ -174,7 +174,7 @@ class VQModelInterface(VQModel):
     """A VQ model as first stage of a diffusion model: the latent is quantised by the decoder, not by the encoder."""
 
     def __init__(self, embed_dim: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, embed_dim=embed_dim, **kwargs)
+        super().__init__(*args, embed_dim=embed_dim, **kwargs)  # type: ignore[misc]
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to the latent before it is quantised, (B, embed_dim, h, w)."""

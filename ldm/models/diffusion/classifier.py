@@ -102,7 +102,7 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         if not isinstance(model, LatentDiffusion):
             raise UserError(f"a classifier of noisy latents needs a latent diffusion model, not {config.target}")
         model.eval().requires_grad_(False)
-        model.train = disabled_train.__get__(model)
+        model.train = disabled_train.__get__(model)  # type: ignore[method-assign]
         return model
 
     def _network(self, config: Mapping[str, Any], pool: str) -> nn.Module:

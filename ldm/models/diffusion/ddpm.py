@@ -277,6 +277,7 @@ class LatentDiffusion(DDPM):
     def log_images(
         self,
         batch: Mapping[str, Any],
+        *,
         ddim_steps: int = 20,
         guidance_scale: float = 1.0,
         split: str = "train",
@@ -332,9 +333,9 @@ class Layout2ImgDiffusion(LatentDiffusion):
         return self.get_learned_conditioning(tokens)
 
     @torch.no_grad()
-    def log_images(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def log_images(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """As LatentDiffusion's, and pictures of the boxes where the data set can draw them."""
-        logs = super().log_images(batch, *args, **kwargs)
+        logs = super().log_images(batch, **kwargs)
         datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
         dataset = datasets.get("train" if self.training else "validation")
         builders = getattr(dataset, "conditional_builders", {})

@@ -321,7 +321,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
 
     @torch.no_grad()
     def log_images(
-        self, batch: Mapping[str, Any], N: int = 8, sample: bool = True, split: str = "train", **kwargs: Any
+        self, batch: Mapping[str, Any], *, N: int = 8, sample: bool = True, split: str = "train", **kwargs: Any
     ) -> dict[str, Tensor]:
         """Inputs, the same ever noisier, and samples, each (B, C, H, W) in about [-1, 1]."""
         inputs = self.get_input(batch, self.first_stage_key)[:N].to(self.device)

@@ -16,7 +16,7 @@ from ldm.modules.x_transformer import Encoder, TransformerWrapper
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
 BERT_WORDS = "bert-base-uncased"
 INTERPOLATIONS = ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area")
@@ -114,22 +114,22 @@ class BERTTokenizer(AbstractEncoder):
         self.vq_interface, self.max_length, self.vocab_file = vq_interface, max_length, vocab_file
 
     @cached_property
-    def tokenizer(self) -> BertTokenizerFast:
+    def tokenizer(self) -> BertTokenizer:
         """Opened when the first text comes, so that building a model asks nothing of the network.
 
         Raises:
             UserError: the list of word pieces is neither here nor to be had.
         """
-        from transformers import BertTokenizerFast
+        from transformers import BertTokenizer
 
         if self.vocab_file is not None:
             path = Path(self.vocab_file)
             if not path.is_file():
                 raise UserError(f"there is no list of word pieces at {path}; give BERT's vocab.txt as vocab_file")
             words = path.read_text(encoding="utf-8").splitlines()
-            return BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
+            return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
         try:
-            return BertTokenizerFast.from_pretrained(BERT_WORDS)
+            return BertTokenizer.from_pretrained(BERT_WORDS)
         except (OSError, ValueError) as err:
             raise UserError(
                 f"the word pieces of {BERT_WORDS} are not here and cannot be fetched; "
