@@ -37,7 +37,8 @@ def draw_heatmap(prediction: Prediction, canvas: Picture) -> Image.Image:
     maps = () if prediction.mixture is None else density_maps(prediction.mixture, width, height)
     for number, values in enumerate(maps):
         colour = np.array([int(COLOURS[number % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5)])
-        opacity = _STRONGEST * (values / max(values.max(), np.finfo(float).tiny))[..., None]  # (H, W, 1)
+        relative = np.sqrt(values / max(values.max(), np.finfo(float).tiny))  # the root brings out the tails
+        opacity = _STRONGEST * relative[..., None]  # (H, W, 1)
         picture = (1 - opacity) * picture + opacity * colour
     return draw_layout(picture.round().astype(np.uint8), prediction.layout, radius=0.0)
 
