@@ -100,9 +100,9 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
     for section in ("model", "data"):
         if section not in config:
             raise UserError(f"the config has no '{section}' section")
-    for section in config:
-        if section not in SECTIONS:
-            raise UserError(f"the config has an unknown section '{section}'{_nearest(str(section), SECTIONS)}")
+    for name in map(str, config):
+        if name not in SECTIONS:
+            raise UserError(f"the config has an unknown section '{name}'{_nearest(name, SECTIONS)}")
     return config
 
 

@@ -62,7 +62,7 @@ def check_unet(config: dict[str, Any], size: int) -> None:
         assert relative_error(ours(x, t, context=context), theirs(x, t, context).sample) < 1e-4
     back = unet_state_to_diffusers(ours.state_dict(), params)
     assert back.keys() == theirs.state_dict().keys()
-    described = configs.unet_to_diffusers(params, size)
+    described = configs.unet_to_diffusers(params, config["sample_size"])
     assert all(theirs.config[key] == value or list(theirs.config[key]) == value  # tuples come from JSON as lists
                for key, value in described.items() if key != "_class_name")  # fmt: skip
 

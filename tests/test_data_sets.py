@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,17 @@ def test_loaders(classes: Path) -> None:
         DataModuleFromConfig(2, validation=described).train_dataloader()
     with pytest.raises(UserError, match="batch_size must be at least 1"):
         DataModuleFromConfig(0)
+
+
+def test_processes_share_the_samples(classes: Path) -> None:
+    """Without shuffling the batches of two processes together are those of one."""
+    described = {"target": "ldm.data.imagenet.ImageNetTrain", "params": {"data_root": str(classes), "size": 8}}
+    seen = []
+    for rank in range(2):
+        module = DataModuleFromConfig(1, train=described, num_workers=0, shuffle_train=False)
+        module.trainer = types.SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        module.setup()
+        seen.append([batch["relpath"][0] for batch in module.train_dataloader()])
+        numbers = module._share(Numbers(5))
+        assert numbers.valid_ids == [[0, 2, 4], [1, 3]][rank]
+    assert seen == [["n01/n01_0.JPEG", "n02/n02_1.JPEG"], ["n02/n02_0.JPEG", "n03/n03_0.JPEG"]]

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class ProgressBar:
-    """A bar on stderr for each stage of the work."""
+    """A bar on stderr for each stage of the work, with the loss where there is one."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -43,6 +43,9 @@ class ProgressBar:
 
         if self._bar is None:
             self._bar = tqdm(total=total, desc=what, unit="step", file=sys.stderr)
+        if losses:
+            shown = losses.get("total", next(iter(losses.values())))
+            self._bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
         self._bar.update(done - self._bar.n)
         if done >= total:
             self.close()

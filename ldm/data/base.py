@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, get_worker_info
 
 from ldm.util import UserError, instantiate_from_config
 
@@ -118,10 +118,22 @@ class DataModuleFromConfig(pl.LightningDataModule):
         """Builds every described data set that is not there yet. Raises what the data sets raise."""
         for split, config in self.dataset_configs.items():
             if split not in self.datasets:
-                dataset = instantiate_from_config(config)
+                dataset = self._share(instantiate_from_config(config))
                 self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
                 if hasattr(dataset, "__len__") and len(dataset) == 0:
                     raise UserError(f"the {split} data set {config['target']} is empty; look at its parameters")
+
+    def _process(self) -> tuple[int, int]:
+        """The number of this process and how many train together."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def _share(self, dataset: Any) -> Any:
+        """`dataset`, an iterable one with this process's part of its samples."""
+        rank, world = self._process()
+        if world > 1 and isinstance(dataset, Txt2ImgIterableBaseDataset) and dataset.valid_ids is not None:
+            dataset.valid_ids = dataset.sample_ids = dataset.valid_ids[rank::world]
+        return dataset
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", shuffle=self.shuffle_train, drop_last=self.drop_last)
@@ -140,12 +152,20 @@ class DataModuleFromConfig(pl.LightningDataModule):
         if split not in self.datasets:
             raise UserError(f"the config has no data.params.{split}; describe that data set there")
         dataset = self.datasets[split]
+        rank, world = self._process()
+        shuffle = shuffle and not isinstance(dataset, IterableDataset)
+        sampler: DistributedSampler[Any] | None = None
+        if world > 1 and not isinstance(dataset, IterableDataset):
+            # Lightning's own sampler always shuffles the training data. This one deals the samples out in turn, so
+            # that without shuffling the processes' batches together are the batch that one process would see.
+            sampler = DistributedSampler(dataset, world, rank, shuffle=shuffle)
         shares = self.use_worker_init_fn or isinstance(dataset, Txt2ImgIterableBaseDataset)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            shuffle=shuffle and not isinstance(dataset, IterableDataset),
+            shuffle=shuffle and sampler is None,
+            sampler=sampler,
             drop_last=drop_last,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=share_ids if shares else None,
