@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ldm.cli import common
 from tests import tiny_world
 from tests.test_refine import ROOT, SCRIPT, load_script
 
@@ -300,7 +301,7 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, world: tiny_world.TinyWor
     rest = process.stderr.read().decode()
     assert process.wait() == 130
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "interrupted: the picture being made was not written."
+    assert rest.splitlines()[-1] == "interrupted: what was being made was not written."
     assert process.stdout.read() == b""
     assert [path for path in out.rglob("*") if path.is_file()] == []
 
@@ -309,7 +310,7 @@ def test_ctrl_c_keeps_finished_pictures(
     tmp_path: Path, world: tiny_world.TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = load_script()
-    bar = script.ProgressBar.__call__
+    bar = common.ProgressBar.__call__
 
     def interrupt_second(self: object, what: str, done: int, total: int, losses: object) -> None:
         bar(self, what, done, total, losses)
@@ -318,7 +319,7 @@ def test_ctrl_c_keeps_finished_pictures(
             raise KeyboardInterrupt
 
     calls: list[int] = []
-    monkeypatch.setattr(script.ProgressBar, "__call__", interrupt_second)
+    monkeypatch.setattr(common.ProgressBar, "__call__", interrupt_second)
     flags = ["--prompt", "a cat", "--ddim_steps", "2", "--n_iter", "2", "--outdir", str(tmp_path)]
     assert script.main([*flags, *world.flags()]) == 130
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["00000.png"]
