@@ -1,0 +1,133 @@
+"""What a run makes: a picture with its weights and losses, and layouts by rule for any number of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ldm.evaluation.methods import Method
+from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation
+from ldm.evaluation.runner import Picture, Sampling, generate_images
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from ldm.spacetime.pipeline import Pipeline
+
+
+@dataclass
+class Made:
+    """A picture (H, W, 3), the weights by step and object, and the losses by name in the order of evaluation."""
+
+    picture: Picture
+    weights: list[list[float]] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+
+def make(
+    pipeline: Pipeline,
+    method: Method,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> list[Made]:
+    """One picture a prompt, made together; see :func:`ldm.evaluation.runner.generate_images`.
+
+    A prompt without objects is sampled plainly, whatever the method.
+    """
+    if method.preset is None or not any(layout.objects for layout in layouts):
+        plain = method if method.preset is None else Method(method.label)
+        return [Made(picture) for picture in generate_images(pipeline, plain, prompts, layouts, seeds, sampling)]
+    return _optimised(pipeline, method, prompts, layouts, seeds, sampling)
+
+
+def _optimised(
+    pipeline: Pipeline,
+    method: Method,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> list[Made]:
+    """Pictures with the weights optimised as the method's preset says, and the curves that led to them."""
+    import torch
+
+    from ldm.models.diffusion.plms import PLMSSampler
+    from ldm.models.diffusion.sampling import noise_like, seeded_generators
+    from ldm.spacetime.control import SpatialControl
+    from ldm.spacetime.generate import pictures
+    from ldm.spacetime.optimise import optimise
+
+    preset, side = method.preset, pipeline.image_size // pipeline.factor
+    assert preset is not None
+    shape = (len(prompts), pipeline.channels, side, side)
+    with torch.no_grad():
+        control = SpatialControl.build(layouts, pipeline.encode)
+        result = optimise(
+            pipeline.model,
+            PLMSSampler(pipeline.model),
+            control,
+            preset.objective(pipeline.clip, prompts, layouts),
+            preset,
+            guidance_scale=sampling.scale,
+            steps=sampling.steps,
+            x_T=noise_like(shape, seeded_generators(seeds), pipeline.device),  # (B, C, h, w)
+            conditioning=pipeline.encode(list(prompts)),  # (B, L, C)
+            unconditional_conditioning=pipeline.encode([""] * len(prompts)),
+        )
+    made = []
+    for number, picture in enumerate(pictures(result.images)):
+        objects = len(layouts[number].objects)
+        weights = result.weights[:, :objects, number].detach().cpu().tolist()  # (S, N)
+        made.append(Made(picture, weights, _losses(result.history, number)))
+    return made
+
+
+def _losses(history: Sequence[dict[str, Any]], number: int) -> dict[str, list[float]]:
+    """The losses of picture `number` of a batch, by name."""
+    curves: dict[str, list[float]] = {}
+    for entry in history:
+        for name, values in entry["loss"].items():
+            curves.setdefault(name, []).append(float(values[number]))
+    return curves
+
+
+def rule_layout(prompt: EvalPrompt) -> Layout:
+    """Centres that obey every stated direction: columns by left and right, rows by above and below.
+
+    Objects that no direction separates stand side by side in their cell, in the order of the prompt.
+
+    Raises:
+        UserError: the directions contradict each other.
+    """
+    count = len(prompt.objects)
+    columns = _levels(count, prompt, "left", "right")
+    rows = _levels(count, prompt, "above", "below")
+    objects = []
+    for number, item in enumerate(prompt.objects):
+        cell = [i for i in range(count) if (columns[i], rows[i]) == (columns[number], rows[number])]
+        x = (columns[number] + (cell.index(number) + 0.5) / len(cell)) / (max(columns) + 1)
+        y = (rows[number] + 0.5) / (max(rows) + 1)
+        objects.append(LayoutObject(item.phrase, round(x, 4), round(y, 4), name=item.name))
+    return Layout(tuple(objects), prompt.text)
+
+
+def _levels(count: int, prompt: EvalPrompt, before: str, after: str) -> list[int]:
+    """For every object how many others must come before it along one axis: the longest chain of relations."""
+    levels = [0] * count
+    chains = [_ordered(relation, before) for relation in prompt.relations if relation.direction in (before, after)]
+    for _ in range(count + 1):
+        changed = False
+        for low, high in chains:
+            if levels[high] <= levels[low]:
+                levels[high], changed = levels[low] + 1, True
+        if not changed:
+            return levels
+    raise UserError(f"the relations of '{prompt.text}' contradict each other; correct the prompt file")
+
+
+def _ordered(relation: EvalRelation, before: str) -> tuple[int, int]:
+    same = relation.direction == before
+    return (relation.first, relation.second) if same else (relation.second, relation.first)

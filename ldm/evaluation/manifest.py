@@ -1,0 +1,137 @@
+"""The state of every picture of a run, in files that are whole at any moment.
+
+A run's folder holds ``settings.json`` (what all pictures share), ``prompts.json``, one ``manifest-RANK-of-COUNT.json``
+a shard, and ``METHOD/NUMBER-sSEED.png`` with ``.json`` beside it (layout, weights, losses). A picture's JSON is written
+before the picture, so a picture that is there is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.evaluation.promptfiles import EvalPrompt, from_json, prompts_hash
+from ldm.evaluation.shards import Shard
+from ldm.util import UserError, atomic_write
+
+PENDING, WORKING, DONE, FAILED = "pending", "working", "done", "failed"
+_ORDER = (PENDING, FAILED, WORKING, DONE)  # of two shards' words on one picture the later one counts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a run: of prompt `number`, by the method of that label and folder, from that seed's noise."""
+
+    method: str
+    folder: str
+    number: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The picture's path inside the run's folder, without suffix."""
+        return f"{self.folder}/{self.number:05d}-s{self.seed}"
+
+
+class Manifest:
+    """What one shard knows of its pictures; every change is on the disk before the call returns."""
+
+    def __init__(self, folder: Path, shard: Shard) -> None:
+        self.path = folder / f"manifest-{shard.name}.json"
+        self.pictures: dict[str, dict[str, Any]] = _read(self.path)["pictures"] if self.path.exists() else {}
+
+    def add(self, entries: Iterable[Entry], states: Mapping[str, str]) -> None:
+        """Note pictures with their states by key."""
+        for entry in entries:
+            self.pictures[entry.key] = {
+                "state": states[entry.key], "method": entry.method, "number": entry.number, "seed": entry.seed,
+            }  # fmt: skip
+        self._write()
+
+    def mark(self, keys: Iterable[str], state: str, **more: Any) -> None:
+        """Note the new state of pictures, and more about them."""
+        for key in keys:
+            self.pictures[key].update(state=state, **more)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.path, {"pictures": self.pictures})
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What is in a run's folder, for scoring and for the report."""
+
+    folder: Path
+    settings: dict[str, Any]
+    prompts: list[EvalPrompt]
+    entries: dict[Entry, str]  # with their states
+
+    @property
+    def methods(self) -> list[str]:
+        """Labels, in the order in which they were first asked for."""
+        return list(dict.fromkeys(entry.method for entry in self.entries))
+
+    def picture(self, entry: Entry) -> Path:
+        """Where the picture is, or would be."""
+        return self.folder / f"{entry.key}.png"
+
+    def details(self, entry: Entry) -> dict[str, Any]:
+        """The JSON beside a picture: layout, and weights and losses where there are any; empty if it is lost."""
+        try:
+            content = json.loads((self.folder / f"{entry.key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """A run's folder with the manifests of all its shards. UserError if it is none, or a file is damaged."""
+    if not (folder / "prompts.json").is_file() or not (folder / "settings.json").is_file():
+        raise UserError(f"{folder} holds no run; make one with scripts/txt2img-gpt.py --outdir {folder}")
+    found: dict[Entry, str] = {}
+    for path in sorted(folder.glob("manifest-*.json")):
+        for key, value in _read(path)["pictures"].items():
+            entry = Entry(value["method"], key.partition("/")[0], value["number"], value["seed"])
+            known = found.get(entry, PENDING)
+            found[entry] = max(known, value["state"], key=_ORDER.index)
+    if not found:
+        raise UserError(f"{folder} holds no manifest; start the run again with the same --outdir")
+    try:
+        prompts = [from_json(item) for item in _load(folder / "prompts.json")]
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'prompts.json'} is damaged; start the run again with the same flags") from None
+    return FinishedRun(folder, _load(folder / "settings.json"), prompts, found)
+
+
+def keep_prompts(folder: Path, prompts: list[EvalPrompt]) -> None:
+    """Write the prompts into a run's folder. UserError if it holds others."""
+    path = folder / "prompts.json"
+    if path.exists():
+        if prompts_hash([from_json(item) for item in _load(path)]) != prompts_hash(prompts):
+            raise UserError(f"{folder} holds pictures of other prompts; choose another --outdir")
+        return
+    write_json(path, [prompt.to_json() for prompt in prompts])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, all of it or nothing."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path} is damaged; remove it and start the run again with the same --outdir") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = _load(path)
+    if not isinstance(content, dict) or not isinstance(content.get("pictures"), dict):
+        raise UserError(f"{path} is damaged; remove it and start the run again with the same --outdir")
+    return content

@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Pictures of prompts written by GPT, of two to five objects, for the evaluation.
+
+    python scripts/txt2img-gpt.py --prompts FILE --methods base,per-step --seeds 42 43 --outdir DIR
+    torchrun --nproc-per-node 4 scripts/txt2img-gpt.py ...      shared among four processes
+    python scripts/evaluate.py score --run DIR                 what the pictures show
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+from ldm.evaluation import front
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the script; the exit code."""
+    return front.main("gpt", "prompts written by GPT, of two to five objects", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
