@@ -191,7 +191,7 @@ def test_close_ups_fill_the_picture_and_change_no_other_scene() -> None:
         else:
             (item,) = second.objects
             assert item.name == first.objects[0].name
-            assert 36 <= item.side <= 60
+            assert 32 <= item.side <= 50
             left, top, right, bottom = item.box
             assert min(left, top) >= 0
             assert max(right, bottom) <= IMAGE_SIZE

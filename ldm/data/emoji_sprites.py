@@ -18,7 +18,7 @@ from ldm.util import UserError
 FONT_PATH = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_PIXELS = 109  # the only size at which this bitmap font can be drawn
 SIDES = (22, 30)  # pixels of a sprite's longer side, least and most
-CLOSE_UP_SIDES = (36, 60)  # the same where one object fills the picture
+CLOSE_UP_SIDES = (32, 50)  # the same where one object fills the picture
 
 
 @dataclass(frozen=True)
