@@ -188,7 +188,25 @@ def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
     if not scale:
         return base
     batch = int(config.data.params.batch_size)
-    return base * batch * trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches
+    own = int(config.model.get("params", {}).get("accumulate_grad_batches", 1))  # of models with two optimisers
+    return base * batch * trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches * own
+
+
+def check_manual(model: Any, trainer: Any) -> None:
+    """Refuse trainer options that Lightning can't honour for a model with two optimisers, such as a GAN loss.
+
+    Raises:
+        UserError: naming the option and what to write instead.
+    """
+    if model.automatic_optimization:
+        return
+    if trainer.accumulate_grad_batches != 1:
+        raise UserError(
+            "lightning.trainer.accumulate_grad_batches does not go with a discriminator; "
+            "write model.params.accumulate_grad_batches instead"
+        )
+    if trainer.gradient_clip_val:
+        raise UserError("lightning.trainer.gradient_clip_val does not go with a discriminator; leave it out")
 
 
 def train(args: argparse.Namespace) -> Path:
@@ -217,6 +235,7 @@ def train(args: argparse.Namespace) -> Path:
     trainer = build_trainer(config, folder, args.seed, args.gpus)
     model.learning_rate = learning_rate(config, trainer, args.scale_lr)
     logger.info("run %s, learning rate %.3g%s", folder, model.learning_rate, f", resumed from {ckpt}" if ckpt else "")
+    check_manual(model, trainer)
     trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
     if trainer.interrupted:
         raise KeyboardInterrupt

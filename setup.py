@@ -33,6 +33,7 @@ EXTRAS = {
     "watermark": ["invisible-watermark>=0.2,<0.3"],
     "diffusers": ["diffusers>=0.36,<1"],
     "faiss": ["faiss-cpu>=1.9"],
+    "scann": ["scann>=1.4"],
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +62,20 @@ def test_scaled_learning_rate() -> None:
     config = load_config(FIRST_STAGE, ["model.base_learning_rate=0.5", "data.params.batch_size=8"])
     assert main.learning_rate(config, Trainer, scale=False) == 0.5
     assert main.learning_rate(config, Trainer, scale=True) == 0.5 * 8 * 2 * 3 * 4
+    config = load_config(FIRST_STAGE, ["model.params.accumulate_grad_batches=2", "model.base_learning_rate=1"])
+    assert main.learning_rate(config, Trainer, scale=True) == 8 * 2 * 3 * 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "clip", "message"),
+    [(2, None, "write model.params.accumulate_grad_batches instead"), (1, 1.0, "gradient_clip_val does not go")],
+)
+def test_trainer_options_that_two_optimisers_do_not_take(accumulate: int, clip: float | None, message: str) -> None:
+    manual, automatic = SimpleNamespace(automatic_optimization=False), SimpleNamespace(automatic_optimization=True)
+    trainer = SimpleNamespace(accumulate_grad_batches=accumulate, gradient_clip_val=clip)
+    main.check_manual(automatic, trainer)
+    with pytest.raises(UserError, match=message):
+        main.check_manual(manual, trainer)
 
 
 def tiny(tmp_path: Path) -> list[str]:
