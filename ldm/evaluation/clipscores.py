@@ -1,0 +1,159 @@
+"""Scores by CLIP: how well picture and sentence agree, and which colour an object has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldm.evaluation.metrics import Box
+from ldm.evaluation.promptfiles import COLOURS, EvalPrompt
+from ldm.evaluation.runner import Picture
+from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ldm.spacetime.clip import ClipBundle
+
+ClipScore = Callable[[Picture, str], float]
+_COLOUR_TEXTS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
+
+
+def bundle_score(bundle: ClipBundle) -> ClipScore:
+    """CLIPScore as torchmetrics defines it, 100 max(cos(image, text), 0) (Hessel et al., 2021, without their 2.5)."""
+
+    def score(picture: Picture, text: str) -> float:
+        cosine = float((embed_pictures(bundle, [picture]) @ embed_texts(bundle, [text]).T).item())
+        return 100 * max(cosine, 0.0)
+
+    return score
+
+
+def open_clip_score(source: str) -> tuple[ClipScore, str]:
+    """The CLIP score of a model, and one line saying how it is computed.
+
+    Args:
+        source: a file in OpenAI's format (the project's own CLIP formula), or a folder or hub name of transformers'
+            CLIP, which torchmetrics opens.
+
+    Raises:
+        UserError: it can't be opened, or torchmetrics is not installed and `source` is no file.
+    """
+    if Path(source).is_file():
+        from ldm.spacetime.clip import load_clip
+
+        return bundle_score(load_clip(source)), f"100 max(cos, 0) by {Path(source).name}, torchmetrics' formula"
+    try:
+        from torchmetrics.multimodal.clip_score import CLIPScore
+    except ImportError:
+        raise UserError(
+            f"the CLIP score of '{source}' needs torchmetrics; install it, or name a CLIP file with --clip-score"
+        ) from None
+    try:
+        from transformers import CLIPModel, CLIPProcessor
+
+        model, processor = CLIPModel.from_pretrained(source), CLIPProcessor.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        raise UserError(f"the CLIP '{source}' can't be loaded: {str(error).splitlines()[0]}") from None
+    metric = CLIPScore(model_name_or_path=lambda: (_plain_features(model), processor))
+
+    def score(picture: Picture, text: str) -> float:
+        import torch
+
+        image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # (3, H, W) uint8
+        with torch.no_grad():
+            return float(metric(image, text))
+
+    return score, f"torchmetrics' CLIPScore with {Path(source).name}"
+
+
+def _plain_features(model: Any) -> Any:
+    """The model with features as tensors, which torchmetrics expects and transformers 5 wraps in an output."""
+    for name in ("get_image_features", "get_text_features"):
+        method = getattr(model, name)
+
+        def features(*inputs: Any, method: Callable[..., Any] = method) -> Any:
+            found = method(*inputs)
+            return getattr(found, "pooler_output", found)
+
+        setattr(model, name, features)
+    return model
+
+
+# -------------------------------------------------------------------------------------------------- colours
+
+
+def colour_facts(
+    bundle: ClipBundle, picture: Picture, boxes: Sequence[Box], prompt: EvalPrompt
+) -> tuple[bool | None, ...]:
+    """For every object whether CLIP gives its crop the demanded colour, of the ten of GenEval.
+
+    Attribute binding as in GenEval (Ghosh et al., 2023, section 3): zero-shot classification of the crop of the surest
+    box, each colour described by three texts whose embeddings are averaged. There the background of the crop is masked
+    by a segmentation; here, with boxes alone, it is not. None where no colour is demanded or the object is not there.
+    """
+    judged: list[bool | None] = []
+    for item in prompt.objects:
+        of_name = [box for box in boxes if box.name == item.name]
+        if item.colour is None or not of_name:
+            judged.append(None)
+            continue
+        crop = crop_of(picture, max(of_name, key=lambda box: box.score))
+        judged.append(classify_colour(bundle, crop, item.name) == item.colour)
+    return tuple(judged)
+
+
+def crop_of(picture: Picture, box: Box) -> Picture:
+    """The pixels of a box, at least one, cut to the picture."""
+    height, width = picture.shape[:2]
+    left, right = (min(max(round(x * width), 0), width) for x in (box.left, box.right))
+    top, bottom = (min(max(round(y * height), 0), height) for y in (box.top, box.bottom))
+    left, top = min(left, width - 1), min(top, height - 1)
+    return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def classify_colour(bundle: ClipBundle, crop: Picture, name: str) -> str:
+    """The colour of :data:`ldm.evaluation.promptfiles.COLOURS` whose texts are nearest to the crop."""
+    import torch
+    import torch.nn.functional as F
+
+    texts = [text.format(colour=colour, name=name) for colour in COLOURS for text in _COLOUR_TEXTS]
+    with torch.no_grad():
+        classes = embed_texts(bundle, texts).unflatten(0, (len(COLOURS), -1)).mean(1)  # (colours, D)
+        similarity = embed_pictures(bundle, [crop]) @ F.normalize(classes, dim=-1).T  # (1, colours)
+    return COLOURS[int(similarity.argmax())]
+
+
+# ----------------------------------------------------------------------------------------------- embeddings
+
+
+def embed_pictures(bundle: ClipBundle, pictures: Sequence[Picture]) -> Tensor:
+    """Pictures (H, W, 3) of any size to unit vectors (B, D), brought to the CLIP's square by bicubic resizing."""
+    import torch
+    import torch.nn.functional as F
+    from PIL import Image
+
+    side = bundle.resolution
+    resized = [Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC) for p in pictures]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized])).float() / 255  # (B, R, R, 3)
+    pixels = (pixels - torch.tensor(bundle.mean)) / torch.tensor(bundle.std)
+    with torch.no_grad():
+        features = bundle.model.encode_image(pixels.permute(0, 3, 1, 2).to(_device(bundle)))  # (B, D)
+    return F.normalize(features.float().cpu(), dim=-1)
+
+
+def embed_texts(bundle: ClipBundle, texts: Sequence[str]) -> Tensor:
+    """Texts to unit vectors (B, D)."""
+    import torch
+    import torch.nn.functional as F
+
+    with torch.no_grad():
+        features = bundle.model.encode_text(bundle.tokenize(list(texts)).to(_device(bundle)))
+    return F.normalize(features.float().cpu(), dim=-1)
+
+
+def _device(bundle: ClipBundle) -> Any:
+    return next(bundle.model.parameters()).device
