@@ -5,6 +5,8 @@
     python scripts/evaluate.py calibrate                       ... and on generated pictures labelled by eye?
     python scripts/evaluate.py single                          does the plain model draw a single object?
     python scripts/evaluate.py table --set report --count 300  the README's table
+    python scripts/evaluate.py score --run DIR                 pictures of txt2img-gpt.py and alike
+    python scripts/evaluate.py report --run DIR                ... and one HTML page about them
 
 Pictures are kept under --outdir: a run that was stopped goes on where it was when started again.
 """
@@ -20,6 +22,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from ldm.evaluation import commands as runs
 from ldm.util import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--layout", choices=("rule", "predictor"), default="rule", help="target centres (rule)")
     table.add_argument("--batch-size", type=at_least(1), metavar="N", help="pictures made together")
     _sampling_flags(table)
+    runs.add_commands(commands, Parser)
     return parser
 
 
@@ -241,6 +245,7 @@ COMMANDS = {
     "sheet": run_sheet,
     "single": run_single,
     "table": run_table,
+    **runs.COMMANDS,
 }
 
 
