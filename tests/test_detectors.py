@@ -36,7 +36,7 @@ def test_the_emoji_detector() -> None:
         assert images.shape == (1, 3, 64, 64) and images.max() == 0
         return [[Detection("cat", 0.9, 0.5, 0.25), Detection("pizza", 0.8, 0.1, 0.1)]]
 
-    detector.model.detect = detect  # type: ignore[method-assign]
+    detector.model.detect = detect  # type: ignore[method-assign, assignment]
     [cat] = detector.detect(picture, ["cat", "bus"])
     assert (cat.name, cat.score, cat.centre) == ("cat", 0.9, (0.5, 0.25)) and cat.right - cat.left == pytest.approx(0.4)
 

@@ -131,5 +131,6 @@ def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     place = cache(rule_layout if options.layout == "rule" else lambda prompt: pipeline().predict_layout(prompt.text))
     return run_tasks(
         options.outdir, prompts, tasks, settings, place,
-        lambda method, *rest: make(pipeline(), method, *rest, sampling), shard, options.batch_size,
+        lambda method, texts, layouts, seeds: make(pipeline(), method, texts, layouts, seeds, sampling),
+        shard, options.batch_size,
     )  # fmt: skip
