@@ -25,6 +25,7 @@ REQUIRED = [
     "pillow>=11",
     "tqdm>=4.66",
     "numpy>=1.26",
+    "filelock>=3.13",
 ]
 
 EXTRAS = {
@@ -34,6 +35,8 @@ EXTRAS = {
     "diffusers": ["diffusers>=0.36,<1"],
     "faiss": ["faiss-cpu>=1.9"],
     "scann": ["scann>=1.4"],
+    "ray": ["ray>=2.40"],
+    "metrics": ["torchmetrics>=1.7"],
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

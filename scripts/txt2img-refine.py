@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from ldm.cli import common
-from ldm.spacetime.settings import SCHEDULES, GenerateSettings
+from ldm.spacetime.settings import BLENDS, SCHEDULES, GenerateSettings
 
 OUTDIR = Path("outputs/txt2img-refine")
 
@@ -55,6 +55,7 @@ def build_parser() -> common.Parser:
     add("--inner-steps", type=int, metavar="N", help="gradient steps in a denoising step (per-step)")
     add("--lr", type=float, dest="learning_rate", metavar="RATE", help="learning rate of the weights")
     add("--rounds", type=int, metavar="N", help="passes through the chain (published schedules)")
+    add("--blend", choices=BLENDS, help="attention that the local one is measured against (the schedule's)")
     add("--block-checkpointing", action="store_true", help="less memory, more time")
 
     common.add_model_flags(parser)

@@ -100,6 +100,9 @@ def test_methods_are_read_from_words() -> None:
     assert parse_method("fixed:weight=2").weight == 2
     assert parse_method("fixed:weight=1,swap=true").swap
     assert parse_method("fixed:weight=8,until=0.12").until == 0.12
+    assert parse_method("fixed:weight=1,blend=unconditional").blend == "unconditional"
+    against = parse_method("per-step:blend=conditional").preset
+    assert against is not None and against.blend == "conditional"
     preset = parse_method("per-step:inner_steps=3,learning_rate=0.2").preset
     assert preset is not None and preset.inner_steps == 3 and preset.learning_rate == 0.2
     labels = ("base", "fixed:weight=1", "fixed:weight=2", "per-step:learning_rate=0.2", "per-step")
@@ -108,7 +111,7 @@ def test_methods_are_read_from_words() -> None:
 
 @pytest.mark.parametrize(
     "text", ["best", "base:weight=1", "fixed:wait=1", "fixed:weight=x", "per-step:rounds", "per-step:mode=x",
-             "per-step:inner_steps=0.5"]
+             "per-step:inner_steps=0.5", "fixed:blend=none", "per-step:blend=x"]
 )  # fmt: skip
 def test_method_mistakes(text: str) -> None:
     with pytest.raises(UserError):

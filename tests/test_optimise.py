@@ -23,7 +23,9 @@ from ldm.util import UserError
 SHORT = {name: replace(preset, rounds=min(preset.rounds, 2)) for name, preset in PRESETS.items()}
 every_preset = pytest.mark.parametrize("preset", SHORT.values(), ids=SHORT)
 # Of every step and every number known here, whatever the default's tuned constants are.
-PER_STEP = replace(PRESETS["per-step"], initial=1.0, learning_rate=0.1, inner_steps=1, release=1.0)
+PER_STEP = replace(
+    PRESETS["per-step"], blend="conditional", initial=1.0, learning_rate=0.1, inner_steps=1, last=1.0, release=1.0
+)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from ldm.spacetime import pipeline as pipelines
 from ldm.spacetime.generate import batches, generate, make_preset, read_layout
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.settings import SCHEDULES, GenerateSettings
+from ldm.util import UserError
 from tests import tiny_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,6 +110,9 @@ def test_overrides_reach_the_schedule(settings: GenerateSettings) -> None:
     preset = make_preset(replace(settings, inner_steps=3, learning_rate=0.5))
     assert (preset.inner_steps, preset.learning_rate) == (3, 0.5)
     assert make_preset(replace(settings, schedule="iccv-2023", rounds=2)).rounds == 2
+    assert make_preset(replace(settings, schedule="iccv-2023", blend="conditional")).blend == "conditional"
+    with pytest.raises(UserError, match="blend 'both' is unknown; choose conditional or unconditional"):
+        list(generate(replace(settings, blend="both")))
 
 
 def test_step_pictures_end_in_the_picture(settings: GenerateSettings) -> None:

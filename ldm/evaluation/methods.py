@@ -1,8 +1,8 @@
 """The ways of making a picture that the evaluation compares, and how they are named on the command line.
 
 ``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of
-a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``swap=true`` exchanges the centres of the
-two objects.
+a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``blend=unconditional`` or ``conditional``
+says what the local attention is measured against, ``swap=true`` exchanges the centres of the two objects.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from ldm.spacetime.control import Blend
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
@@ -23,8 +24,9 @@ class Method:
     """One row of the table.
 
     ``label`` is what the user wrote. Without ``weight`` and ``preset`` it is the plain model; with
-    ``weight`` every object has that weight at every step of the first part of the chain that ``until`` gives,
-    and 0 afterwards; with ``preset`` the weights are optimised. ``swap`` exchanges the centres.
+    ``weight`` every object has that weight, against the attention that ``blend`` names, at every step of the
+    first part of the chain that ``until`` gives, and 0 afterwards; with ``preset`` the weights are optimised.
+    ``swap`` exchanges the centres.
     """
 
     label: str
@@ -32,6 +34,7 @@ class Method:
     preset: Preset | None = None
     swap: bool = False
     until: float = 1.0
+    blend: Blend = "conditional"
 
     @property
     def folder(self) -> str:
@@ -55,8 +58,9 @@ def parse_method(text: str) -> Method:
     if name == "fixed":
         weight = _value(options.pop("weight", "1"), float, text)
         until = _value(options.pop("until", "1"), float, text)
-        _refuse(options, text, ("weight", "until"))
-        return Method(text, weight=weight, swap=swap, until=until)
+        blend = _blend(options.pop("blend", "conditional"), text)
+        _refuse(options, text, ("weight", "until", "blend"))
+        return Method(text, weight=weight, swap=swap, until=until, blend=blend)
     if name not in PRESETS:
         raise UserError(f"There is no method '{name}'; choose one of base, fixed, {', '.join(PRESETS)}.")
     return Method(text, preset=_changed(PRESETS[name], options, text), swap=swap)
@@ -84,12 +88,22 @@ def _changed(preset: Preset, options: dict[str, str], whole: str) -> Preset:
     }
     changeable = [key for key, value in current.items() if type(value) in (bool, int, float)]
     for key in options:
-        if key not in changeable:
+        if key not in (*changeable, "blend"):
             raise UserError(
-                f"'{whole}' has the unknown constant '{key}'; there are {', '.join(changeable)}, swap."
+                f"'{whole}' has the unknown constant '{key}'; there are {', '.join(changeable)}, blend, swap."
             )
-    changes = {key: _value(value, type(current[key]), whole) for key, value in options.items()}
+    changes: dict[str, Any] = {}
+    if "blend" in options:
+        changes["blend"] = _blend(options.pop("blend"), whole)
+    changes |= {key: _value(value, type(current[key]), whole) for key, value in options.items()}
     return dataclasses.replace(preset, **changes)
+
+
+def _blend(text: str, whole: str) -> Blend:
+    for name in get_args(Blend):
+        if text == name:
+            return name
+    raise UserError(f"'{text}' in '{whole}' is no blend; choose {' or '.join(get_args(Blend))}.")
 
 
 def _value(text: str, kind: type, whole: str) -> Any:

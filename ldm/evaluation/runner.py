@@ -103,7 +103,7 @@ def _fixed_control(
 
     if method.weight is None or not any(layout.objects for layout in layouts):
         return {}
-    control = SpatialControl.build(layouts, pipeline.encode)
+    control = dataclasses.replace(SpatialControl.build(layouts, pipeline.encode), blend=method.blend)
     steps = len(sampler.schedule(sampling.steps))
     present = control.present.to(pipeline.device, torch.float32)  # (N, B)
     held = torch.arange(steps, device=present.device)[:, None, None] < method.until * steps  # (S, 1, 1)
@@ -169,6 +169,8 @@ class PictureStore:
         constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
         if method.until != 1:
             constants["until"] = method.until
+        if method.blend != "conditional":
+            constants["blend"] = method.blend
         if method.preset is not None:
             preset = dataclasses.asdict(method.preset).items()
             constants["preset"] = {

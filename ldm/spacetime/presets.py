@@ -97,12 +97,13 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="per-step",
             mode="per-step",
-            blend="conditional",
-            # Chosen on the emoji world (README, "What it reaches").
-            initial=6.0,
-            learning_rate=1.0,
+            # All of these were chosen on the emoji world (README, "What it reaches"). The blend is that of the ICCV
+            # release: the paper's equation, "conditional", puts fewer objects where they should be at any weight tried.
+            blend="unconditional",
+            initial=1.0,
+            learning_rate=0.1,
             inner_steps=1,
-            release=0.12,
+            last=0.3,
         ),
         Preset(
             name="april-2023",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ldm.spacetime.pipeline import Pipeline
 
 SCHEDULES = ("per-step", "april-2023", "iccv-2023")
+BLENDS = ("conditional", "unconditional")  # attention that the local one is measured against
 SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpm_solver": "DPM-Solver"}  # flag: name for people and web UIs
 
 
@@ -54,6 +55,7 @@ class GenerateSettings:
     inner_steps: int | None = None  # gradient steps within a denoising step (per-step)
     learning_rate: float | None = None  # of the weights
     rounds: int | None = None  # passes through the whole chain (the published schedules)
+    blend: str | None = None  # one of BLENDS
     block_checkpointing: bool = False  # less memory, more time
     command: str | None = None  # how it was called; only recorded
 
@@ -68,6 +70,8 @@ def check_settings(settings: GenerateSettings) -> None:
         raise UserError(f"the number of steps must be from 1 to 1000, not {settings.steps}; 50 is usual")
     _check_choice("schedule", settings.schedule, SCHEDULES)
     _check_choice("sampler", settings.sampler, tuple(SAMPLERS))
+    if settings.blend is not None:
+        _check_choice("blend", settings.blend, BLENDS)
     _check_choice("precision", settings.precision, ("full", "autocast"))
     for name in ("samples", "iterations", "threads", "rounds", "inner_steps", "height", "width"):
         value = getattr(settings, name)
