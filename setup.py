@@ -29,7 +29,14 @@ REQUIRED = [
 ]
 
 EXTRAS = {
-    "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.15"],
+    "dev": [
+        "pytest>=8",
+        "ruff>=0.9",
+        "mypy>=1.15",
+        "diffusers>=0.36,<1",  # these three so that what is optional is tested, too
+        "faiss-cpu>=1.9",
+        "invisible-watermark>=0.2,<0.3",
+    ],
     "train": ["tensorboard>=2.18"],
     "watermark": ["invisible-watermark>=0.2,<0.3"],
     "diffusers": ["diffusers>=0.36,<1"],
