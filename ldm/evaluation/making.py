@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldm.evaluation.methods import Method
 from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation
-from ldm.evaluation.runner import Picture, Sampling, generate_images
+from ldm.evaluation.runner import Picture, Sampling, generate_images, optimised
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
@@ -40,43 +40,9 @@ def make(
     if method.preset is None or not any(layout.objects for layout in layouts):
         plain = method if method.preset is None else Method(method.label)
         return [Made(picture) for picture in generate_images(pipeline, plain, prompts, layouts, seeds, sampling)]
-    return _optimised(pipeline, method, prompts, layouts, seeds, sampling)
-
-
-def _optimised(
-    pipeline: Pipeline,
-    method: Method,
-    prompts: Sequence[str],
-    layouts: Sequence[Layout],
-    seeds: Sequence[int],
-    sampling: Sampling,
-) -> list[Made]:
-    """Pictures with the weights optimised as the method's preset says, and the curves that led to them."""
-    import torch
-
-    from ldm.models.diffusion.plms import PLMSSampler
-    from ldm.models.diffusion.sampling import noise_like, seeded_generators
-    from ldm.spacetime.control import SpatialControl
     from ldm.spacetime.generate import pictures
-    from ldm.spacetime.optimise import optimise
 
-    preset, side = method.preset, pipeline.image_size // pipeline.factor
-    assert preset is not None
-    shape = (len(prompts), pipeline.channels, side, side)
-    with torch.no_grad():
-        control = SpatialControl.build(layouts, pipeline.encode)
-        result = optimise(
-            pipeline.model,
-            PLMSSampler(pipeline.model),
-            control,
-            preset.objective(pipeline.clip, prompts, layouts),
-            preset,
-            guidance_scale=sampling.scale,
-            steps=sampling.steps,
-            x_T=noise_like(shape, seeded_generators(seeds), pipeline.device),  # (B, C, h, w)
-            conditioning=pipeline.encode(list(prompts)),  # (B, L, C)
-            unconditional_conditioning=pipeline.encode([""] * len(prompts)),
-        )
+    result = optimised(pipeline, method, prompts, layouts, seeds, sampling)
     made = []
     for number, picture in enumerate(pictures(result.images)):
         objects = len(layouts[number].objects)

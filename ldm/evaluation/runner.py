@@ -26,6 +26,7 @@ from ldm.spacetime.layout import Layout
 from ldm.util import UserError, atomic_write
 
 if TYPE_CHECKING:
+    from ldm.spacetime.optimise import Result
     from ldm.spacetime.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
@@ -68,31 +69,37 @@ def generate_images(
         batch. sampling: steps and guidance, the same for every method.
     """
     from ldm.models.diffusion.plms import PLMSSampler
-    from ldm.models.diffusion.sampling import noise_like, seeded_generators
     from ldm.spacetime.generate import pictures
 
-    count, side = len(prompts), pipeline.image_size // pipeline.factor
-    noise = noise_like((count, pipeline.channels, side, side), seeded_generators(seeds), pipeline.device)
-    with torch.no_grad():
-        chain: dict[str, Any] = {
-            "x_T": noise,  # (B, C, h, w)
-            "conditioning": pipeline.encode(list(prompts)),  # (B, L, C)
-            "unconditional_conditioning": pipeline.encode([""] * count),
-        }
-    sampler = PLMSSampler(pipeline.model)
     if method.preset is not None:
-        return pictures(_optimised(pipeline, sampler, method, prompts, layouts, chain, sampling))
+        return pictures(optimised(pipeline, method, prompts, layouts, seeds, sampling).images)
+    chain = _chain(pipeline, prompts, seeds)
+    sampler = PLMSSampler(pipeline.model)
     with torch.no_grad():
         latents, _ = sampler.sample(
             S=sampling.steps,
-            batch_size=count,
-            shape=tuple(noise.shape[1:]),
+            batch_size=len(prompts),
+            shape=tuple(chain["x_T"].shape[1:]),
             unconditional_guidance_scale=sampling.scale,
             verbose=False,
             **chain,
             **_fixed_control(pipeline, sampler, method, layouts, sampling),
         )
         return pictures(pipeline.decode(latents))
+
+
+@torch.no_grad()
+def _chain(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """What every method's chain starts from: the seeds' noise and the contexts of prompts and empty prompt."""
+    from ldm.models.diffusion.sampling import noise_like, seeded_generators
+
+    count, side = len(prompts), pipeline.image_size // pipeline.factor
+    shape = (count, pipeline.channels, side, side)
+    return {
+        "x_T": noise_like(shape, seeded_generators(seeds), pipeline.device),  # (B, C, h, w)
+        "conditioning": pipeline.encode(list(prompts)),  # (B, L, C)
+        "unconditional_conditioning": pipeline.encode([""] * count),
+    }
 
 
 def _fixed_control(
@@ -110,16 +117,19 @@ def _fixed_control(
     return {"control": control, "weights": method.weight * present * held}  # (S, N, B)
 
 
-def _optimised(
+def optimised(
     pipeline: Pipeline,
-    sampler: Any,
     method: Method,
     prompts: Sequence[str],
     layouts: Sequence[Layout],
-    chain: dict[str, Any],
+    seeds: Sequence[int],
     sampling: Sampling,
-) -> torch.Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] with the weights optimised as the method's preset says."""
+) -> Result:
+    """Pictures with the weights optimised as the method's preset says, and how they came about.
+
+    Arguments as of :func:`generate_images`; the method has a preset.
+    """
+    from ldm.models.diffusion.plms import PLMSSampler
     from ldm.spacetime.control import SpatialControl
     from ldm.spacetime.optimise import optimise
 
@@ -128,11 +138,10 @@ def _optimised(
     with torch.no_grad():
         control = SpatialControl.build(layouts, pipeline.encode)
     objective = preset.objective(pipeline.clip, prompts, layouts)
-    result = optimise(
-        pipeline.model, sampler, control, objective, preset,
-        guidance_scale=sampling.scale, steps=sampling.steps, **chain,
+    return optimise(
+        pipeline.model, PLMSSampler(pipeline.model), control, objective, preset,
+        guidance_scale=sampling.scale, steps=sampling.steps, **_chain(pipeline, prompts, seeds),
     )  # fmt: skip
-    return result.images
 
 
 def make_jobs(
