@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ldm.evaluation.calibration import (
     read_labels,
     start_labels,
 )
+from ldm.evaluation.known import read_known
 from ldm.evaluation.methods import parse_method
 from ldm.evaluation.prompts import (
     RULE_CENTRES,
@@ -29,7 +31,7 @@ from ldm.evaluation.prompts import (
     swapped,
 )
 from ldm.evaluation.report import build_table, markdown, targets
-from ldm.evaluation.runner import Job, PictureStore, Sampling, make_jobs, make_pictures
+from ldm.evaluation.runner import Job, PictureStore, Sampling, constants, make_jobs, make_pictures
 from ldm.evaluation.scoring import relation_holds
 from ldm.models.detector import Detection
 from ldm.modules.encoders.tokenizer import WordTokenizer
@@ -349,3 +351,49 @@ def test_mistakes_end_with_one_sentence(
     said = capsys.readouterr().err.strip()
     assert code == 2 and complaint in said
     assert said.startswith("error: ") and len(said.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------- earlier results
+
+
+def test_a_table_grows_from_an_earlier_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prompts, settings = relation_prompts("choose", 6), {"steps": 25}
+    jobs, methods = make_jobs(prompts), [parse_method("base"), parse_method("fixed:weight=1")]
+    made = fill(monkeypatch)
+    store = PictureStore(tmp_path / "first", settings)
+    make_pictures(store, methods, jobs[:4], object, Sampling())  # type: ignore[arg-type, return-value]
+    detector: Any = ByColour([prompt.names for prompt in prompts[:4]])
+    first = build_table(detector, store, methods, prompts[:4], jobs[:4], {**settings, "count": 4})
+    path = tmp_path / "first.json"
+    path.write_text(json.dumps(first))
+    known = read_known([path], {**settings, "count": 6}, prompts, methods)
+    assert {label: len(scores) for label, scores in known.items()} == {"base": 4, "fixed:weight=1": 4}
+    made.clear()
+    other = PictureStore(tmp_path / "second", settings)
+    counts = {label: len(scores) for label, scores in known.items()}
+    make_pictures(other, methods, jobs, object, Sampling(), known=counts)  # type: ignore[arg-type, return-value]
+    assert made == [(method.label, job.seed) for method in methods for job in jobs[4:]]
+    detector.names = [prompt.names for prompt in prompts[4:]]
+    table = build_table(detector, other, methods, prompts, jobs, {**settings, "count": 6}, known)
+    assert [row["pictures"][:4] for row in table["rows"]] == [row["pictures"] for row in first["rows"]]
+    assert all(len(row["pictures"]) == 6 and row["object_recall"]["total"] == 12 for row in table["rows"])
+
+
+def test_results_that_do_not_belong_are_refused(tmp_path: Path) -> None:
+    prompts, methods = relation_prompts("choose", 3), [parse_method("per-step")]
+    row = {"method": "per-step", "constants": constants(methods[0]), "pictures": []}
+    table = {"settings": {"steps": 25}, "prompts": [asdict(prompt) for prompt in prompts], "rows": [row]}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(table))
+    assert read_known([path], {"steps": 25, "count": 3}, prompts, methods) == {}
+    with pytest.raises(UserError, match=r"other settings \(steps\)"):
+        read_known([path], {"steps": 50}, prompts, methods)
+    with pytest.raises(UserError, match="other prompts"):
+        read_known([path], {"steps": 25}, relation_prompts("report", 3), methods)
+    path.write_text(json.dumps({**table, "rows": [{**row, "constants": {}}]}))
+    with pytest.raises(UserError, match="other constants"):
+        read_known([path], {"steps": 25}, prompts, methods)
+    for text in ("{", "[]", '{"rows": [1]}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="no result of"):
+            read_known([path], {"steps": 25}, prompts, methods)

@@ -110,6 +110,16 @@ def test_block_checkpoints_change_nothing(
         assert relative_error(a["grad"], b["grad"]) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["april-2023", "iccv-2023"])
+@every_sampler
+def test_step_checkpoints_change_nothing(name: str, sampler: type[Sampler], tiny: TinyDiffusion) -> None:
+    preset = replace(PRESETS[name], rounds=2)
+    kept, recomputed = (run(tiny, preset, TWO, sampler=sampler, checkpoint_steps=on) for on in (False, True))
+    assert relative_error(recomputed.latents, kept.latents) < 1e-6
+    for a, b in zip(recomputed.history, kept.history, strict=True):
+        assert relative_error(a["grad"], b["grad"]) < 1e-5
+
+
 # ---------------------------------------------------------------------------------------------- schedules
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from ldm.evaluation.calibration import Picture, detect_pictures
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt, rule_layout
-from ldm.evaluation.runner import Job, PictureStore
+from ldm.evaluation.runner import Job, PictureStore, constants
 from ldm.evaluation.scoring import (
     PictureScore,
     Point,
@@ -62,14 +62,21 @@ def build_table(
     prompts: Sequence[RelationPrompt],
     jobs: Sequence[Job],
     settings: dict[str, Any],
+    known: Mapping[str, Sequence[PictureScore]] | None = None,
 ) -> dict[str, Any]:
-    """Scores of finished pictures: every method's counts and paired differences from the first."""
+    """Scores of finished pictures: every method's counts and paired differences from the first.
+
+    ``known``: by method label, scores of the first pictures, which are taken as they are.
+    """
     rows: list[dict[str, Any]] = []
     reference: list[PictureScore] | None = None
     for method in methods:
-        pictures = [store.load(method, job.index) for job in jobs]
-        scores = score_method(detector, pictures, prompts, jobs)
-        row: dict[str, Any] = {"method": method.label}
+        scores = list((known or {}).get(method.label, ()))
+        done = len(scores)
+        pictures = [store.load(method, job.index) for job in jobs[done:]]
+        if pictures:
+            scores += score_method(detector, pictures, prompts[done:], jobs[done:])
+        row: dict[str, Any] = {"method": method.label, "constants": constants(method)}
         row.update({name: ratio.to_json() for name, ratio in summarise(scores).items()})
         row["extra_objects_per_picture"] = float(per_prompt(scores)["extra_objects"].mean())
         if reference is None:

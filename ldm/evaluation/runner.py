@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,14 @@ BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # pictures made
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are sampled: PLMS ``steps``, guidance ``scale``."""
+    """How pictures are sampled: PLMS ``steps``, guidance ``scale``.
+
+    ``keep_activations`` trades memory for time where a whole chain is differentiated, and changes no picture.
+    """
 
     steps: int = 25
     scale: float = 5.0
+    keep_activations: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def optimised(
     objective = preset.objective(pipeline.clip, prompts, layouts)
     return optimise(
         pipeline.model, PLMSSampler(pipeline.model), control, objective, preset,
-        guidance_scale=sampling.scale, steps=sampling.steps, **_chain(pipeline, prompts, seeds),
+        guidance_scale=sampling.scale, steps=sampling.steps,
+        checkpoint_steps=not sampling.keep_activations, **_chain(pipeline, prompts, seeds),
     )  # fmt: skip
 
 
@@ -175,17 +180,7 @@ class PictureStore:
 
     def claim(self, method: Method) -> None:
         """Notes the method's constants beside its pictures; UserError if its pictures had others."""
-        constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
-        if method.until != 1:
-            constants["until"] = method.until
-        if method.blend != "conditional":
-            constants["blend"] = method.blend
-        if method.preset is not None:
-            preset = dataclasses.asdict(method.preset).items()
-            constants["preset"] = {
-                key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
-            }
-        _claim(self.folder / method.folder / "method.json", constants)
+        _claim(self.folder / method.folder / "method.json", constants(method))
 
     def load(self, method: Method, index: int) -> Picture:
         """Picture ``index`` of a method."""
@@ -200,6 +195,21 @@ class PictureStore:
     def missing(self, method: Method, jobs: Iterable[Job]) -> list[Job]:
         """The jobs whose picture is not there yet."""
         return [job for job in jobs if not self.path(method, job.index).exists()]
+
+
+def constants(method: Method) -> dict[str, Any]:
+    """All that decides a method's pictures beside the model and the sampling, as JSON can hold it."""
+    named: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
+    if method.until != 1:
+        named["until"] = method.until
+    if method.blend != "conditional":
+        named["blend"] = method.blend
+    if method.preset is not None:
+        preset = dataclasses.asdict(method.preset).items()
+        named["preset"] = {
+            key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
+        }
+    return named
 
 
 def _claim(path: Path, content: dict[str, Any]) -> None:
@@ -231,6 +241,7 @@ def make_pictures(
     load: Callable[[], Pipeline],
     sampling: Sampling,
     batch_size: int | None = None,
+    known: Mapping[str, int] | None = None,
 ) -> None:
     """Makes every picture that is not there yet.
 
@@ -240,10 +251,11 @@ def make_pictures(
         load: gives the pipeline, the same at every call; called only if something is missing.
         sampling: the same for every method.
         batch_size: pictures made together; by default what suits the method.
+        known: by method label, how many of the first jobs need no picture.
     """
     for method in methods:
         store.claim(method)
-        todo = store.missing(method, jobs)
+        todo = store.missing(method, jobs[(known or {}).get(method.label, 0) :])
         size = batch_size or _batch_size(method)
         started = time.perf_counter()
         for first in range(0, len(todo), size):

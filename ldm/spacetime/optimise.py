@@ -96,6 +96,7 @@ def optimise(
     guidance_scale: float,
     steps: int,
     callback: Callback | None = None,
+    checkpoint_steps: bool = True,
     checkpoint_blocks: bool = False,
     eta: float = 0.0,
     generator: Generators = None,
@@ -105,6 +106,8 @@ def optimise(
     objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimised. Objects of
     its layouts that carry a weight start from it. The control takes the preset's blend and discs.
     callback: called after every denoising step with the sampler's dict, "round" and the latest "loss".
+    checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
+        of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
     checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too in the backward pass.
     Without any object this is plain sampling. The model is frozen and in eval mode while this runs.
     UserError for a step count outside 1..1000 or an eta that the sampler can't do.
@@ -130,8 +133,9 @@ def optimise(
             return chain.result(latents, x_T.new_zeros(chain.length, *control.present.shape), [])
         scales = preset.scales(control.present)  # (N, B), w = scales * lambda
         start = initial_weights(preset, control.present, getattr(objective, "layouts", ()))
-        by = _by_rounds if preset.mode == "rounds" else _by_steps
-        return by(chain, objective, preset, start.to(x_T), scales.to(x_T))
+        if preset.mode == "per-step":
+            return _by_steps(chain, objective, preset, start.to(x_T), scales.to(x_T))
+        return _by_rounds(chain, objective, preset, start.to(x_T), scales.to(x_T), checkpoint_steps)
 
 
 def initial_weights(preset: Preset, present: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
@@ -144,7 +148,9 @@ def initial_weights(preset: Preset, present: Tensor, layouts: Sequence[Layout] =
     return weights
 
 
-def _by_rounds(chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor) -> Result:
+def _by_rounds(
+    chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor, checkpoint_steps: bool
+) -> Result:
     """The published schedules: one update a round, of all steps at once; Adam's state lasts over the rounds.
 
     The pictures are those of the last round, rendered before its update.
@@ -155,7 +161,7 @@ def _by_rounds(chain: _Chain, objective: Objective, preset: Preset, start: Tenso
     for round_ in range(preset.rounds):
         with torch.enable_grad():
             used = weights * scales
-            latents = chain.sample(round_, control=chain.control, weights=used, checkpoint_steps=True)
+            latents = chain.sample(round_, control=chain.control, weights=used, checkpoint_steps=checkpoint_steps)
             images = chain.images(latents)
             entry = _descend(adam, weights, objective(images))
         chain.loss = entry["loss"]
