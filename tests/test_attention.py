@@ -124,6 +124,31 @@ def test_local_contexts_come_with_masks_and_weights(layer: CrossAttention) -> No
     assert torch.equal(stacked, layer(x, context, local, masks, weights))
 
 
+def test_texts_are_projected_once(layer: CrossAttention) -> None:
+    x, context, local, masks, weights = inputs(2, 4)
+    fresh = layer(x, context, local, masks, weights)
+    cache: attention.Projections = {}
+    calls: list[int] = []
+    layer.to_k.register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(3):
+        assert torch.equal(layer(x, context, local, masks, weights, projections=cache), fresh)
+    assert len(calls) == 3 + len(local)  # the prompt at every call, the objects at the first
+    with torch.no_grad():
+        layer.to_k.weight.mul_(2)
+    changed = layer(x, context, local, masks, weights, projections=cache)
+    assert torch.equal(changed, layer(x, context, local, masks, weights))
+
+
+def test_projections_that_may_change_are_not_kept(layer: CrossAttention) -> None:
+    x, context, local, masks, weights = inputs(2, 4)
+    cache: attention.Projections = {}
+    with torch.inference_mode():
+        layer(x, context, local, masks, weights, projections=cache)
+    layer.requires_grad_(True)
+    layer(x, context, local, masks, weights, projections=cache).sum().backward()
+    assert not cache and layer.to_k.weight.grad is not None
+
+
 @pytest.mark.parametrize("blend", ["conditional", "unconditional"])
 def test_gradients_of_controlled_attention(layer: CrossAttention, blend: str) -> None:
     x, context, local, masks, weights = inputs(1, 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from ldm.spacetime.control import SpatialControl
 
 
+# Keys and values, each (B, L, H*D), of every local context, by layer and by what they were computed with. The texts
+# stay the same over all steps of a picture, so a frozen layer projects each of them once.
+Projections = dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]]
+
+
 class LocalAttention(NamedTuple):
     """What one cross-attention layer needs of the control, in the order of `CrossAttention.forward`."""
 
@@ -28,6 +33,7 @@ class LocalAttention(NamedTuple):
     weights: Sequence[Tensor] | Tensor  # N x (B,), w_{i,t} of this step
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
     pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
+    projections: Projections | None = None  # keys and values of the local contexts, by layer; filled at first use
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -94,6 +100,7 @@ class CrossAttention(nn.Module):
         weights: Sequence[Tensor] | Tensor | None = None,
         blend: str = "conditional",
         pixels: Sequence[Tensor] | None = None,
+        projections: Projections | None = None,
     ) -> Tensor:
         """Attention of `x` to `context`; with local contexts, on the last B rows and at pixel p,
 
@@ -106,7 +113,7 @@ class CrossAttention(nn.Module):
         Args:
             x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
             context: (R, L, context_dim).
-            local_contexts, masks, weights, blend, pixels: see `LocalAttention`.
+            local_contexts, masks, weights, blend, pixels, projections: see `LocalAttention`.
         Returns: (R, pixels, query_dim).
         """
         context = x if context is None else context
@@ -115,8 +122,23 @@ class CrossAttention(nn.Module):
         if local_contexts is not None and len(local_contexts):
             if masks is None or weights is None:
                 raise ValueError("local contexts need a mask and a weight each")
-            out = self._add_local(out, q, LocalAttention(local_contexts, masks, weights, blend, pixels))
+            local = LocalAttention(local_contexts, masks, weights, blend, pixels, projections)
+            out = self._add_local(out, q, local)
         return self.to_out(out)
+
+    def _project(self, local: LocalAttention, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (B, L, H*D) of every local context, for queries of `dtype`; see `Projections`."""
+        used = (self.to_k.weight, self.to_v.weight)
+        constant = not any(tensor.requires_grad for tensor in (*used, *local.local_contexts))
+        # A tensor made in inference mode could not be saved for a backward pass later on.
+        cache = local.projections if constant and not torch.is_inference_mode_enabled() else None
+        key = (self, dtype, *((weight.data_ptr(), weight._version) for weight in used))
+        if cache is not None and key in cache:
+            return cache[key]
+        projected = [(self.to_k(context), self.to_v(context)) for context in local.local_contexts]
+        if cache is not None:
+            cache[key] = projected
+        return projected
 
     def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
         """Add sum_i w_i m_i (a_i - g) to the last B rows of `out` (R, P, H*D).
@@ -129,12 +151,12 @@ class CrossAttention(nn.Module):
             raise ValueError(f"{rows} rows do not fit {batch} local contexts with blend '{local.blend}'")
         reference = out[:batch] if local.blend == "unconditional" else out[-batch:]
         q, result = q[-batch:], out[-batch:]
-        for i, (context, mask, weight) in enumerate(zip(*local[:3], strict=True)):
+        projected = self._project(local, q.dtype)
+        for i, ((k, v), mask, weight) in enumerate(zip(projected, *local[1:3], strict=True)):
             # Only pixels inside some image's disc are computed; the rest of the sum is zero.
             where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)
             if where.numel() == 0:
                 continue
-            k, v = self.to_k(context), self.to_v(context)  # (B, L, H*D)
             a = attend(q.index_select(1, where), k, v, self.heads)  # (B, p, H*D)
             coefficient = (weight[:, None] * mask.index_select(1, where)).to(out.dtype)  # (B, p)
             difference = a - reference.index_select(1, where)

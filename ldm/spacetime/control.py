@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ldm.modules.attention import LocalAttention
+from ldm.modules.attention import LocalAttention, Projections
 from ldm.spacetime.layout import Layout
 
 Blend = Literal["conditional", "unconditional"]
@@ -67,6 +67,7 @@ class SpatialControl:
     _cache: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _projections: Projections = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n, b = self.local_contexts.shape[:2]
@@ -141,7 +142,7 @@ class SpatialControl:
             raise ValueError(f"control needs weights of shape {tuple(self.present.shape)}, got {got}")
         masks, pixels = self._grid(h, w)
         return LocalAttention(
-            self.local_contexts.unbind(), masks.unbind(), weights.unbind(), self.blend, pixels
+            self.local_contexts.unbind(), masks.unbind(), weights.unbind(), self.blend, pixels, self._projections
         )
 
     def _grid(self, h: int, w: int) -> tuple[Tensor, list[Tensor]]:
