@@ -1,0 +1,161 @@
+"""Frozen convolutions and linear layers on a CPU with weights in the layout that oneDNN computes in.
+
+PyTorch hands oneDNN plain weights, which are rearranged anew at every call. Where a feature map is small, as in the
+inner half of a U-Net, that takes longer than the convolution. `pack` does it once for each layer of a frozen model,
+in both directions: the gradient with respect to the input of a stride-1 convolution is a convolution, too. The cost
+is memory: one more copy of the weights, and a second one once a gradient is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+
+
+def available() -> bool:
+    """Whether this PyTorch has oneDNN and the operators that take packed weights."""
+    names = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[int]:
+    """`pack` for the length of a block; gives the number of layers."""
+    layers = pack(model)
+    try:
+        yield len(layers)
+    finally:
+        unpack(model)
+
+
+def pack(model: nn.Module) -> list[nn.Module]:
+    """Let the frozen float32 layers of a model on the CPU compute with packed weights; returns those layers.
+
+    Weights are packed at a layer's first call. State dict, parameters and results stay as they were. A layer whose
+    weights, device or dtype change afterwards packs them again, or goes the usual way where it must.
+    """
+    if not available():
+        return []
+    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.Linear) and _fits(module)]
+    for layer in layers:
+        # An attribute of the instance, so that hooks, parameters and the state dict are untouched.
+        layer.forward = _PackedLayer(layer)  # type: ignore[method-assign]
+    return layers
+
+
+def unpack(model: nn.Module) -> None:
+    """Undo `pack`."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), _PackedLayer):
+            del module.forward
+
+
+def _fits(layer: Any) -> bool:
+    """Whether the layer's weights can be packed: float32, on the CPU, frozen; plain zero padding."""
+    frozen = not any(parameter.requires_grad for parameter in layer.parameters())
+    plain = not isinstance(layer, nn.Conv2d) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
+    return frozen and plain and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+
+
+class _PackedLayer:
+    """The forward of one layer, with the packed weights that it made at its first call."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.usual: Callable[[Tensor], Tensor] = partial(type(layer).forward, layer)
+        self.version: tuple[int, int] | None = None
+        self.weight: Tensor | None = None  # of the forward pass
+        self.turned: Tensor | None = None  # of the backward pass of a stride-1 convolution
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PackedLayer:
+        return _PackedLayer(memo.get(id(self.layer), self.layer))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel() or torch.is_autocast_enabled("cpu"):
+            return self.usual(x)
+        if not _fits(self.layer):
+            return self.usual(x)
+        version = (self.layer.weight.data_ptr(), self.layer.weight._version)
+        if version != self.version:
+            self.version, self.weight, self.turned = version, None, None
+        if isinstance(self.layer, nn.Linear):
+            return _Linear.apply(x, self) if x.requires_grad else self.linear(x)
+        if x.dim() != 4:
+            return self.usual(x)
+        return _Convolution.apply(x, self) if x.requires_grad else self.convolve(x)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if self.weight is None:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.layer.weight.detach(), len(flat))
+        out = torch.ops.mkldnn._linear_pointwise(flat, self.weight, self.layer.bias, "none", [], "")
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C_out, h', w')."""
+        layer = self.layer
+        if self.weight is None:
+            self.weight = _reorder(layer.weight.detach(), x, layer.padding, layer.stride, layer.dilation, layer.groups)
+        return _apply(x, self.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups)
+
+    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+        """Of the convolution's output (B, C_out, h', w') to that of its input of `shape` (B, C, h, w)."""
+        layer = self.layer
+        padding = tuple(d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True))
+        if layer.stride != (1, 1) or layer.groups != 1 or min(padding) < 0:
+            return torch.nn.grad.conv2d_input(
+                shape, layer.weight, gradient, layer.stride, layer.padding, layer.dilation, layer.groups
+            )
+        if self.turned is None:
+            turned = layer.weight.detach().flip(2, 3).transpose(0, 1).contiguous()  # (C, C_out, kh, kw)
+            self.turned = _reorder(turned, gradient, padding, (1, 1), layer.dilation, 1)
+        return _apply(gradient, self.turned, None, padding, (1, 1), layer.dilation, 1)
+
+
+def _reorder(weight: Tensor, x: Tensor, padding: Any, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """The weight in the layout that suits inputs like x; others are computed with it, too."""
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight, list(padding), list(stride), list(dilation), groups, list(x.shape)
+    )
+
+
+def _apply(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any, stride: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, list(padding), list(stride), list(dilation), groups, "none", [], ""
+    )
+
+
+class _Linear(torch.autograd.Function):
+    """A packed linear layer, differentiable in its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: _PackedLayer) -> Tensor:  # type: ignore[override]
+        ctx.layer = layer
+        return layer.linear(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient @ ctx.layer.layer.weight, None
+
+
+class _Convolution(torch.autograd.Function):
+    """A packed convolution, differentiable in its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: _PackedLayer) -> Tensor:  # type: ignore[override]
+        ctx.layer, ctx.shape = layer, x.shape
+        return layer.convolve(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.layer.input_gradient(gradient, ctx.shape), None
