@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 Pair = tuple[int, int]
 
@@ -109,9 +110,10 @@ class _PackedLayer:
     def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """Of the convolution's output (B, C_out, h', w') to that of its input of `shape` (B, C, h, w)."""
         layer = self.layer
-        padding = tuple(d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True))
+        sides = zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
+        padding = tuple(dilation * (size - 1) - own for dilation, size, own in sides)
         if layer.stride != (1, 1) or layer.groups != 1 or min(padding) < 0:
-            return torch.nn.grad.conv2d_input(
+            return conv2d_input(
                 shape, layer.weight, gradient, layer.stride, layer.padding, layer.dilation, layer.groups
             )
         if self.turned is None:

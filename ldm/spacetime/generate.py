@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.modules.packed import pack
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimise import optimise
@@ -70,6 +71,8 @@ def generate(settings: GenerateSettings, progress: Progress | None = None) -> li
     if choice.notice:
         logger.warning(choice.notice)
     pipeline = load_pipeline(choice, device=settings.device, clip=settings.clip, predictor=settings.predictor)
+    if settings.pack_weights and not pack(pipeline.model):
+        logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
     settings = fit_to_model(settings, pipeline)
     recorder = make_recorder(settings, pipeline)
     outcomes: list[Outcome] = []

@@ -57,6 +57,7 @@ class GenerateSettings:
     rounds: int | None = None  # passes through the whole chain (the published schedules)
     blend: str | None = None  # one of BLENDS
     block_checkpointing: bool = False  # less memory, more time
+    pack_weights: bool = False  # less time on a CPU, a second copy of the weights
     command: str | None = None  # how it was called; only recorded
 
 
