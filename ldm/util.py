@@ -335,7 +335,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def save_safetensors(
     path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors (made contiguous) as safetensors, atomically.
+    """Write tensors as safetensors, atomically; names that share memory get a copy each, as the format needs.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -343,9 +343,16 @@ def save_safetensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    own = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    end = 0  # of the memory that the tensors so far lie in
+    for name in sorted(own, key=lambda name: own[name].data_ptr()):
+        start, size = own[name].data_ptr(), own[name].nbytes
+        if start < end:
+            own[name] = own[name].clone()
+        end = max(end, start + size)
     with atomic_write(path) as temporary:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, dict(metadata or {}))
+            save_file(own, temporary, dict(metadata or {}))
         except SafetensorError as err:
             raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
 

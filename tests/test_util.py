@@ -142,6 +142,14 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, small_files: None, name: str
     assert not list(tmp_path.iterdir())
 
 
+def test_names_that_share_memory_are_saved_as_copies(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {"a": whole, "b": whole, "part": whole[1:], "first": whole[:1], "column": whole[:, 1], "none": whole[:0]}
+    save_safetensors(tmp_path / "shared.safetensors", state)
+    again = load_state_dict(tmp_path / "shared.safetensors")
+    assert again.keys() == state.keys() and all(torch.equal(again[k], state[k]) for k in state)
+
+
 def test_unknown_device() -> None:
     with pytest.raises(UserError, match="--device cpu"):
         pick_device("nonsense")

@@ -103,21 +103,10 @@ def _cast(state: Mapping[str, torch.Tensor], half: bool) -> State:
 def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write CompVis names as safetensors, or as ``{"state_dict": ...}`` for any other suffix. Raises UserError."""
     if path.suffix == ".safetensors":
-        save_safetensors(path, _unshared(state))
+        save_safetensors(path, state)
         return
     with atomic_write(path) as temporary:
         torch.save({"state_dict": {k: v.contiguous() for k, v in state.items()}}, temporary)
-
-
-def _unshared(state: Mapping[str, torch.Tensor]) -> State:
-    """With a copy for the second name of one memory, which safetensors refuses: a first stage as conditioner."""
-    seen: set[int] = set()
-    own = {}
-    for name, value in state.items():
-        pointer = value.untyped_storage().data_ptr()
-        own[name] = value.clone() if pointer in seen else value
-        seen.add(pointer)
-    return own
 
 
 # ----------------------------------------------------------------------------------------------- to folder
