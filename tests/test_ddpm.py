@@ -282,7 +282,7 @@ def test_weights_to_begin_from_in_pixel_space(tmp_path: Path) -> None:
     source = DDPM(pixel_model, learn_logvar=True, logvar_init=0.5)
     path = str(tmp_path / "m.safetensors")
     save_safetensors(path, source.state_dict())
-    first, last = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.middle_block.0.in_layers.2.bias"
+    first, last = (f"model.diffusion_model.{n}" for n in ("input_blocks.0.0.weight", "middle_block.0.in_layers.2.bias"))
     for start, left_out in (
         ({}, None),
         ({"load_only_unet": True}, "logvar"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.cli.sample import SampleSettings, find_model, sample_batch
+from ldm.cli.sample import SampleSettings, find_model, sample_batch, sample_folder
 from ldm.util import UserError, load_config, load_model_from_config
 from tests import tiny_world
 from tests.scripts_under_test import refusal, run, tiny_config, without_text, write_model
@@ -40,6 +41,18 @@ def test_files(model: Path, tmp_path: Path, how: list[str], capsys: pytest.Captu
     for i in range(3):
         assert np.array_equal(np.asarray(Image.open(folder / "img" / f"sample_{i:06d}.png")), array[i])
     assert not np.array_equal(array[0], array[1])
+
+
+def test_a_guard_sees_every_picture_before_it_is_written(model: Path, tmp_path: Path) -> None:
+    def paint_black(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.zeros_like(picture) for picture in pictures]
+
+    settings = SampleSettings(model, 3, batch_size=2, custom_steps=1, logdir=tmp_path, device="cpu")
+    folder = sample_folder(settings, paint_black)
+    assert len(list((folder / "img").iterdir())) == 3
+    assert all(not np.asarray(Image.open(path)).any() for path in (folder / "img").iterdir())
+    with np.load(folder / "numpy" / "3x32x32x3-samples.npz") as arrays:
+        assert not arrays["arr_0"].any()
 
 
 def test_a_sample_depends_on_its_number_alone(model: Path) -> None:

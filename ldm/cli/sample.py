@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.pictures import to_pictures
+from ldm.cli.txt2img import Guarding
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.spacetime.outputs import Picture, save_png
@@ -68,8 +69,13 @@ def find_model(resume: Path) -> tuple[Path, Path]:
     return config, ckpt
 
 
-def sample_folder(settings: SampleSettings, progress: Progress = no_progress) -> Path:
+def sample_folder(
+    settings: SampleSettings, guard: Guarding = list, progress: Progress = no_progress
+) -> Path:
     """Write PNG files and one ``.npz`` of all samples; returns the new folder that holds them.
+
+    Args:
+        guard: safety checker and watermark, see :class:`ldm.cli.guard.Guard`; published samples have neither.
 
     Raises:
         UserError: a setting, a model or a folder that cannot be used, or a conditional model.
@@ -89,7 +95,7 @@ def sample_folder(settings: SampleSettings, progress: Progress = no_progress) ->
     begun, made = time.monotonic(), []
     for first in range(0, settings.n_samples, settings.batch_size):
         numbers = range(first, min(first + settings.batch_size, settings.n_samples))
-        pictures = to_pictures(sample_batch(model, settings, numbers, progress))
+        pictures = guard(to_pictures(sample_batch(model, settings, numbers, progress)))
         for number, picture in zip(numbers, pictures, strict=True):
             save_png(folder / "img" / f"sample_{number:06d}.png", picture)
         made += pictures
