@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
     p.add_argument("-s", "--seed", type=int, default=23, help="of weights and noise")
     p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL",
-                   help="learning rate = base rate x batch x devices x accumulated batches (the config's model.scale_lr, "
-                        "else true, as published)")
+                   help="learning rate = base rate x batch x devices x accumulated batches "
+                        "(the config's model.scale_lr, else true, as published)")
     p.add_argument("--threads", type=int, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
