@@ -103,6 +103,7 @@ def test_mistakes_end_in_one_sentence(
     write_pair(broken, "a")
     (broken / "a_mask.png").write_bytes(b"no picture")
     assert "not a picture" in said(broken)
+    assert "is not a folder" in said(broken / "a.png")
     assert not (tmp_path / "out").exists()
 
 

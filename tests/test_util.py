@@ -17,6 +17,7 @@ from ldm.util import (
     atomic_write,
     instantiate_from_config,
     load_config,
+    load_into,
     load_state_dict,
     pick_device,
     save_safetensors,
@@ -154,3 +155,26 @@ def test_unknown_device() -> None:
     with pytest.raises(UserError, match="--device cpu"):
         pick_device("nonsense")
     assert pick_device("cpu").type == "cpu"
+
+
+def test_weights_that_differ_are_told_by_the_first_few_names() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(4)))
+    state = {name: torch.zeros(3) for name in model.state_dict()}
+    told = r"8 names in other shapes \(0\.weight is \[3\] instead of \[2, 2\], 0\.bias is \[3\] instead of \[2\], 1\."
+    with pytest.raises(UserError, match=rf"another architecture.*has {told}.*, \.\.\.\); give the config"):
+        load_into(model, state, "checkpoint a")
+    del state["0.bias"], state["1.bias"]
+    state |= {"x": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"lacks 2 names \(0\.bias, \.\.\.\), has unexpected 1 names \(x\) and has 6 "):
+        load_into(model, state, "checkpoint a")
+    with pytest.raises(UserError, match=r"it has 6 names in other shapes \(0\.weight"):
+        load_into(model, state, "checkpoint a", ["0.bias", "1.bias"], ["x"])
+
+
+def test_values_of_the_wrong_kind_end_in_one_sentence() -> None:
+    target = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+    params = {"image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": 1,
+              "attention_resolutions": [1], "num_heads": 2}  # fmt: skip
+    for change in ({"attention_resolutions": 4}, {"model_channels": "many"}, {"channel_mult": "wide"}):
+        with pytest.raises(UserError, match=rf"config of {target} does not fit: .*look at the values"):
+            instantiate_from_config({"target": target, "params": {**params, **change}})

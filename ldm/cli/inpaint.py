@@ -146,7 +146,8 @@ def inpaint(
     elif key == "crossattn":
         chain = text_condition(pipeline, settings, x, m)
     else:
-        raise UserError(f"a model with conditioning key '{key}' cannot inpaint; give one with concat or crossattn")
+        kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
+        raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat or crossattn")
     latents, _ = sampler.sample(
         S=settings.steps,
         batch_size=1,
