@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code is 2 for a user's mistake and 130 for an interrupt."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     p = parser()
-    args = p.parse_args(argv)
+    args = p.parse_intermixed_args(argv)  # config entries may stand between flags, as published
     if not args.train:
         p.error("nothing to do; add -t to train")
     try:

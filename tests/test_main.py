@@ -222,6 +222,14 @@ def test_which_rate_is_scaled(
         assert group["initial_lr"] == pytest.approx(rate)
 
 
+def test_config_entries_stand_between_flags_too(line: list[str], tmp_path: Path) -> None:
+    words = ["lightning.trainer.max_steps=1", "--name", "mixed", "model.base_learning_rate=0.5", "--seed", "1"]
+    assert main.main([*line, *words, "data.params.batch_size=2"]) == 0
+    config = load_config(tmp_path / "mixed" / "config.yaml")
+    assert (config.lightning.trainer.max_steps, config.model.base_learning_rate) == (1, 0.5)
+    assert config.data.params.batch_size == 2
+
+
 def test_emoji_configs_say_the_rate_itself() -> None:
     for path in (ROOT / "configs/emoji").glob("*.yaml"):
         model = load_config(path).get("model", {})
