@@ -16,7 +16,9 @@ import errno
 import inspect
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,6 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_intermixed_args(argv)  # config entries may stand between flags, as published
     if not args.train:
         p.error("nothing to do; add -t to train")
+    if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
     try:
         train(args)
     except UserError as err:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,15 @@ def test_mistakes_end_in_one_sentence(
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_signal_before_training_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    monkeypatch.setattr(main, "train", lambda args: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        assert main.main(["-t", "--base", str(FIRST_STAGE)]) == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_nothing_to_do() -> None:
