@@ -16,7 +16,9 @@ import errno
 import inspect
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
     p.add_argument("-s", "--seed", type=int, default=23, help="of weights and noise")
-    p.add_argument("--scale_lr", type=_boolean, default=False, metavar="BOOL",
-                   help="learning rate = base rate x batch x devices x accumulated batches, as published runs had it")
+    p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL",
+                   help="learning rate = base rate x batch x devices x accumulated batches "
+                        "(the config's model.scale_lr, else true, as published)")
     p.add_argument("--threads", type=int, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
@@ -100,6 +103,8 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
     for section in ("model", "data"):
         if section not in config:
             raise UserError(f"the config has no '{section}' section")
+    if args.scale_lr is not None:
+        config.model.scale_lr = args.scale_lr  # saved with the run, so that going on takes the same rate
     for name in map(str, config):
         if name not in SECTIONS:
             raise UserError(f"the config has an unknown section '{name}'{_nearest(name, SECTIONS)}")
@@ -182,11 +187,29 @@ def _gpu_numbers(text: str) -> list[int]:
         raise UserError(f"--gpus {text} is no list of GPU numbers; write such as 0,1") from err
 
 
+def scales_rate(config: Any) -> bool:
+    """Whether the base rate counts for one image, by ``model.scale_lr``; so it does where the config is silent.
+
+    Raises:
+        UserError: neither true nor false.
+    """
+    scale = config.model.get("scale_lr", True)
+    if not isinstance(scale, bool):
+        raise UserError(f"model.scale_lr is true or false, not '{scale}'")
+    return scale
+
+
 def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
-    """The config's base rate; multiplied by the images of an optimiser step where `scale`."""
+    """The config's base rate; multiplied by the images of an optimiser step where `scale`.
+
+    Raises:
+        UserError: a rate to be scaled by a batch size that the config does not say.
+    """
     base = float(config.model.get("base_learning_rate", 1e-4))
     if not scale:
         return base
+    if "batch_size" not in config.data.get("params", {}):
+        raise UserError("the config has no data.params.batch_size to scale the learning rate by; add --scale_lr false")
     batch = int(config.data.params.batch_size)
     own = int(config.model.get("params", {}).get("accumulate_grad_batches", 1))  # of models with two optimisers
     return base * batch * trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches * own
@@ -233,8 +256,11 @@ def train(args: argparse.Namespace) -> Path:
         model = model.to(memory_format=torch.channels_last)
     data = build(config.data)
     trainer = build_trainer(config, folder, args.seed, args.gpus)
-    model.learning_rate = learning_rate(config, trainer, args.scale_lr)
-    logger.info("run %s, learning rate %.3g%s", folder, model.learning_rate, f", resumed from {ckpt}" if ckpt else "")
+    scale = scales_rate(config)
+    model.learning_rate = learning_rate(config, trainer, scale)
+    scaled = " (base rate x images of a step)" if scale else ""
+    resumed = f", resumed from {ckpt}" if ckpt else ""
+    logger.info("run %s, learning rate %.3g%s%s", folder, model.learning_rate, scaled, resumed)
     check_manual(model, trainer)
     trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
     if trainer.interrupted:
@@ -246,9 +272,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code is 2 for a user's mistake and 130 for an interrupt."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     p = parser()
-    args = p.parse_args(argv)
+    args = p.parse_intermixed_args(argv)  # config entries may stand between flags, as published
     if not args.train:
         p.error("nothing to do; add -t to train")
+    if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
     try:
         train(args)
     except UserError as err:

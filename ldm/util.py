@@ -6,16 +6,16 @@ config may only name targets inside :data:`ALLOWED_TARGETS`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
-import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.errors import UserError as UserError
+from ldm.files import atomic_write as atomic_write
+from ldm.files import save_safetensors as save_safetensors
 from ldm.suggest import did_you_mean, target_hint, wrong_argument
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ ALLOWED_TARGETS = (
 )
 # How published configs write "nothing here".
 NO_MODULE = ("__is_first_stage__", "__is_unconditional__")
-
-
-class UserError(ValueError):
-    """A mistake of the user's (path, size, flag, file), told in one sentence that says what to do."""
 
 
 # ---------------------------------------------------------------------------------------------- configs
@@ -77,11 +73,11 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
     params = {**(config.get("params") or {}), **overrides}
     try:
         return target(**params)
-    except TypeError as err:
-        if "argument" not in str(err):
-            raise
+    except UserError:
+        raise
+    except (TypeError, ValueError) as err:
         unexpected = "unexpected keyword argument" in str(err)
-        reason = (wrong_argument(target, params) if unexpected else None) or err
+        reason = (wrong_argument(target, params) if unexpected else None) or f"{err}; look at the values of its params"
         raise UserError(f"config of {config['target']} does not fit: {reason}") from err
 
 
@@ -176,30 +172,31 @@ def _load_with_stubs(path: Path, mmap: bool) -> Any:
         ) from err
 
 
-def check_names(
-    missing: Sequence[str],
-    unexpected: Sequence[str],
+def check_fit(
+    own: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
     source: str,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> None:
-    """Refuse names that differ between a model and a checkpoint, unless they start with an allowed prefix.
+    """Refuse a `state` whose names or shapes differ from a model's `own`; names that start with an allowed prefix may.
 
     Raises:
-        UserError: naming the first few names that are missing or unexpected.
+        UserError: naming the first few names of each kind of difference.
     """
-    lacking = [n for n in missing if not n.startswith(tuple(allow_missing))]
-    surplus = [n for n in unexpected if not n.startswith(tuple(allow_unexpected))]
-    for kind, names in (("missing", missing), ("unexpected", unexpected)):
-        if names:
-            logger.debug("%s: %s names: %s", source, kind, ", ".join(names))
-    if not lacking and not surplus:
+    lacking = [n for n in own if n not in state and not n.startswith(tuple(allow_missing))]
+    surplus = [n for n in state if n not in own and not n.startswith(tuple(allow_unexpected))]
+    other = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if not lacking and not surplus and not other:
         return
-    parts = []
-    for kind, names in (("lacks", lacking), ("has unexpected", surplus)):
-        if names:
-            parts.append(f"{kind} {len(names)} names ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
-    raise UserError(f"{source} does not fit the config: it {' and '.join(parts)}; give the config that belongs to it")
+    sizes = [f"{n} is {list(state[n].shape)} instead of {list(own[n].shape)}" for n in other]
+    kinds = (("lacks {} names", lacking), ("has unexpected {} names", surplus), ("has {} names in other shapes", sizes))
+    found = [(kind.format(len(names)), names) for kind, names in kinds if names]
+    few = 4 - len(found)  # of each kind, for a sentence that can be read
+    parts = [f"{kind} ({', '.join(names[:few])}{', ...' if len(names) > few else ''})" for kind, names in found]
+    verdict = "is of another architecture than the config" if other else "does not fit the config"
+    told = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
+    raise UserError(f"{source} {verdict}: it {told}; give the config that belongs to it")
 
 
 def load_into(
@@ -210,14 +207,9 @@ def load_into(
     allow_unexpected: Sequence[str] = (),
     assign: bool = False,
 ) -> None:
-    """Load `state` into `model` by name, refusing other names (see :func:`check_names`) and other shapes."""
-    try:
-        result = model.load_state_dict(dict(state), strict=False, assign=assign)
-    except RuntimeError as err:  # torch lists every size mismatch, one a line
-        lines = [line.strip() for line in str(err).splitlines() if "size mismatch" in line]
-        detail = lines[0] if lines else str(err).splitlines()[0]
-        raise UserError(f"{source} is of another architecture than the config: {detail}") from err
-    check_names(result.missing_keys, result.unexpected_keys, source, allow_missing, allow_unexpected)
+    """Load `state` into `model` by name; names and shapes that differ are refused (see :func:`check_fit`)."""
+    check_fit(model.state_dict(), state, source, allow_missing, allow_unexpected)
+    model.load_state_dict(dict(state), strict=False, assign=assign)
 
 
 def load_model_from_config(
@@ -244,7 +236,7 @@ def load_model_from_config(
         dtype: of the floating-point weights; float32 by default.
 
     Raises:
-        UserError: see :func:`load_state_dict`, :func:`check_names`.
+        UserError: see :func:`load_state_dict`, :func:`check_fit`.
     """
     import torch
 
@@ -298,56 +290,7 @@ def _fail_on_meta(model: torch.nn.Module, source: str) -> None:
         raise UserError(f"{source} gives no value to {len(empty)} entries ({', '.join(empty[:3])})")
 
 
-# ---------------------------------------------------------------------------------------- files, devices
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` if the block succeeds and vanishes if not.
-
-    The temporary name keeps the suffix, since writers choose the format by it.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as err:
-        raise UserError(f"{path.parent} cannot be written: {err.strerror}; choose another output folder") from err
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes the file private to its owner; give it the permissions a plain open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as err:
-        reason = err.strerror or err
-        raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from err
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_safetensors(
-    path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors (made contiguous) as safetensors, atomically.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with atomic_write(path) as temporary:
-        try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, dict(metadata or {}))
-        except SafetensorError as err:
-            raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
+# ---------------------------------------------------------------------------------------------- devices
 
 
 def pick_device(name: str | None = None) -> torch.device:

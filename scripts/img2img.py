@@ -47,15 +47,13 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     """Draw; yields a line for each file."""
     given = dict(vars(options))
     prompts = common.take_prompts(given)
-    guard = {key: given.pop(key) for key in ("safety", "watermark", "safety_folder")}
+    guard = common.take_guard(given)
     init, strength = given.pop("init_img"), given.pop("strength")
-    from ldm.cli import guard as guards
     from ldm.cli import img2img, txt2img
     from ldm.spacetime.settings import GenerateSettings
 
     settings = GenerateSettings(prompts=prompts, **given)
-    checked = guards.Guard(guard["safety"], guard["watermark"], guard["safety_folder"])
-    yield from txt2img.told_files(img2img.redraw(settings, init, strength, checked, progress, logging.warning))
+    yield from txt2img.told_files(img2img.redraw(settings, init, strength, guard, progress, logging.warning))
 
 
 def main(arguments: list[str] | None = None) -> int:

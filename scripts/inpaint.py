@@ -32,6 +32,7 @@ def build_parser() -> common.Parser:
     add("--config", type=Path, metavar="YAML", help="of the model")
     add("--ckpt", type=Path, metavar="FILE", help=".ckpt or .safetensors")
     common.add_device_flags(parser)
+    common.add_asked_guard_flags(parser)
     return parser
 
 
@@ -39,8 +40,9 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     """Paint; yields a line for each picture."""
     from ldm.cli import inpaint
 
-    settings = inpaint.InpaintSettings(**vars(options))
-    for path in inpaint.inpaint_folder(settings, progress, logging.warning):
+    given = dict(vars(options))
+    guard = common.take_guard(given)
+    for path in inpaint.inpaint_folder(inpaint.InpaintSettings(**given), guard, progress, logging.warning):
         yield f"picture: {path}"
 
 

@@ -52,14 +52,12 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     """Draw; yields a line for each file."""
     given = dict(vars(options))
     prompts = common.take_prompts(given)
-    guard = {key: given.pop(key) for key in ("safety", "watermark", "safety_folder")}
-    from ldm.cli import guard as guards
+    guard = common.take_guard(given)
     from ldm.cli import knn2img
 
     settings = knn2img.RetrievalSettings(prompts=prompts, **given)
     knn2img.check(settings)
-    checked = guards.Guard(guard["safety"], guard["watermark"], guard["safety_folder"])
-    for path in knn2img.draw_with_neighbours(settings, checked, progress):
+    for path in knn2img.draw_with_neighbours(settings, guard, progress):
         yield f"{'grid' if path.name.startswith('grid-') else 'picture'}: {path}"
 
 

@@ -30,6 +30,7 @@ def build_parser() -> common.Parser:
     add("--batch_size", type=int, metavar="N", help="(10)")
     add("--seed", type=int, metavar="N", help="(42)")
     common.add_device_flags(parser)
+    common.add_asked_guard_flags(parser)
     add("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return parser
 
@@ -43,7 +44,9 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
             raise UserError(f"'{text}' is no config entry; write key=value, such as model.params.image_size=32")
     from ldm.cli import sample
 
-    yield f"samples: {sample.sample_folder(sample.SampleSettings(overrides=overrides, **given), progress)}"
+    guard = common.take_guard(given)
+    settings = sample.SampleSettings(overrides=overrides, **given)
+    yield f"samples: {sample.sample_folder(settings, guard, progress)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

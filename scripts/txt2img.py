@@ -50,9 +50,8 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     """Draw; yields a line for each file."""
     given = dict(vars(options))
     prompts = common.take_prompts(given)
-    guard = {key: given.pop(key) for key in ("safety", "watermark", "safety_folder")}
+    guard = common.take_guard(given)
     laion = given.pop("laion400m")
-    from ldm.cli import guard as guards
     from ldm.cli import txt2img
     from ldm.spacetime.pipeline import project_file
     from ldm.spacetime.settings import GenerateSettings
@@ -62,8 +61,7 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
         given.setdefault("ckpt", project_file(txt2img.LAION_CKPT))
         given["outdir"] = txt2img.LAION_OUTDIR if given["outdir"] == OUTDIR else given["outdir"]
     settings = GenerateSettings(prompts=prompts, **given)
-    checked = guards.Guard(guard["safety"], guard["watermark"], guard["safety_folder"])
-    yield from txt2img.told_files(txt2img.draw(settings, checked, progress, logging.warning))
+    yield from txt2img.told_files(txt2img.draw(settings, guard, progress, logging.warning))
 
 
 def main(arguments: list[str] | None = None) -> int:

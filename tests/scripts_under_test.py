@@ -88,8 +88,7 @@ def write_model(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
         for parameter in model.model.parameters():
             if not parameter.any():  # published zero-initialised layers would make the U-Net's output 0
                 torch.nn.init.normal_(parameter, std=0.05)
-    state = {name: value.clone() for name, value in model.state_dict().items()}  # a part may have two names
-    save_safetensors(folder / "model.safetensors", state)
+    save_safetensors(folder / "model.safetensors", model.state_dict())
     return folder / "config.yaml", folder / "model.safetensors"
 
 

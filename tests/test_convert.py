@@ -211,6 +211,7 @@ def test_mistakes_end_in_one_sentence(
     assert "does not exist" in said(tmp_path / "none.ckpt", out)
     assert "both" in said(tmp_path / "empty", tmp_path / "out")
     assert "missing or no JSON" in said(tmp_path / "empty", out)
+    assert "did you mean '.safetensors'?" in said(world.ckpt, tmp_path / "out.safetenors", "--config", world.config)
     # Without --config a checkpoint is taken for Stable Diffusion v1's.
     wrong = said(world.ckpt, out)
     assert "does not fit the config" in wrong or "of another architecture" in wrong

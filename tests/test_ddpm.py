@@ -273,7 +273,30 @@ def test_weights_to_begin_from(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
     with torch.device("meta"):  # built for another checkpoint: its own is not looked for
+        DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
         LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
+
+
+def test_weights_to_begin_from_in_pixel_space(tmp_path: Path) -> None:
+    pixel_model = {"target": UNET, "params": SMALL_UNET}
+    source = DDPM(pixel_model, learn_logvar=True, logvar_init=0.5)
+    path = str(tmp_path / "m.safetensors")
+    save_safetensors(path, source.state_dict())
+    first, last = (f"model.diffusion_model.{n}" for n in ("input_blocks.0.0.weight", "middle_block.0.in_layers.2.bias"))
+    for start, left_out in (
+        ({}, None),
+        ({"load_only_unet": True}, "logvar"),
+        ({"ignore_keys": ["logv"]}, "logvar"),
+        ({"ignore_keys": [first]}, first),
+        ({"ignore_keys": [first], "load_only_unet": True}, first),
+    ):
+        options: dict[str, Any] = {"learn_logvar": True, "ckpt_path": path, **start}
+        ours, theirs = DDPM(pixel_model, **options).state_dict(), source.state_dict()
+        same = {name for name in ("logvar", first, last) if torch.equal(ours[name], theirs[name])}
+        only = {"logvar"} if "load_only_unet" in start else set()
+        assert same == {"logvar", first, last} - {left_out} - only, start
+    with pytest.raises(UserError, match="use_positional_encodings"):
+        DDPM(pixel_model, use_positional_encodings=True)
 
 
 def test_options_that_cannot_be_honoured_are_refused(tiny: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from ldm.cli.inpaint import find_pairs, masked_condition, read_pair
 from ldm.cli.pictures import pad_to_multiple
 from tests import tiny_world
 from tests.scripts_under_test import concat, refusal, run, text_flags, tiny_config, write_model, write_picture
+from tests.test_watermark import needs_watermark
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,17 @@ def test_a_text_to_image_model_inpaints_too(tmp_path: Path) -> None:
     assert abs(before - after)[:, :16].max() <= 1 and abs(before - after)[:, 16:].mean() > 3
 
 
+@needs_watermark
+def test_the_picture_is_marked_where_asked_for_only(model: list[str], tmp_path: Path) -> None:
+    write_pair(tmp_path / "in", "a", 256, 256)
+    for name, words in (("plain", []), ("marked", ["--watermark"])):
+        flags = ["--indir", tmp_path / "in", "--outdir", tmp_path / name, "--steps", "1", *words]
+        run("inpaint", *model, *flags)
+    before, plain, marked = (pixels(tmp_path / name / "a.png") for name in ("in", "plain", "marked"))
+    assert abs(before - plain)[:, :128].max() <= 1
+    assert 0 < abs(plain - marked)[:, :128].mean() < 4
+
+
 def test_the_published_condition() -> None:
     class Model:
         @staticmethod
@@ -91,6 +103,7 @@ def test_mistakes_end_in_one_sentence(
     write_pair(broken, "a")
     (broken / "a_mask.png").write_bytes(b"no picture")
     assert "not a picture" in said(broken)
+    assert "is not a folder" in said(broken / "a.png")
     assert not (tmp_path / "out").exists()
 
 

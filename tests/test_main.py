@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,15 @@ def test_mistakes_end_in_one_sentence(
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_signal_before_training_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    monkeypatch.setattr(main, "train", lambda args: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        assert main.main(["-t", "--base", str(FIRST_STAGE)]) == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_nothing_to_do() -> None:
@@ -128,7 +138,10 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ a model without noise
 
 LINE = {
-    "model": {"base_learning_rate": 0.1, "target": "tests.training_parts.Line", "params": {"monitor": "val/loss"}},
+    "model": {
+        "base_learning_rate": 0.1, "scale_lr": False,
+        "target": "tests.training_parts.Line", "params": {"monitor": "val/loss"},
+    },
     "data": {
         "target": "main.DataModuleFromConfig",  # as published configs name it
         "params": {
@@ -186,6 +199,59 @@ def test_scaled_rate_reaches_the_optimiser(line: list[str], tmp_path: Path) -> N
     assert main.main([*line, *flags, "lightning.trainer.accumulate_grad_batches=2"]) == 0
     checkpoint = torch.load(tmp_path / "line" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == pytest.approx(0.01 * 4 * 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ([], 0.01),  # the config says false
+        (["--scale_lr"], 0.04),
+        (["model.scale_lr=null"], None),
+        (["model.scale_lr=true", "--scale_lr", "false"], 0.01),
+        (["~model.scale_lr"], 0.04),  # here: a config that is silent, as published ones are
+    ],
+)
+def test_which_rate_is_scaled(
+    words: list[str], rate: float | None, line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words == ["~model.scale_lr"]:
+        config = yaml.safe_load((tmp_path / "line.yaml").read_text())
+        del config["model"]["scale_lr"]
+        (tmp_path / "line.yaml").write_text(yaml.safe_dump(config))
+        words = []
+    begin = [*line, "lightning.trainer.max_steps=1", "model.base_learning_rate=0.01"]
+    if rate is None:
+        assert main.main([*begin, *words]) == 2
+        assert "model.scale_lr is true or false" in capsys.readouterr().err
+        return
+    assert main.main([*begin, *words]) == 0
+    last = tmp_path / "line" / "checkpoints" / "last.ckpt"
+    for go_on in ([], ["-t", "--resume", str(tmp_path / "line"), "lightning.trainer.max_steps=2"]):
+        assert not go_on or main.main(go_on) == 0  # without the flag
+        group = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"][0]
+        assert group["initial_lr"] == pytest.approx(rate)
+
+
+def test_config_entries_stand_between_flags_too(line: list[str], tmp_path: Path) -> None:
+    words = ["lightning.trainer.max_steps=1", "--name", "mixed", "model.base_learning_rate=0.5", "--seed", "1"]
+    assert main.main([*line, *words, "data.params.batch_size=2"]) == 0
+    config = load_config(tmp_path / "mixed" / "config.yaml")
+    assert (config.lightning.trainer.max_steps, config.model.base_learning_rate) == (1, 0.5)
+    assert config.data.params.batch_size == 2
+
+
+def test_emoji_configs_say_the_rate_itself() -> None:
+    for path in (ROOT / "configs/emoji").glob("*.yaml"):
+        model = load_config(path).get("model", {})
+        if "base_learning_rate" in model and "target" in model:
+            assert model.scale_lr is False, path
+
+
+def test_a_rate_without_batch_size_is_not_scaled() -> None:
+    config = load_config(FIRST_STAGE)
+    del config.data.params.batch_size
+    with pytest.raises(UserError, match="add --scale_lr false"):
+        main.learning_rate(config, None, scale=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.cli.sample import SampleSettings, find_model, sample_batch
+from ldm.cli.sample import SampleSettings, find_model, sample_batch, sample_folder
 from ldm.util import UserError, load_config, load_model_from_config
 from tests import tiny_world
 from tests.scripts_under_test import refusal, run, tiny_config, without_text, write_model
@@ -42,6 +43,18 @@ def test_files(model: Path, tmp_path: Path, how: list[str], capsys: pytest.Captu
     assert not np.array_equal(array[0], array[1])
 
 
+def test_a_guard_sees_every_picture_before_it_is_written(model: Path, tmp_path: Path) -> None:
+    def paint_black(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.zeros_like(picture) for picture in pictures]
+
+    settings = SampleSettings(model, 3, batch_size=2, custom_steps=1, logdir=tmp_path, device="cpu")
+    folder = sample_folder(settings, paint_black)
+    assert len(list((folder / "img").iterdir())) == 3
+    assert all(not np.asarray(Image.open(path)).any() for path in (folder / "img").iterdir())
+    with np.load(folder / "numpy" / "3x32x32x3-samples.npz") as arrays:
+        assert not arrays["arr_0"].any()
+
+
 def test_a_sample_depends_on_its_number_alone(model: Path) -> None:
     config, ckpt = find_model(model)
     loaded = load_model_from_config(load_config(config), ckpt)
@@ -70,6 +83,10 @@ def test_mistakes_end_in_one_sentence(model: Path, tmp_path: Path, capfd: pytest
     assert "does not exist" in said("-r", tmp_path / "none")
     assert "n_samples must be at least 1" in said("-r", model, "-n", "0")
     assert "write key=value" in said("-r", model, "timesteps")
+    assert "--eta must be from 0 to 1" in said("-r", model, "-e", "7")
+    assert "between 1 and 10" in said("-r", model, "-c", "11")
+    assert "no section 'modell' to replace; did you mean 'model'?" in said("-r", model, "modell.params.image_size=4")
+    assert "did you mean 'image_size'?" in said("-r", model, "model.params.image_sise=4")
     write_model(text, tiny_world.CONFIG)
     assert "conditional model" in said("-r", text)
     assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from ldm.util import (
     atomic_write,
     instantiate_from_config,
     load_config,
+    load_into,
     load_state_dict,
     pick_device,
     save_safetensors,
@@ -142,7 +143,38 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, small_files: None, name: str
     assert not list(tmp_path.iterdir())
 
 
+def test_names_that_share_memory_are_saved_as_copies(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {"a": whole, "b": whole, "part": whole[1:], "first": whole[:1], "column": whole[:, 1], "none": whole[:0]}
+    save_safetensors(tmp_path / "shared.safetensors", state)
+    again = load_state_dict(tmp_path / "shared.safetensors")
+    assert again.keys() == state.keys() and all(torch.equal(again[k], state[k]) for k in state)
+
+
 def test_unknown_device() -> None:
     with pytest.raises(UserError, match="--device cpu"):
         pick_device("nonsense")
     assert pick_device("cpu").type == "cpu"
+
+
+def test_weights_that_differ_are_told_by_the_first_few_names() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(4)))
+    state = {name: torch.zeros(3) for name in model.state_dict()}
+    told = r"8 names in other shapes \(0\.weight is \[3\] instead of \[2, 2\], 0\.bias is \[3\] instead of \[2\], 1\."
+    with pytest.raises(UserError, match=rf"another architecture.*has {told}.*, \.\.\.\); give the config"):
+        load_into(model, state, "checkpoint a")
+    del state["0.bias"], state["1.bias"]
+    state |= {"x": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"lacks 2 names \(0\.bias, \.\.\.\), has unexpected 1 names \(x\) and has 6 "):
+        load_into(model, state, "checkpoint a")
+    with pytest.raises(UserError, match=r"it has 6 names in other shapes \(0\.weight"):
+        load_into(model, state, "checkpoint a", ["0.bias", "1.bias"], ["x"])
+
+
+def test_values_of_the_wrong_kind_end_in_one_sentence() -> None:
+    target = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+    params = {"image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": 1,
+              "attention_resolutions": [1], "num_heads": 2}  # fmt: skip
+    for change in ({"attention_resolutions": 4}, {"model_channels": "many"}, {"channel_mult": "wide"}):
+        with pytest.raises(UserError, match=rf"config of {target} does not fit: .*look at the values"):
+            instantiate_from_config({"target": target, "params": {**params, **change}})

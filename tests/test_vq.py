@@ -105,6 +105,7 @@ def test_wrong_configs_are_named() -> None:
         "did you mean 'ch_mult'": {"ddconfig": {**TINY, "ch_mul": [1]}},
         "double_z: false": {"ddconfig": {**TINY, "double_z": True}},
         "lacks z_channels": {"ddconfig": {k: v for k, v in TINY.items() if k != "z_channels"}},
+        "lacks num_res_blocks": {"ddconfig": {k: v for k, v in TINY.items() if k != "num_res_blocks"}},
         "at least 1": {"accumulate_grad_batches": 0},
     }
     for message, change in cases.items():

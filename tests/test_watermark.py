@@ -75,6 +75,19 @@ def test_missing_packages_are_told_once_each(
     assert "pip install invisible-watermark" in refusal(capfd, SCRIPT, tmp_path / "plain64.png")
 
 
+def test_what_is_asked_for_and_missing_ends_the_script(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "imwatermark", None)
+    inpaint = ["--indir", tmp_path, "--outdir", tmp_path / "out"]
+    for words in (["inpaint", *inpaint], ["sample_diffusion", "-r", tmp_path]):
+        said = refusal(capfd, *words, "--watermark")
+        assert "pip install invisible-watermark" in said and "or leave out --watermark" in said
+    if importlib.util.find_spec("diffusers") is not None:
+        said = refusal(capfd, "inpaint", *inpaint, "--safety-checker", tmp_path / "none")
+        assert f"no weights of {tmp_path / 'none'}" in said and "or leave out --safety-checker" in said
+
+
 @needs_diffusers
 def test_missing_weights_are_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     assert Guard(watermark=False, safety_source=tmp_path / "none").checker is None

@@ -11,9 +11,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from ldm.cli.guard import Guard
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
 
@@ -145,6 +148,29 @@ def add_guard_flags(parser: Parser) -> None:
     add("--no-watermark", dest="watermark", action="store_false", default=True, help="leave it out")
     add("--safety-checker", type=Path, default=None, metavar="DIR", dest="safety_folder",
         help="folder with its weights (the cache of Hugging Face)")
+
+
+def add_asked_guard_flags(parser: Parser) -> None:
+    """The same, for scripts whose published pictures have neither: off unless asked for."""
+    add = parser.add_argument_group("safety checker and watermark (off)").add_argument
+    add("--watermark", action="store_true", default=False, help="mark pictures invisibly, as txt2img.py does")
+    add("--safety-checker", type=Path, default=None, metavar="DIR", dest="safety_folder",
+        help="check pictures, with the weights in this folder")
+
+
+def take_guard(given: dict[str, Any]) -> Guard:
+    """Move the flags of :func:`add_guard_flags` or :func:`add_asked_guard_flags` out of the parsed ones.
+
+    Raises:
+        UserError: what is asked for cannot be had.
+    """
+    from ldm.cli.guard import Guard
+
+    asked = "safety" not in given
+    watermark, folder = given.pop("watermark"), given.pop("safety_folder")
+    safety = folder is not None if asked else given.pop("safety")
+    guard = Guard(safety, watermark, folder, required=asked)
+    return guard.prepare() if asked else guard
 
 
 def take_prompts(given: dict[str, Any]) -> tuple[str, ...]:

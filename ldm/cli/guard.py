@@ -1,6 +1,8 @@
 """What is done to a finished picture before it is saved: the safety checker and the invisible watermark.
 
-Both are on where their package and weights are there; where not, one warning says what is missing.
+txt2img, img2img and knn2img have both on where their package and weights are there; where not, one warning says what
+is missing. inpaint and sample_diffusion have neither unless asked, as published: the first is to leave a user's picture
+as it is outside the mask, and the second's samples are measured. What is asked for and missing ends the script.
 """
 
 from __future__ import annotations
@@ -75,12 +77,29 @@ class Guard:
     Args:
         safety, watermark: whether they are wanted.
         safety_source: folder or name of the checker's weights.
+        required: refuse to go on without what is wanted, instead of a warning.
     """
 
-    def __init__(self, safety: bool = True, watermark: bool = True, safety_source: str | Path | None = None) -> None:
-        self.wants_safety, self.wants_watermark = safety, watermark
+    def __init__(
+        self,
+        safety: bool = True,
+        watermark: bool = True,
+        safety_source: str | Path | None = None,
+        required: bool = False,
+    ) -> None:
+        self.wants_safety, self.wants_watermark, self.required = safety, watermark, required
         self.safety_source = safety_source or SAFETY_MODEL
         self._told = False
+
+    def prepare(self) -> Guard:
+        """Itself, loaded now: what cannot be had is told before any picture is made. Raises UserError if required."""
+        _ = self.checker, self.watermark
+        return self
+
+    def _missing(self, problem: str, flag: str) -> None:
+        if self.required:
+            raise UserError(f"{problem}, or leave out --{flag}")
+        logger.warning("%s; --no-%s leaves out this line.", problem, flag)
 
     @cached_property
     def checker(self) -> SafetyChecker | None:
@@ -93,7 +112,7 @@ class Guard:
             reason = "the package diffusers is not installed (pip install diffusers)"
         except (OSError, ValueError):
             reason = f"there are no weights of {self.safety_source} here"
-        logger.warning("The safety checker is off: %s; --no-safety-checker leaves out this line.", reason)
+        self._missing(f"The safety checker is off: {reason}", "safety-checker")
         return None
 
     @cached_property
@@ -104,10 +123,8 @@ class Guard:
         try:
             return Watermark()
         except ImportError:
-            logger.warning(
-                "Pictures get no watermark: the package invisible-watermark is not installed "
-                "(pip install invisible-watermark); --no-watermark leaves out this line."
-            )
+            missing = "the package invisible-watermark is not installed (pip install invisible-watermark)"
+            self._missing(f"Pictures get no watermark: {missing}", "watermark")
             return None
 
     def __call__(self, pictures: Sequence[Picture]) -> list[Picture]:

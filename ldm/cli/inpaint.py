@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.pictures import image_tensor, mask_tensor, pad_to_multiple, read_image, to_pictures
+from ldm.cli.txt2img import Guarding
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.spacetime.outputs import save_png
@@ -82,10 +83,15 @@ def read_pair(image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
 
 def inpaint_folder(
     settings: InpaintSettings,
+    guard: Guarding = list,
     progress: Progress = no_progress,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Path]:
     """Paint every pair of the folder; yields the path of each result as it is written.
+
+    Args:
+        guard: safety checker and watermark, see :class:`ldm.cli.guard.Guard`; published results have neither.
+        progress, notice: as for :func:`ldm.cli.txt2img.draw`.
 
     Raises:
         UserError: a folder, picture, mask or model that cannot be used.
@@ -96,7 +102,7 @@ def inpaint_folder(
     pipeline = open_inpainter(settings, notice)
     for number, (path, image, mask) in enumerate(pairs):
         painted = inpaint(pipeline, image, mask, settings, settings.seed + number, progress)
-        yield save_png(settings.outdir / path.name, to_pictures(painted)[0])
+        yield save_png(settings.outdir / path.name, guard(to_pictures(painted))[0])
 
 
 def open_inpainter(settings: InpaintSettings, notice: Callable[[str], None]) -> Pipeline:
@@ -140,7 +146,8 @@ def inpaint(
     elif key == "crossattn":
         chain = text_condition(pipeline, settings, x, m)
     else:
-        raise UserError(f"a model with conditioning key '{key}' cannot inpaint; give one with concat or crossattn")
+        kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
+        raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat or crossattn")
     latents, _ = sampler.sample(
         S=settings.steps,
         batch_size=1,

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.pictures import to_pictures
+from ldm.cli.txt2img import Guarding
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.spacetime.outputs import Picture, save_png
 from ldm.spacetime.settings import check_writable
+from ldm.suggest import did_you_mean
 from ldm.util import UserError, atomic_write, load_config, load_model_from_config, pick_device
 
 logger = logging.getLogger(__name__)
@@ -68,8 +70,13 @@ def find_model(resume: Path) -> tuple[Path, Path]:
     return config, ckpt
 
 
-def sample_folder(settings: SampleSettings, progress: Progress = no_progress) -> Path:
+def sample_folder(
+    settings: SampleSettings, guard: Guarding = list, progress: Progress = no_progress
+) -> Path:
     """Write PNG files and one ``.npz`` of all samples; returns the new folder that holds them.
+
+    Args:
+        guard: safety checker and watermark, see :class:`ldm.cli.guard.Guard`; published samples have neither.
 
     Raises:
         UserError: a setting, a model or a folder that cannot be used, or a conditional model.
@@ -77,19 +84,28 @@ def sample_folder(settings: SampleSettings, progress: Progress = no_progress) ->
     for name in ("n_samples", "batch_size"):
         if getattr(settings, name) < 1:
             raise UserError(f"{name} must be at least 1, not {getattr(settings, name)}")
+    if not 0 <= settings.eta <= 1:
+        raise UserError(f"--eta must be from 0 to 1, not {settings.eta}")
     config_path, ckpt = find_model(settings.resume)
     set_threads(settings.threads)
+    sections = load_config(config_path)
+    for text in settings.overrides:
+        section = text.split("=")[0].split(".")[0]
+        if section not in sections:
+            raise UserError(f"{config_path} has no section '{section}' to replace{did_you_mean(section, sections)}")
     config = load_config(config_path, settings.overrides)
     model = load_model_from_config(config, ckpt, device=pick_device(settings.device))
     if getattr(model, "cond_stage_model", None) is not None:
         raise UserError(f"{config_path} is of a conditional model, and this script samples unconditional ones only")
+    if not settings.vanilla_sample:
+        DDIMSampler(model).schedule(settings.custom_steps, settings.eta)  # refuses wrong steps before files are made
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")
     folder = (settings.logdir or config_path.parent) / "samples" / stamp
     check_writable(folder)
     begun, made = time.monotonic(), []
     for first in range(0, settings.n_samples, settings.batch_size):
         numbers = range(first, min(first + settings.batch_size, settings.n_samples))
-        pictures = to_pictures(sample_batch(model, settings, numbers, progress))
+        pictures = guard(to_pictures(sample_batch(model, settings, numbers, progress)))
         for number, picture in zip(numbers, pictures, strict=True):
             save_png(folder / "img" / f"sample_{number:06d}.png", picture)
         made += pictures

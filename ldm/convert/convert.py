@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from ldm.convert import configs, names
+from ldm.suggest import did_you_mean
 from ldm.util import (
     UserError,
     atomic_write,
-    check_names,
+    check_fit,
     instantiate_from_config,
     load_config,
     load_model_from_config,
@@ -53,6 +54,8 @@ def convert(
         UserError: something is missing, of another architecture, in the way, or cannot be written.
     """
     single = target.suffix in SINGLE_FILES
+    if not single and (near := did_you_mean(target.suffix, SINGLE_FILES)):
+        raise UserError(f"{target} would be a folder of diffusers, since files end in {', '.join(SINGLE_FILES)}{near}")
     if source.is_dir():
         if not single:
             raise UserError(f"both {source} and {target} are folders; name a .safetensors or .ckpt file to write")
@@ -87,13 +90,8 @@ def _check(config: Any, state: State, source: str) -> None:
     """Refuse weights that do not fit the config, by names and then by shapes. Raises UserError."""
     with torch.device("meta"):
         model = instantiate_from_config(config["model"])
-    own = model.state_dict()
     allowed = (*getattr(model, "derived_buffers", ()), "model_ema.", "logvar", "scale_factor")
-    check_names([k for k in own if k not in state], [k for k in state if k not in own], source, allowed)
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            shapes = f"{tuple(value.shape)}, the config wants {tuple(own[name].shape)}"
-            raise UserError(f"{source} is of another architecture than the config: {name} is {shapes}")
+    check_fit(model.state_dict(), state, source, allowed)
 
 
 def _cast(state: Mapping[str, torch.Tensor], half: bool) -> State:
@@ -103,21 +101,10 @@ def _cast(state: Mapping[str, torch.Tensor], half: bool) -> State:
 def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write CompVis names as safetensors, or as ``{"state_dict": ...}`` for any other suffix. Raises UserError."""
     if path.suffix == ".safetensors":
-        save_safetensors(path, _unshared(state))
+        save_safetensors(path, state)
         return
     with atomic_write(path) as temporary:
         torch.save({"state_dict": {k: v.contiguous() for k, v in state.items()}}, temporary)
-
-
-def _unshared(state: Mapping[str, torch.Tensor]) -> State:
-    """With a copy for the second name of one memory, which safetensors refuses: a first stage as conditioner."""
-    seen: set[int] = set()
-    own = {}
-    for name, value in state.items():
-        pointer = value.untyped_storage().data_ptr()
-        own[name] = value.clone() if pointer in seen else value
-        seen.add(pointer)
-    return own
 
 
 # ----------------------------------------------------------------------------------------------- to folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,53 +68,37 @@ _filter = interpolation  # the constructor's argument has the published name, wh
 
 
 class _Published(LSUNBase):
-    """A published split: its list and folder unless others are given."""
+    """A published split: its list and folder unless others are given; never mirrored where it validates."""
 
-    LIST = ""
-    FOLDER = ""
+    split: ClassVar[tuple[str, str]]  # names of the list and of the folder, under data/lsun
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"txt_file": self.LIST, "data_root": self.FOLDER, **kwargs})
-
-
-class _Validation(_Published):
-    """As above, never mirrored."""
-
-    def __init__(self, flip_p: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(flip_p=flip_p, **kwargs)
+        listed, folder = self.split
+        own: dict[str, Any] = {"txt_file": f"data/lsun/{listed}.txt", "data_root": f"data/lsun/{folder}"}
+        if listed.endswith("_val"):
+            own["flip_p"] = 0.0
+        super().__init__(**{**own, **kwargs})
 
 
 class LSUNChurchesTrain(_Published):
-    """Churches for training."""
-
-    LIST, FOLDER = "data/lsun/church_outdoor_train.txt", "data/lsun/churches"
+    split = "church_outdoor_train", "churches"
 
 
-class LSUNChurchesValidation(_Validation):
-    """Churches for validation."""
-
-    LIST, FOLDER = "data/lsun/church_outdoor_val.txt", "data/lsun/churches"
+class LSUNChurchesValidation(_Published):
+    split = "church_outdoor_val", "churches"
 
 
 class LSUNBedroomsTrain(_Published):
-    """Bedrooms for training."""
-
-    LIST, FOLDER = "data/lsun/bedrooms_train.txt", "data/lsun/bedrooms"
+    split = "bedrooms_train", "bedrooms"
 
 
-class LSUNBedroomsValidation(_Validation):
-    """Bedrooms for validation."""
-
-    LIST, FOLDER = "data/lsun/bedrooms_val.txt", "data/lsun/bedrooms"
+class LSUNBedroomsValidation(_Published):
+    split = "bedrooms_val", "bedrooms"
 
 
 class LSUNCatsTrain(_Published):
-    """Cats for training."""
-
-    LIST, FOLDER = "data/lsun/cat_train.txt", "data/lsun/cats"
+    split = "cat_train", "cats"
 
 
-class LSUNCatsValidation(_Validation):
-    """Cats for validation."""
-
-    LIST, FOLDER = "data/lsun/cat_val.txt", "data/lsun/cats"
+class LSUNCatsValidation(_Published):
+    split = "cat_val", "cats"

@@ -29,7 +29,7 @@ class AutoencoderKL(FirstStage):
         ignore_keys: prefixes of names in `ckpt_path` to leave out.
         weight_decay: of AdamW, without a discriminator.
         total_steps: length of the one-cycle learning rate; constant rate where None, or with a discriminator.
-        image_key, colorize_nlabels, monitor, accumulate_grad_batches: see :class:`FirstStage`.
+        common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
     """
 
     def __init__(
@@ -39,20 +39,16 @@ class AutoencoderKL(FirstStage):
         embed_dim: int,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
-        image_key: str = "image",
-        colorize_nlabels: int | None = None,
-        monitor: str | None = None,
         weight_decay: float = 0.0,
         total_steps: int | None = None,
-        accumulate_grad_batches: int = 1,
+        **common: Any,
     ) -> None:
-        super().__init__(ddconfig, lossconfig, image_key, monitor, accumulate_grad_batches)
+        super().__init__(ddconfig, lossconfig, **common)
         if not ddconfig.get("double_z", True):
             raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
         self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
-        self._register_colours(colorize_nlabels)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
 

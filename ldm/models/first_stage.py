@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.modules.diffusionmodules.model_blocks import Layers
 from ldm.modules.losses.adversarial import AdversarialLoss
 from ldm.modules.losses.contperceptual import DummyLoss
 from ldm.suggest import did_you_mean
@@ -29,12 +30,15 @@ def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the key and the nearest one that exists.
     """
-    known = {n for part in (Encoder, Decoder) for n in inspect.signature(part).parameters} - {"ignore_kwargs"}
+    signatures = [inspect.signature(part).parameters for part in (Encoder, Decoder, Layers)]
+    arguments = {name: p for signature in signatures for name, p in signature.items() if p.kind is p.KEYWORD_ONLY}
+    del arguments["temb_channels"]  # the DDPM U-Net's
     for key in ddconfig:
-        if key not in known:
-            raise UserError(f"ddconfig knows no key '{key}'{did_you_mean(key, known)}")
-    if "z_channels" not in ddconfig:
-        raise UserError("ddconfig lacks z_channels, the channels that the encoder gives")
+        if key not in arguments:
+            raise UserError(f"ddconfig knows no key '{key}'{did_you_mean(key, arguments)}")
+    for name, argument in arguments.items():
+        if argument.default is argument.empty and name not in ddconfig:
+            raise UserError(f"ddconfig lacks {name}; see {Encoder.__module__}.Encoder")
 
 
 class FirstStage(pl.LightningModule):
@@ -67,6 +71,7 @@ class FirstStage(pl.LightningModule):
         image_key: str = "image",
         monitor: str | None = None,
         accumulate_grad_batches: int = 1,
+        colorize_nlabels: int | None = None,
     ) -> None:
         super().__init__()
         check_ddconfig(ddconfig)
@@ -81,8 +86,6 @@ class FirstStage(pl.LightningModule):
         self.loss = instantiate_from_config({**lossconfig, "target": LOSSES.get(target, target)})
         self.adversarial = isinstance(self.loss, AdversarialLoss)
         self.automatic_optimization = not self.adversarial
-
-    def _register_colours(self, colorize_nlabels: int | None) -> None:
         if colorize_nlabels is not None:
             self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1))
 

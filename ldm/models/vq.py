@@ -29,7 +29,7 @@ class VQModel(FirstStage):
         lr_g_factor: the autoencoder's learning rate over the discriminator's.
         remap, sane_index_shape: of the quantiser: a file of the indices in use; indices as maps (B, h, w).
         use_ema: keep averaged weights, for validation.
-        image_key, colorize_nlabels, monitor, accumulate_grad_batches: see :class:`FirstStage`.
+        common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
     """
 
     def __init__(
@@ -40,20 +40,17 @@ class VQModel(FirstStage):
         embed_dim: int,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
-        image_key: str = "image",
-        colorize_nlabels: int | None = None,
-        monitor: str | None = None,
         batch_resize_range: Sequence[int] | None = None,
         scheduler_config: Mapping[str, Any] | None = None,
         lr_g_factor: float = 1.0,
         remap: str | None = None,
         sane_index_shape: bool = False,
         use_ema: bool = False,
-        accumulate_grad_batches: int = 1,
+        **common: Any,
     ) -> None:
         from taming.modules.vqvae.quantize import VectorQuantizer2
 
-        super().__init__(ddconfig, lossconfig, image_key, monitor, accumulate_grad_batches)
+        super().__init__(ddconfig, lossconfig, **common)
         if ddconfig.get("double_z", True):
             raise UserError("a VQ model needs ddconfig.double_z: false, since its encoder gives no variance")
         self.n_embed, self.embed_dim = n_embed, embed_dim
@@ -64,7 +61,6 @@ class VQModel(FirstStage):
         )
         self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
-        self._register_colours(colorize_nlabels)
         if use_ema:
             self.model_ema = LitEma(self)
         if ckpt_path is not None:

@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from ldm.modules.diffusionmodules.model_blocks import (
     AttnBlock,
     Downsample,
-    Level,
+    Layers,
     LinAttnBlock,
-    Middle,
     Normalize,
     ResnetBlock,
     Upsample,
     make_attn,
-    make_level,
     nonlinearity,
 )
 from ldm.modules.diffusionmodules.model_codec import Decoder, Encoder
@@ -82,40 +80,21 @@ class Model(nn.Module):
         attn_type: str = "vanilla",
     ) -> None:
         super().__init__()
-        attn_type = "linear" if use_linear_attn else attn_type
+        layers = Layers(
+            ch=ch, num_res_blocks=num_res_blocks, attn_resolutions=attn_resolutions, resolution=resolution,
+            ch_mult=ch_mult, dropout=dropout, resamp_with_conv=resamp_with_conv, attn_type=attn_type,
+            use_linear_attn=use_linear_attn, temb_channels=4 * ch if use_timestep else 0,
+        )  # fmt: skip
         self.ch, self.use_timestep = ch, use_timestep
-        temb_ch = 4 * ch if use_timestep else 0
-        block: dict[str, Any] = {"temb_channels": temb_ch, "dropout": dropout, "num_groups": 32}
         if use_timestep:
             self.temb = nn.Module()
-            self.temb.dense = nn.ModuleList([nn.Linear(ch, temb_ch), nn.Linear(temb_ch, temb_ch)])
+            self.temb.dense = nn.ModuleList([nn.Linear(ch, 4 * ch), nn.Linear(4 * ch, 4 * ch)])
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
-        self.down = nn.ModuleList()
-        skips, channels = [ch], ch  # channels of every feature map the way up takes over
-        for i, mult in enumerate(ch_mult):
-            out = ch * mult
-            widths = [(channels, out)] + [(out, out)] * (num_res_blocks - 1)
-            level = make_level(widths, resolution // 2**i in attn_resolutions, attn_type, **block)
-            skips += [out] * num_res_blocks
-            if i < len(ch_mult) - 1:
-                level.downsample = Downsample(out, resamp_with_conv)
-                skips.append(out)
-            self.down.append(level)
-            channels = out
-        self.mid = Middle(channels, attn_type, **block)
-        levels: list[Level] = []
-        for i in reversed(range(len(ch_mult))):
-            out, widths = ch * ch_mult[i], []
-            for _ in range(num_res_blocks + 1):
-                widths.append((channels + skips.pop(), out))
-                channels = out
-            level = make_level(widths, resolution // 2**i in attn_resolutions, attn_type, **block)
-            if i > 0:
-                level.upsample = Upsample(out, resamp_with_conv)
-            levels.insert(0, level)
-        self.up = nn.ModuleList(levels)
-        self.norm_out = Normalize(channels)
-        self.conv_out = nn.Conv2d(channels, out_ch, 3, padding=1)
+        self.down, maps = layers.down()
+        self.mid = layers.middle(maps[-1])
+        self.up = layers.up(maps[-1], maps)
+        self.norm_out = Normalize(ch * ch_mult[0])
+        self.conv_out = nn.Conv2d(ch * ch_mult[0], out_ch, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """x (B, in_channels, H, W), steps t (B,), a context (B, C, H, W) joined to x's channels where given."""

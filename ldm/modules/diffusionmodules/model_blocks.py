@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -174,3 +175,72 @@ def make_level(widths: Sequence[tuple[int, int]], with_attn: bool, attn_type: st
     """A level whose blocks map the given (in, out) channels; `block` goes to every :class:`ResnetBlock`."""
     blocks = [ResnetBlock(in_channels=i, out_channels=o, **block) for i, o in widths]
     return Level(blocks, [make_attn(o, attn_type, block["num_groups"]) for _, o in widths] if with_attn else [])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What the encoder, the decoder and the DDPM U-Net share: arguments under their published names, and the ways."""
+
+    ch: int  # channels of the first level; level i has ch * ch_mult[i]
+    num_res_blocks: int  # of a level on the way down; one more on the way up
+    attn_resolutions: Sequence[int]  # resolutions (of a `resolution` x `resolution` image) that get self-attention
+    resolution: int
+    ch_mult: Sequence[int] = (1, 2, 4, 8)
+    dropout: float = 0.0
+    resamp_with_conv: bool = True
+    attn_type: str = "vanilla"  # vanilla | linear | none
+    use_linear_attn: bool = False  # the same as attn_type "linear"
+    # With as many groups as channels a group normalisation forgets every channel's level, and with it the colour
+    # of a plain background.
+    num_groups: int = 32
+    temb_channels: int = 0  # width of the time embedding; 0 where there is none
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Layers:
+        """From those of the `arguments` that belong here; TypeError where one without a default is missing."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: value for name, value in arguments.items() if name in names})
+
+    @property
+    def _block(self) -> dict[str, Any]:
+        return {"temb_channels": self.temb_channels, "dropout": self.dropout, "num_groups": self.num_groups}
+
+    @property
+    def _attn(self) -> str:
+        return "linear" if self.use_linear_attn else self.attn_type
+
+    def _level(self, index: int, widths: Sequence[tuple[int, int]]) -> Level:
+        with_attn = self.resolution // 2**index in self.attn_resolutions
+        return make_level(widths, with_attn, self._attn, **self._block)
+
+    def middle(self, channels: int) -> Middle:
+        """What lies between the ways."""
+        return Middle(channels, self._attn, **self._block)
+
+    def down(self) -> tuple[nn.ModuleList, list[int]]:
+        """The way from `ch` channels down, and the channels of every feature map on it, the first one's too."""
+        levels, maps = nn.ModuleList(), [self.ch]
+        for i, mult in enumerate(self.ch_mult):
+            out = self.ch * mult
+            level = self._level(i, [(maps[-1], out)] + [(out, out)] * (self.num_res_blocks - 1))
+            maps += [out] * self.num_res_blocks
+            if i < len(self.ch_mult) - 1:
+                level.downsample = Downsample(out, self.resamp_with_conv)
+                maps.append(out)
+            levels.append(level)
+        return levels, maps
+
+    def up(self, channels: int, skips: Sequence[int] = ()) -> nn.ModuleList:
+        """The way up from `channels`; `skips` are channels of the maps that join each block's input, last first."""
+        levels: list[Level] = []
+        rest = list(skips)
+        for i in reversed(range(len(self.ch_mult))):
+            out, widths = self.ch * self.ch_mult[i], []
+            for _ in range(self.num_res_blocks + 1):
+                widths.append((channels + (rest.pop() if rest else 0), out))
+                channels = out
+            level = self._level(i, widths)
+            if i > 0:
+                level.upsample = Upsample(out, self.resamp_with_conv)
+            levels.insert(0, level)  # published names count from the highest resolution
+        return nn.ModuleList(levels)

@@ -1,0 +1,71 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` if the block succeeds and vanishes if not.
+
+    The temporary name keeps the suffix, since writers choose the format by it.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as err:
+        raise UserError(f"{path.parent} cannot be written: {err.strerror}; choose another output folder") from err
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes the file private to its owner; give it the permissions a plain open() would have.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as err:
+        reason = err.strerror or err
+        raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from err
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_safetensors(
+    path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically; names that share memory get a copy each, as the format needs.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    own = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    end = 0  # of the memory that the tensors so far lie in
+    for name in sorted(own, key=lambda name: own[name].data_ptr()):
+        start, size = own[name].data_ptr(), own[name].nbytes
+        if start < end:
+            own[name] = own[name].clone()
+        end = max(end, start + size)
+    with atomic_write(path) as temporary:
+        try:
+            save_file(own, temporary, dict(metadata or {}))
+        except SafetensorError as err:
+            raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
