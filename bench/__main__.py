@@ -3,6 +3,8 @@
 python -m bench speed                  # the embedded model, plain and with every schedule
 python -m bench memory                 # Stable Diffusion v1's architecture, random weights, 512x512
 python -m bench memory --config C --size 64
+python -m bench unet                   # one call of Stable Diffusion v1's U-Net beside that of diffusers
+python -m bench unet --gradient
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 
 from bench.live import live_peak
+from bench.unet import LIBRARY, measure
+from ldm.evaluation.manifest import write_json
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.generate import generate
 from ldm.spacetime.layout import Layout, LayoutObject
@@ -54,7 +58,7 @@ def speed(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """Peak of the live tensors, weights excluded, of a differentiated chain and of the decoder."""
-    device = pick_device(options.device)
+    device, size = pick_device(options.device), options.size or 512
     if options.threads:
         torch.set_num_threads(options.threads)
     config = load_config(project_file(options.config))
@@ -62,7 +66,7 @@ def memory(options: argparse.Namespace) -> None:
     model = load_model_from_config(config, None, device=device)
     params = config.model.params
     factor = 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
-    latent = torch.randn(1, params.channels, options.size // factor, options.size // factor, device=device)
+    latent = torch.randn(1, params.channels, size // factor, size // factor, device=device)
     width = params.unet_config.params.context_dim
     sampler = make_sampler(options.sampler, model)
     for blocks in (False, True):
@@ -113,12 +117,28 @@ def decode(model: Any, latent: Tensor) -> None:
     torch.autograd.grad(model.decode_first_stage(latent).square().sum(), latent)
 
 
+def unet(options: argparse.Namespace) -> None:
+    """Seconds of a guided call with and without control, beside the library's; kept as JSON with --out."""
+    threads = options.threads or 1
+    torch.set_num_threads(threads)
+    size = options.size or 256
+    rows = measure(size, options.rounds, options.gradient)
+    for name, row in rows.items():
+        print(f"{name:36} {row['median']:7.2f} s  {row['ratio']:5.2f} of {LIBRARY}", flush=True)
+    if options.out:
+        settings = {"size": size, "threads": threads, "rounds": options.rounds, "gradient": options.gradient}
+        write_json(options.out, {"settings": {**settings, "torch": torch.__version__}, "rows": rows})
+
+
 def main() -> int:
     """Run what the flags say."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", nargs="?", choices=("speed", "memory"), help="(both)")
+    parser.add_argument("what", nargs="?", choices=("speed", "memory", "unet"), help="(all)")
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model whose memory is counted")
-    parser.add_argument("--size", type=int, default=512, help="pixels a side, for memory (512)")
+    parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for unet)")
+    parser.add_argument("--rounds", type=int, default=5, help="of unet, after a warm-up (5)")
+    parser.add_argument("--gradient", action="store_true", help="unet: forward and backward")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="of unet")
     parser.add_argument("--steps", type=int, default=2, help="of the chain, for memory (2)")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="plms", help="for memory (plms)")
     parser.add_argument("--device")
@@ -126,7 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     try:
-        for name, run in (("speed", speed), ("memory", memory)):
+        for name, run in (("speed", speed), ("memory", memory), ("unet", unet)):
             if options.what in (None, name):
                 run(options)
     except UserError as err:

@@ -245,16 +245,22 @@ def block_checkpoints(model: Any, enabled: bool) -> Iterator[None]:
 
     The config's choice is for training; in a step that is recomputed as a whole it would mostly cost time.
     """
+    switches = set_block_checkpoints(model, enabled)
+    try:
+        yield
+    finally:
+        for module, name, value in switches:
+            setattr(module, name, value)
+
+
+def set_block_checkpoints(model: Any, enabled: bool) -> list[tuple[nn.Module, str, bool]]:
+    """Switches them for good; returns (module, attribute, earlier value) of every switch."""
     switches = [
         (module, name, module.__dict__[name])
         for module in (model.modules() if isinstance(model, nn.Module) else ())
         for name in ("use_checkpoint", "checkpoint")
         if isinstance(module.__dict__.get(name), bool)
     ]
-    try:
-        for module, name, _ in switches:
-            setattr(module, name, enabled)
-        yield
-    finally:
-        for module, name, value in switches:
-            setattr(module, name, value)
+    for module, name, _ in switches:
+        setattr(module, name, enabled)
+    return switches

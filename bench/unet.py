@@ -1,0 +1,137 @@
+"""One guided call of the Stable Diffusion v1 U-Net, with and without control, beside the U-Net of `diffusers`.
+
+Random weights: only the architecture decides the time. All rows are measured in turn, round after round, so that what
+else the machine does meanwhile touches every row alike; a row is the median of its rounds, and its ratio the median of
+the ratios to the library's time in the same round.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ldm.modules.packed import pack, unpack
+from ldm.spacetime.control import SpatialControl
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.optimise import set_block_checkpoints
+from ldm.spacetime.pipeline import SD_CONFIG, project_file
+from ldm.util import UserError, instantiate_from_config, load_config
+
+LIBRARY = "diffusers, plain"
+CENTRES = ((0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75))
+Call = Callable[[], Any]
+
+
+def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[str, dict[str, Any]]:
+    """Seconds of a call by row: {"seconds": [...], "median": s, "ratio": to the library's}.
+
+    Args:
+        size: pixels a side; the latents are an eighth of it, two rows of them (guidance).
+        rounds: after one of warming up.
+        gradient: also the backward pass, to the weights of the objects or, without objects, to the latents; ours
+            computes the call twice, as the checkpoint of every step does, the library keeps its activations.
+
+    Raises:
+        UserError: `diffusers` is not installed.
+    """
+    calls = _calls(size // 8, gradient)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - begun)
+    rows = {}
+    for name, own in seconds.items():
+        ratios = [a / b for a, b in zip(own, seconds[LIBRARY], strict=True)]
+        rows[name] = {"seconds": own, "median": statistics.median(own), "ratio": statistics.median(ratios)}
+    return rows
+
+
+def _calls(side: int, gradient: bool) -> dict[str, Call]:
+    """A call by name of its row."""
+    torch.manual_seed(0)
+    x, t = torch.randn(2, 4, side, side), torch.tensor([500, 500])
+    context = torch.randn(2, 77, 768)
+    library, own = _library(side), _own()
+    shared = torch.randn(len(CENTRES), 77, 768)
+    calls: dict[str, Call] = {LIBRARY: lambda: _run(lambda y: library(y, t, context).sample, x, gradient, False)}
+    pack(own)
+    wrapped = list(_packed_layers(own))
+    for packed in (True, False):
+        for objects in (0, 1, 2, 3) if packed else (0, 2):
+            name = f"{objects} objects" if objects else "plain"
+            control = _control(objects, shared)
+            calls[f"ours, {name}{', packed weights' if packed else ''}"] = _own_call(
+                own, wrapped, packed, x, t, context, control, gradient
+            )
+    return calls
+
+
+def _own_call(
+    own: torch.nn.Module, wrapped: Any, packed: bool, x: Tensor, t: Tensor, context: Tensor, control: Any, grad: bool
+) -> Call:
+    def call() -> None:
+        unpack(own)
+        if packed:
+            for layer, forward in wrapped:  # packed once, in the warm-up
+                layer.forward = forward
+        if control is None:
+            _run(lambda y: own(y, t, context), x, grad)
+            return
+        weights = torch.ones(control.num_objects, 1)
+        if grad:
+            _run(lambda w: own(x, t, context, control=control, weights=w), weights, True)
+        else:
+            _run(lambda y: own(y, t, context, control=control, weights=weights), x, False)
+
+    return call
+
+
+def _packed_layers(model: torch.nn.Module) -> list[tuple[Any, Any]]:
+    return [(module, module.__dict__["forward"]) for module in model.modules() if "forward" in module.__dict__]
+
+
+def _run(function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True) -> None:
+    """The function once; with `gradient` its derivative, recomputed from its input as a step of our chain is."""
+    if not gradient:
+        with torch.no_grad():
+            function(argument)
+        return
+    argument = argument.detach().clone().requires_grad_()
+    out = checkpoint(function, argument, use_reentrant=False) if recompute else function(argument)
+    torch.autograd.grad(out.square().sum(), argument)
+
+
+def _control(objects: int, contexts: Tensor) -> SpatialControl | None:
+    if not objects:
+        return None
+    layout = Layout(tuple(LayoutObject(f"object {i}", *CENTRES[i]) for i in range(objects)))
+    return SpatialControl.build([layout], lambda texts: contexts[: len(texts)])
+
+
+def _library(side: int) -> Any:
+    try:
+        from diffusers import UNet2DConditionModel
+    except ImportError as error:
+        raise UserError("the comparison needs the package diffusers: pip install diffusers") from error
+    model: Any = UNet2DConditionModel(sample_size=side, cross_attention_dim=768)
+    return model.eval().requires_grad_(False)
+
+
+def _own() -> torch.nn.Module:
+    """The U-Net of v1-inference.yaml with random weights; layers that begin at zero get some, too."""
+    params = load_config(project_file(SD_CONFIG)).model.params
+    model = instantiate_from_config(params.unet_config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.01)
+    set_block_checkpoints(model, False)
+    return model
