@@ -121,6 +121,11 @@ def test_step_pictures_end_in_the_picture(settings: GenerateSettings) -> None:
     assert np.abs(made.steps[-1].astype(int) - made.picture).max() <= 2  # the last step adds almost nothing
 
 
+def test_packed_weights_give_the_same_picture(settings: GenerateSettings) -> None:
+    [plain], [packed] = (generate(replace(settings, pack_weights=on)) for on in (False, True))
+    assert np.abs(packed.picture.astype(int) - plain.picture).max() <= 1
+
+
 def test_block_checkpointing_and_autocast_run(settings: GenerateSettings) -> None:
     [plain] = generate(settings)
     [checkpointed] = generate(replace(settings, block_checkpointing=True))
