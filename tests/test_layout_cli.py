@@ -143,3 +143,30 @@ def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text("")
     assert evaluate.main([str(path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_evaluation_with_a_review_of_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["A ", "cat ", "is ", "below ", "a ", "bus", "."]
+    record = {"words": words, "objects": [1, 5], "relations": [[1, 5, "below"], [1, 5, "above"], [1, 5, "left of"]]}
+    path, review, out = tmp_path / "sentences.jsonl", tmp_path / "review.jsonl", tmp_path / "score.json"
+    path.write_text(json.dumps(record) + "\n")
+    verdicts = [("cat above bus", "contradicts"), ("cat left of bus", "unstated")]
+    lines = [json.dumps({"line": 1, "stated": stated, "verdict": verdict}) for stated, verdict in verdicts]
+    review.write_text("\n".join(lines))
+    assert evaluate.main([str(path), "--review", str(review), "--out", str(out)]) == 0
+    score = json.loads(out.read_text())
+    assert "failures" not in score  # sentences are written where they are asked for
+    assert (score["sentences_all_right"], score["pairs"], score["pairs_too_close"]) == (0, 1, 0)
+    found = score["review"]
+    assert (found["labels"], found["contradicts"], found["unstated"]) == (3, 1, 1)
+    assert (found["ceiling"], found["ceiling_with_lucky_guesses"]) == (0.3333, 0.6667)
+    assert found["on_the_rest"] == {"right": 1, "stated": 1, "accuracy": 1.0}
+    capsys.readouterr()
+    for wrong, message in (
+        ({"line": 2, "stated": "cat above bus", "verdict": "unstated"}, "another file"),
+        ({"line": 1, "stated": "cat above bus", "verdict": "maybe"}, "none of contradicts"),
+        ({"line": 1, "stated": "cat above bus"}, "verdict"),
+    ):
+        review.write_text(json.dumps(wrong))
+        assert evaluate.main([str(path), "--review", str(review)]) == 2
+        assert message in capsys.readouterr().err

@@ -142,3 +142,21 @@ def test_synonyms_and_plurals_of_wordnet(monkeypatch: pytest.MonkeyPatch) -> Non
         assert category_of(["lumber"]) is None
     finally:
         nouns.wordnet_synonyms.cache_clear()
+
+
+def test_owners() -> None:
+    assert phrases("The giraffe's head rises above the truck.") == ["The giraffe", "the truck"]
+    assert phrases("The man's dog is left of a bus.") == ["The man's dog", "a bus"]
+    assert phrases("A bowl stands to the sandwich's right.") == ["A bowl", "the sandwich"]
+    assert phrases("To the cat's left there is a dog.") == ["the cat", "a dog"]
+
+
+def test_owners_without_a_parser(no_parser: None) -> None:
+    assert phrases("The giraffe's head rises above the truck.") == ["The giraffe", "the truck"]
+    assert phrases("The man's dog is left of a bus.") == ["The man's dog", "a bus"]
+    assert phrases("A bowl stands to the sandwich’s right.") == ["A bowl", "the sandwich"]
+
+
+def test_a_verb_of_posture_that_looks_like_an_attribute() -> None:
+    assert phrases("An apple and an orange sit side by side.") == ["An apple", "an orange"]
+    assert phrases("A cat lies by a tall stand of trees.")[0] == "A cat"

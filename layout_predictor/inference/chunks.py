@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +22,11 @@ _JOINTS = {",", "and", "or", "&"}
 _INSIDE_PHRASE = {"det", "amod", "compound", "nummod", "poss"}
 _MAX_MODIFIERS = 5
 _ONE = {"a", "an", "another", "one"}
+_OWNS = {"'s", "’s", "'", "’"}
+_POSTURE = {"sit", "sat", "stand", "stood", "lie", "lay", "hang", "hung"}
+_SIDES = {"left", "right", "side", "top", "bottom"}
 
-_WORD = re.compile(r"[A-Za-z0-9]+(?:[-'’][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
+_WORD = re.compile(r"[A-Za-z0-9]+(?:(?!['’]s\b)[-'’][A-Za-z0-9]+)*|['’]s\b|[^\sA-Za-z0-9]")
 DETERMINERS = set(
     words(
         "a an the this that these those another one two three four five six some my his her its their our your both "
@@ -79,7 +82,19 @@ def language_model() -> Any:
 def read(sentence: str) -> Reading:
     """Words and noun phrases of a sentence, in the order of the text."""
     model = language_model()
-    return read_plainly(sentence) if model is None else _read_parsed(sentence, model(sentence))
+    reading = read_plainly(sentence) if model is None else _read_parsed(sentence, model(sentence))
+    texts = [word.text for word in reading.words]
+    return replace(reading, phrases=tuple((first, _owner(texts, first, head)) for first, head in reading.phrases))
+
+
+def _owner(texts: list[str], first: int, head: int) -> int:
+    """The head of a phrase, or its owner's where only that can be drawn: "the cat's tail", "the cup's left"."""
+    for i in range(first + 1, head):
+        if texts[i] not in _OWNS or category_of(texts[first : head + 1]) is not None:
+            continue
+        if texts[head] in _SIDES or category_of(texts[first:i]) is not None:
+            return i - 1
+    return head
 
 
 # ----------------------------------------------------------------------------------------------- with spaCy
@@ -89,6 +104,7 @@ def _read_parsed(sentence: str, document: Any) -> Reading:
     """spaCy's noun chunks, cut where they hold several phrases, and the nouns outside of any chunk."""
     found = [part for chunk in document.noun_chunks if chunk.root.pos_ != "PRON" for part in _parts(chunk)]
     found = [(first, head - 1) if _ends_in_a_verb(document, first, head) else (first, head) for first, head in found]
+    found = [(first, _before_posture(document, first, head)) for first, head in found]
     covered = {index for first, head in found for index in range(first, head + 1)}
     for token in document:
         if token.i in covered or token.pos_ not in _NOUN_TAGS:
@@ -115,6 +131,15 @@ def _ends_in_a_verb(document: Any, first: int, head: int) -> bool:
         return True
     verbs = any(token.pos_ in ("VERB", "AUX") for token in root.sent)
     return document[first].pos_ == "DET" and not verbs and head + 1 < len(document) and document[head + 1].pos_ == "ADP"
+
+
+def _before_posture(document: Any, first: int, head: int) -> int:
+    """The head before a verb of posture that was taken for an attribute: "a cup and an orange sit side by side"."""
+    for i in range(first + 1, head):
+        verb = document[i].lower_ in _POSTURE and document[i].pos_ not in _NOUN_TAGS
+        if verb and category_of([token.lower_ for token in document[first:i]]) is not None:
+            return i - 1
+    return head
 
 
 def _before_a_verb(document: Any, start: int, token: Any) -> bool:
@@ -152,6 +177,8 @@ def read_plainly(sentence: str) -> Reading:
     start = 0
     for i in range(len(tokens) + 1):
         ends = i == len(tokens) or tokens[i].text in _CLOSED or not tokens[i].text[0].isalnum()
+        if i < len(tokens) and tokens[i].text in _OWNS:
+            continue  # "the man's dog" is one phrase
         if ends or tokens[i].text in DETERMINERS - {"other"}:
             phrases += _run(tokens, start, i)
             start = i + 1 if ends else i
@@ -164,6 +191,8 @@ def _run(tokens: tuple[Word, ...], start: int, end: int) -> list[tuple[int, int]
     named = bool(texts) and texts[0] in DETERMINERS
     first = 1 if named else 0
     heads = [i for i in range(first, len(texts)) if category_of(texts[first : i + 1]) is not None]
+    owners = [i for i in heads if texts[i + 1 : i + 2] in (["'s"], ["’s"]) and heads[-1] - i < _MAX_MODIFIERS]
+    heads = [i for i in heads if i not in owners or i == heads[-1]]  # whose dog it is does not matter
     heads = [i for i in heads if i + 1 not in heads]  # in "an orange cat" two words in a row name something
     if not heads and named:
         plain = [i for i in range(first, len(texts)) if texts[i] not in _ATTRIBUTES]

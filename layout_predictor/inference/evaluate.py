@@ -1,6 +1,6 @@
 """Relation accuracy of a predictor on a file of sentences with stated relations.
 
-python -m layout_predictor.inference.evaluate sentences.jsonl [--checkpoint layout.safetensors] [--out score.json]
+python -m layout_predictor.inference.evaluate sentences.jsonl [--out score.json] [--failures]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layout_predictor.inference.predictor import Predictor, load_predictor
+from layout_predictor.inference.review import judged, labels_of, read_review, stated_words
 from layout_predictor.inference.separate import MIN_DISTANCE
 from layout_predictor.LayoutTransformer.data.dataset import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.sample import Sample
@@ -23,17 +24,17 @@ from ldm.spacetime.outputs import save_json
 from ldm.util import UserError
 
 
-def score_sentences(predictor: Predictor, samples: Sequence[Sample]) -> tuple[Score, float]:
-    """The score of the centres as a user gets them, and the smallest distance of two objects of a sentence."""
-    score, closest = Score(), math.inf
+def score_sentences(predictor: Predictor, samples: Sequence[Sample]) -> tuple[Score, list[float]]:
+    """The score of the centres as a user gets them, and the distances of all pairs of objects of a sentence."""
+    score, distances = Score(), []
     for sample, centres in zip(samples, predictor.centres_of(samples), strict=True):
         add_sentence(score, sample, centres)
-        closest = min([closest, *(math.dist(a, b) for a, b in itertools.combinations(centres, 2))])
-    return score, closest
+        distances += [math.dist(a, b) for a, b in itertools.combinations(centres, 2)]
+    return score, distances
 
 
-def summary(score: Score, closest: float, sentences: int) -> dict[str, Any]:
-    """Plain numbers: of all relations, by relation, and by number of objects."""
+def summary(score: Score, distances: Sequence[float], sentences: int) -> dict[str, Any]:
+    """Plain numbers: of all relations, by relation, by number of objects, of whole sentences, and of distances."""
     parts = {
         name: {
             "right": score.right[name],
@@ -44,34 +45,44 @@ def summary(score: Score, closest: float, sentences: int) -> dict[str, Any]:
     }
     return {
         "sentences": sentences,
+        "sentences_all_right": sentences - len({id(sample) for sample, _ in score.failures}),
         "relations": parts.pop("all"),
         "by_relation": {name: part for name, part in parts.items() if not name.endswith("objects")},
         "by_objects": {name.split()[0]: part for name, part in parts.items() if name.endswith("objects")},
-        "closest_centres": None if math.isinf(closest) else round(closest, 4),
+        "pairs": len(distances),
+        "pairs_too_close": sum(distance < MIN_DISTANCE - 1e-6 for distance in distances),
+        "closest_centres": round(min(distances), 4) if distances else None,
         "wanted_distance": MIN_DISTANCE,
     }
 
 
-def failures(score: Score) -> list[dict[str, str]]:
-    """Every stated relation that the centres break, with its sentence."""
+def failures(score: Score, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Every stated relation that the centres break, with its sentence and the number of it."""
+    lines = {id(sample): line for line, sample in enumerate(samples, 1)}
     return [
-        {"sentence": sample.text, "stated": "{} {} {}".format(*_words(sample, number))}
+        {"line": lines[id(sample)], "stated": stated_words(sample, number), "sentence": sample.text}
         for sample, number in score.failures
     ]
 
 
-def _words(sample: Sample, number: int) -> tuple[str, str, str]:
-    a, relation, b = sample.relations[number]
-    return sample.names[a], relation, sample.names[b]
+def evaluate_file(
+    path: str | Path, checkpoint: str | None = None, tokenizer: str | None = None, review: str | None = None
+) -> dict[str, Any]:
+    """The summary, with "failures", and with "review" where one is given (`inference.review`).
 
-
-def evaluate_file(path: str | Path, checkpoint: str | None = None, tokenizer: str | None = None) -> dict[str, Any]:
-    """The summary, with "failures". UserError for a file that is missing, wrong, or states nothing."""
+    Raises: UserError for a file that is missing, wrong, or states nothing.
+    """
     samples = read_relation_sentences(path)
-    score, closest = score_sentences(load_predictor(checkpoint, tokenizer), samples)
+    verdicts = read_review(review, samples) if review else {}
+    score, distances = score_sentences(load_predictor(checkpoint, tokenizer), samples)
     if not score.stated:
         raise UserError(f"{path} states no relation; give JSON lines with words, objects and relations")
-    return {**summary(score, closest, len(samples)), "failures": failures(score)}
+    broken = failures(score, samples)
+    result = summary(score, distances, len(samples))
+    if review:
+        labels = {(item["line"], item["stated"]) for item in broken}
+        result["review"] = judged(labels_of(samples), labels, verdicts)
+    return {**result, "failures": broken}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,19 +92,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", help="weights; default: the embedded predictor")
     parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
     parser.add_argument("--out", help="also write the result as JSON")
-    parser.add_argument("--failures", action="store_true", help="print the relations that are broken")
+    parser.add_argument("--failures", action="store_true", help="also print, and write, the relations that are broken")
+    parser.add_argument("--review", help="JSON lines of verdicts on labels: what can be reached at most")
     arguments = parser.parse_args(argv)
     try:
-        result = evaluate_file(arguments.sentences, arguments.checkpoint, arguments.tokenizer)
+        result = evaluate_file(arguments.sentences, arguments.checkpoint, arguments.tokenizer, arguments.review)
+        broken = result["failures"] if arguments.failures else result.pop("failures")
         if arguments.out:
             save_json(Path(arguments.out), result)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    broken = result.pop("failures")
+    result.pop("failures", None)
     print(json.dumps(result, indent=2))
     if arguments.failures:
-        print("\n".join(f"{item['stated']}: {item['sentence']}" for item in broken))
+        print("\n".join(f"{item['line']}: {item['stated']}: {item['sentence']}" for item in broken))
     return 0
 
 

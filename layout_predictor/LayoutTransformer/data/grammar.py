@@ -14,7 +14,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data import lexicon, templates
+from layout_predictor.LayoutTransformer.data import followers, lexicon, templates
 from layout_predictor.LayoutTransformer.data.phrases import (
     ABOVE,
     BELOW,
@@ -57,12 +57,12 @@ def _roles_of(pattern: Pattern) -> list[str]:
 _OPENERS = {n: _Weighted([p for p in templates.OPENERS if len(_roles_of(p)) == n]) for n in (1, 2, 3, 4)}
 _SIMPLE = _Weighted([p for p in templates.OPENERS if p.text.endswith("{r} {B}") and _roles_of(p) == ["A", "B"]])
 _PERSON = {n: _Weighted([p for p in templates.PERSON_OPENERS if len(_roles_of(p)) == n]) for n in (2, 3)}
-_FOLLOWERS = _Weighted(templates.FOLLOWERS)
-_PAIRED_FOLLOWERS = _Weighted(templates.PAIRED_FOLLOWERS)
-_DOUBLE_FOLLOWERS = _Weighted(templates.DOUBLE_FOLLOWERS)
-_REPEATS = _Weighted(templates.REPEATS)
-_EXTRAS = _Weighted(templates.EXTRAS)
-_PAIRED = _Weighted(templates.PAIRED_EXTRAS)
+_FOLLOWERS = _Weighted(followers.FOLLOWERS)
+_PAIRED_FOLLOWERS = _Weighted(followers.PAIRED_FOLLOWERS)
+_DOUBLE_FOLLOWERS = _Weighted(followers.DOUBLE_FOLLOWERS)
+_REPEATS = _Weighted(followers.REPEATS)
+_EXTRAS = _Weighted(followers.EXTRAS)
+_PAIRED = _Weighted(followers.PAIRED_EXTRAS)
 
 
 def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
@@ -75,6 +75,8 @@ def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
         chosen["r"] = rng.choice(HORIZONTAL)
     elif pattern.only == "vertical":
         chosen["r"] = rng.choice((ABOVE, BELOW))
+    elif pattern.only == "level":
+        chosen["r1"], chosen["r2"] = rng.choice((ABOVE, BELOW)), rng.choice(HORIZONTAL)
     elif pattern.only == "apart":
         while AXIS_SIGN[chosen["r1"]][0] == AXIS_SIGN[chosen["r2"]][0]:
             chosen["r2"] = rng.choice(RELATION_NAMES)

@@ -91,6 +91,7 @@ _ABOUT_SIDE = (
         "on {its} {s}-hand side",
         "directly to {its} {s}",
     ]
+    + ["{s} of {it}"] * 2
     + ["just to {its} {s}", "off to {its} {s}", "to {its} {s} side", "immediately to {its} {s}"]
 )
 _BARE_SIDE = [

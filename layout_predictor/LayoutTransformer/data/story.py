@@ -11,7 +11,7 @@ from layout_predictor.LayoutTransformer.data.categories import plural
 from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, Edge
 
 _SLOT = re.compile(r"\{([^}]*)\}")
-_NO_SPACE_BEFORE = {",", ".", ";", "'s"}
+_NO_SPACE_BEFORE = {",", ".", ";", ":", "'s"}
 _MENTIONS = ("one", "other", "former", "latter", "two")
 MAX_CHAIN = 4  # objects in a row along one axis that still fit
 
@@ -271,7 +271,7 @@ class Story:
             self._refer(key, self.last)
         elif rest[0] == "further":
             self._words(phrases.further(rng, relation))
-        elif rest[0] == "alone":
+        elif rest[0] in ("alone", "there"):
             self._words(phrases.alone(rng, relation))
         elif rest[0] == "verb":
             self._words(self.verb(roles[rest[1]], rng.choice(phrases.RELATING[relation])))
@@ -287,6 +287,11 @@ class Story:
             self._words(phrases.about(self.rng, relation, it, its))
             self._refer(key, index, like=index)
             return
+        if relation in phrases.HORIZONTAL and not thing.plural and self.rng.random() < 0.05:
+            self.say(self.rng.choice(("to", "to", "on")))
+            self.noun_phrase(index)
+            self._words(f"'s {phrases.side_word(relation)}")
+            return
         self._words(phrases.full(self.rng, relation))
         self.noun_phrase(index)
 
@@ -301,7 +306,7 @@ class Story:
             "pic": phrases.PICTURE, "see": templates.SEE, "agent": templates.AGENTS, "put": templates.PUT,
             "hold": templates.HOLD, "wear": templates.WEAR, "pass": ("passed", "drove past", "flew by", "overtook"),
             "act": templates.ACTS, "look": templates.LOOK, "upper": ("top", "upper", "top", "upper"),
-            "lower": ("bottom", "lower"),
+            "lower": ("bottom", "lower"), "up": templates.UP, "down": templates.DOWN,
             "middle": ("center", "middle", "centre", "center of the room", "middle of the scene"),
             "both": ("are", "were", "sit", "stood", "are placed", "were placed", "stand", "lie"),
         }  # fmt: skip

@@ -9,10 +9,12 @@ Slots in braces, filled by `story.Story`:
     {r} {r1} ...   a relation that wants a noun phrase after it;  {r.bare} one that does not
     {r.A}          the relation to A, as a pronoun or a noun phrase: "to its left", "above the bus"
     {r.alone}      a place in the picture: "on the left side"
+    {r.there}      the same words without that meaning, after "next to the bus"
     {r.further}    beyond what was named last in that direction: "even further to the left"
     {r.verb.A}     a verb that says the relation and agrees with A: "towers over"
     {part} {part?} a participle, always or sometimes; {adv?} an adverb; {place?} a place that says nothing
     {idle.A}       a verb phrase for A that says nothing;  {pic} "of the picture" or nothing
+    {up} {down}    a height in the picture, over and under what else is named
     {see} {agent} {put}   "you can see", "someone", "placed";  {act} what a person does
 
 Each pattern comes with what it states: "ArB" for "A r B". Relations have the keys r, r1, r2, r3 (any), b and c
@@ -33,7 +35,7 @@ class Pattern(NamedTuple):
     text: str
     states: str = "ArB"
     weight: int = 2
-    only: str = ""  # "side", "vertical", or "apart" (two relations on different axes)
+    only: str = ""  # "side", "vertical", "apart" (two relations on different axes), or "level" (vertical, then side)
     regions: str = ""
 
 
@@ -115,6 +117,30 @@ OPENERS = [
     Pattern("there are {A.two} {place?} . {A.one} {A.be} {part?} {r} {B.other}", weight=3),
     Pattern("{A.two} {place?} , {A.one} {r.alone} and {B.other} {r-.alone}", weight=2),
     Pattern("there are {A.two} . {A.one} {A.be} {r.alone} {pic} and {B.other} {B.be} {r-.alone}", weight=2),
+    Pattern("{r} {B} , {A} {idle.A}", weight=4),
+    Pattern("{r} {B} , {A} {A.sit}", weight=3),
+    Pattern("what {A.sit} {r} {B} is {A}", weight=2),
+    Pattern("{A} is what {A.sit} {r} {B}", weight=1),
+    Pattern("nobody noticed {A} {part?} {r} {B}", weight=2),
+    Pattern("nobody noticed {A} that {A.sit} {r} {B}", weight=2),
+    Pattern("put {A} {r} {B}", weight=3),
+    Pattern("{A} goes {r} {B}", weight=2),
+    Pattern("having {put} {A} {r} {B} , {agent} left", weight=1),
+    Pattern("{agent} {put} {A} where it belongs , {r} {B}", weight=2),
+    Pattern("{A} had to go somewhere , namely {r} {B}", weight=1),
+    Pattern("{A} and {B} {both} side by side , {A} being the one {r.alone}", weight=2, only="side"),
+    Pattern("{A} and {B} {both} together , {B} being the one {r-.alone}", weight=2),
+    Pattern("it is {A} that {A.be} {r.alone} , not {B}", weight=2),
+    Pattern("{A} , not {B} , {A.be} {r.alone}", weight=1),
+    Pattern("{A} follows {B} : {A} {A.be} {r.alone} , {B} {r-.alone}", weight=2, only="side"),
+    Pattern("{r.alone} there {A.be} {A} , and {r-.alone} {B} {B.sit}", weight=4),
+    Pattern("{up} there {A.be} {A} , and {down} {B.sit} {B}", "AaB", weight=3),
+    Pattern("{up} {A.sit} {A} , and {down} {B} {B.sit}", "AaB", weight=3),
+    Pattern("{down} there {A.be} {A} , {up} {B}", "AuB", weight=3),
+    Pattern("{A} {A.sit} {up} , while {B} {B.sit} {down}", "AaB", weight=3),
+    Pattern("{A} {A.be} {part?} {r} {B} , so {B} {B.be} {r-.bare}", weight=2),
+    Pattern("{B} {B.be} {part} {place?} , and next to {B.it} , {r.there} , {A.be} {A}", weight=3, only="side"),
+    Pattern("right next to {B} , on {B.its} {side} side , {A.be} {A}", weight=3, only="side"),
     # three roles
     Pattern("{A} {A.be} {part?} {r} {B} , with {C} {part?} {r.further}", states="ArB CrA CrB", weight=4),
     Pattern("{A} {A.be} {part?} {r} {B} and {C} {C.be} {r.further}", states="ArB CrA CrB", weight=2),
@@ -166,6 +192,20 @@ OPENERS = [
     Pattern("{A} {A.be} in the {middle} , with {B} {part?} {r1.A} and {C} {r2.A}", states="Br1A Cr2A", weight=5),
     Pattern("{A} {A.be} {part?} {place?} , with {B} {r1.A} and {C} {r2.bare}", states="Br1A Cr2A", weight=5),
     Pattern("{A} {A.be} {part} {r1} {B} and {C} {A.be} {r2.A}", states="Ar1B Cr2A", weight=2),
+    Pattern("{A} {A.be} {part?} {r1} {B} , which {B.be} {r2} {C} , while {A} {A.be} {r3} {C}", "Ar1B Br2C Ar3C", 4),
+    Pattern("{A} {A.be} {r1} {B} and {B} {B.be} {r2} {C} , while {A} {A.be} {r3} {C}", "Ar1B Br2C Ar3C", weight=3),
+    Pattern("between {B} on the {bside} and {C} on the {cside} {A.sit} {A}", "BbA CcA", weight=3),
+    Pattern("between {B} on the {bside} and {C} on the {cside} , {A} {A.be} {part}", "BbA CcA", weight=3),
+    Pattern("between {B} and {C} {A.sit} {A}", "BlA CgA", weight=2),
+    Pattern("{r1} {B} {A.sit} {A} ; {r2.B} {C.sit} {C}", "Ar1B Cr2B", weight=4),
+    Pattern("{r1} {B} , {A} {idle.A} ; {r2.B} , {C} {idle.C}", "Ar1B Cr2B", weight=3),
+    Pattern("{A} {A.be} in the {middle} , {B} {r1.A} and {C} {r2.A}", "Br1A Cr2A", weight=3),
+    Pattern("{A} in the {middle} , {B} {r1} {A.it} and {C} {r2} {A.it}", "Br1A Cr2A", weight=2),
+    Pattern("having {put} {A} {r1} {B} , {agent} {put} {C} {r2} {A}", "Ar1B Cr2A", weight=2),
+    Pattern("put {A} {r1} {B} and {C} {r2.A}", "Ar1B Cr2A", weight=2),
+    Pattern("if you stand in front of {A} , {B} is on your {bside} and {C} on your {cside}", "BbA CcA", weight=1),
+    Pattern("if you look at {A} , you see {B} {r1.A} and {C} {r2.A}", "Br1A Cr2A", weight=2),
+    Pattern("you have {A} {part?} {r1} {B} , and beside them , {r2.there} , {C}", "Ar1B Cr2A Cr2B", 2, "level"),
     # four roles
     Pattern("{A} {A.be} {part?} {r1} {B} , {r2} {C} , and {r3} {D}", states="Ar1B Ar2C Ar3D", weight=4),
     Pattern("{A} {A.be} {part?} {r1} {B} and {r2} {C} , with {D} {r3.A}", states="Ar1B Ar2C Dr3A", weight=3),
@@ -253,126 +293,6 @@ PERSON_OPENERS = [
     Pattern("{P} {idle.P} . {r.P} , {A} {idle.A}", "ArP", 4),
     Pattern("{P} {idle.P} as {A} {A.sit} {r.P}", "ArP", 3),
 ]
-# Later clauses: N is new, O an earlier object, S the last subject, L the object named last.
-FOLLOWERS = [
-    Pattern(", with {N} {part?} {r.O}", "NrO", 30),
-    Pattern(", while {N} {N.be} {part} {r.O}", "NrO", 26),
-    Pattern(", while {N} {N.sit} {r.O}", "NrO", 14),
-    Pattern(", and {N} {N.be} {part?} {r.O}", "NrO", 18),
-    Pattern("and {N} {r.O}", "NrO", 14),
-    Pattern("and {N} {part} {r.O}", "NrO", 8),
-    Pattern(", {N} {r.O}", "NrO", 5),
-    Pattern("; {N} {N.be} {part?} {r.O}", "NrO", 3),
-    Pattern(". {N} {N.be} {part?} {r.O}", "NrO", 22),
-    Pattern(". {N} {N.sit} {r.O}", "NrO", 8),
-    Pattern(". {r.O} {N.be} {N}", "NrO", 7),
-    Pattern(". {r.O} {N.sit} {N}", "NrO", 5),
-    Pattern(". {r.O} , {N} {idle.N}", "NrO", 3),
-    Pattern(". there {N.be} {N} {part?} {r.O}", "NrO", 6),
-    Pattern(", and there {N.be} {N} {r.O}", "NrO", 4),
-    Pattern(". {O} {O.be} {part?} {r} {N}", "OrN", 14),
-    Pattern(". {O} {O.be} also {part?} {r} {N}", "OrN", 6),
-    Pattern(", and {O} {O.be} {part?} {r} {N}", "OrN", 10),
-    Pattern(", while {O} {O.be} {part?} {r} {N}", "OrN", 8),
-    Pattern(", with {O} {part?} {r} {N}", "OrN", 8),
-    Pattern(". {S.they} {S.be} {part?} {r} {N}", "SrN", 5),
-    Pattern(", and {S.they} {S.be} {part?} {r} {N}", "SrN", 4),
-    Pattern(", and {r} {N}", "SrN", 6),
-    Pattern(", and also {r} {N}", "SrN", 3),
-    Pattern(", which {L.be} {part?} {r} {N}", "LrN", 14),
-    Pattern("that {L.be} {part?} {r} {N}", "LrN", 4),
-    Pattern(", with {N} {r.bare}", "NrS", 8),
-    Pattern("and {N} {r.bare}", "NrS", 5),
-    Pattern(". {N} {N.be} {part?} {r.bare}", "NrS", 2),
-    Pattern(", under which {N} {N.sit}", "NuL", 2),
-    Pattern(", above which {N} {N.sit}", "NaL", 2),
-    Pattern(", beneath which {N.be} {N}", "NuL", 2),
-    Pattern(", to the {side} of which {N} {N.sit}", "NrL", 3, "side"),
-    Pattern(", to the {side} of which {N.be} {N}", "NrL", 2, "side"),
-    Pattern(". {agent} {put} {N} {r.O}", "NrO", 3),
-    Pattern(". {N} {r.verb.N} {O}", "NrO", 3, "vertical"),
-    Pattern(", the {L.latter} {part} {r} {N}", "LrN", 2),
-    Pattern(". {r} {O} {N.be} {N}", "NrO", 8),
-    Pattern(", and {r} {O} {N.be} {N}", "NrO", 5),
-    Pattern("while {N} {N.sit} {r.O}", "NrO", 4),
-    Pattern(", as {N} {N.sit} {r.O}", "NrO", 3),
-    Pattern(", {N} {part} {r.O}", "NrO", 5),
-    Pattern(", but {N} {N.be} {part?} {r.O}", "NrO", 3),
-    Pattern(", {r.O} {N.be} {N}", "NrO", 3),
-    Pattern(". {N} , however , {N.be} {part?} {r} {O}", "NrO", 2),
-    Pattern(". {S.they} {S.have} {N} {part?} {r.S}", "NrS", 3),
-    Pattern(", which {L.have} {N} {part?} {r.L}", "NrL", 3),
-    Pattern(". {N} can be seen {r} {O}", "NrO", 3),
-]
-# Two new objects, N and M.
-PAIRED_FOLLOWERS = [
-    Pattern(", with {N} {part?} {r1.O} and {M} {r2.O}", "Nr1O Mr2O", 10),
-    Pattern(", with {N} {part?} {r1.O} and {M} {part?} {r2.N}", "Nr1O Mr2N", 8),
-    Pattern(", with {N} {r1.O} and {M} {r2.bare}", "Nr1O Mr2O", 5),
-    Pattern(", {N} {r1.O} and {M} {r2.O}", "Nr1O Mr2O", 3),
-    Pattern(". {N} {N.be} {part?} {r1} {O} , and {M} {M.be} {part?} {r2.O}", "Nr1O Mr2O", 6),
-    Pattern(". {N} {N.be} {part?} {r1.O} , while {M} {M.be} {part?} {r2} {N}", "Nr1O Mr2N", 6),
-    Pattern(". {N} {N.be} {part?} {r1} {M}", "Nr1M", 8),
-    Pattern(", while {N} {N.be} {part?} {r1} {M}", "Nr1M", 8),
-    Pattern(", with {N} {part?} {r1} {M}", "Nr1M", 6),
-    Pattern(". {N} and {M} are {part?} {r} {O}", "NrO MrO", 3),
-    Pattern(", with {N} {part?} {r.O} , and {M} {part} {r.further}", "NrO MrN MrO", 6),
-    Pattern(". {N} {N.be} {part?} {r1} {M} , and {O} {O.be} {part?} {r2} {M}", "Nr1M Or2M", 12),
-    Pattern(", while {N} {N.be} {part?} {r1} {M} and {O} {O.be} {r2} {M}", "Nr1M Or2M", 8),
-    Pattern(", while {N} {N.be} {part?} {r1} {M} and {O} {O.be} {r2} {N}", "Nr1M Or2N", 6),
-    Pattern(", with {N} {part?} {r1} {M} and {O} {part?} {r2} {N}", "Nr1M Or2N", 5),
-    Pattern(", and {N} {N.be} {part?} {r1} {O} . {M} {M.be} {part?} {r2} {N}", "Nr1O Mr2N", 5),
-    Pattern(". {r1} {O} {N.be} {N} , and {r2} {N} {M.be} {M}", "Nr1O Mr2N", 5),
-    Pattern(", with {N} {r.O} and {M} {r.O} as well", "NrO MrO", 2),
-    Pattern(", while {N} {N.be} {part?} {r1} {M} and {r2} {O}", "Nr1M Nr2O", 6),
-    Pattern(". {N} {N.be} {part?} {r1} {M} , which {M.be} {part?} {r2} {O}", "Nr1M Mr2O", 5),
-]
-# One new object N, related to two earlier ones O and Q.
-DOUBLE_FOLLOWERS = [
-    Pattern(", while {N} {N.be} {part?} {r1} {O} and {r2} {Q}", "Nr1O Nr2Q", 8),
-    Pattern(". {N} {N.be} {part?} {r1} {O} and {r2} {Q}", "Nr1O Nr2Q", 8),
-    Pattern(", with {N} {part?} {r1} {O} and {r2} {Q}", "Nr1O Nr2Q", 8),
-    Pattern(". {N} {N.be} {part?} {r} both {O} and {Q}", "NrO NrQ", 2),
-    Pattern(". {O} {O.be} {part?} {r1} {N} and {r2} {Q}", "Or1N Or2Q", 5),
-    Pattern(", which {L.be} {part?} {r1} {O} and {r2} {N}", "Lr1O Lr2N", 5),
-    Pattern(", with {N} {part?} {r1.O} , also {r2} {Q}", "Nr1O Nr2Q", 4),
-    Pattern(". {O} {O.be} {part?} {r1} {N} , and {Q} {Q.be} {r2} {N}", "Or1N Qr2N", 6),
-    Pattern(", while {O} {O.be} {part?} {r1} {N} and {r2} {Q}", "Or1N Or2Q", 6),
-    Pattern(". {r1} {O} {N.be} {N} , and {Q} {Q.be} {part?} {r2} {N}", "Nr1O Qr2N", 4),
-    Pattern(", with {N} {part?} {r1} {O} and {O} {r2} {Q}", "Nr1O Or2Q", 5),
-    Pattern(", while {N} {N.be} {r1} {O} , which {O.be} {r2} {Q}", "Nr1O Or2Q", 4),
-    Pattern(". {r1} {O} {N.be} {N} , which {N.be} also {r2} {Q}", "Nr1O Nr2Q", 3),
-    Pattern(", while {O} {O.be} {part?} {r1} {N} and {Q} {Q.be} {r2} {O}", "Or1N Qr2O", 4),
-]
-# Later clauses about objects that were all mentioned before: O and Q.
-REPEATS = [
-    Pattern("and {O} {part?} {r} {Q}", "OrQ", 5),
-    Pattern(". {O} {O.be} also {part?} {r} {Q}", "OrQ", 5),
-    Pattern(", and {O} {O.be} also {r} {Q}", "OrQ", 4),
-    Pattern(". {O} {O.be} {part?} {r} {Q}", "OrQ", 10),
-    Pattern(", and {O} {O.be} {part?} {r} {Q}", "OrQ", 8),
-    Pattern(", with {O} {part?} {r} {Q}", "OrQ", 8),
-    Pattern(", while {O} {O.be} also {r} {Q}", "OrQ", 4),
-    Pattern(". {O} {O.sit} {r} {Q}", "OrQ", 4),
-]
-# New objects without a relation.
-EXTRAS = [
-    Pattern("and {N} {near}", "", 12),
-    Pattern(", with {N} {near}", "", 14),
-    Pattern(". {N} {N.be} {near}", "", 14),
-    Pattern(". {N} {N.sit} {near}", "", 6),
-    Pattern(", and {N} {N.be} {near}", "", 6),
-    Pattern(", while {N} {idle.N}", "", 5),
-    Pattern(", while {N} {N.be} {near}", "", 6),
-    Pattern(". {N} {idle.N}", "", 4),
-]
-PAIRED_EXTRAS = [
-    Pattern("and {N} and {M} {near}", "", 4),
-    Pattern(", with {N} and {M} {near}", "", 6),
-    Pattern(". {N} and {M} are {near}", "", 5),
-    Pattern(", while {N} and {M} are {near}", "", 5),
-    Pattern(", {N} , and {M}", "", 3),
-]
 SEE = phrases(
     "you can see; we see; I see; one can see; the photo shows; the picture shows; this is a photo of; a "
     "photo of; a picture of; an image of; imagine; in the picture , there is; the image shows; in this "
@@ -394,6 +314,8 @@ LOOK = phrases(
     "looked up at; looks at; reached out for; reaches for; stared at; pointed at; walked past; waved at; "
     "stands next to; stood beside; was next to"
 )
+UP = phrases("high up; up there; far above; up above; up in the air; at the very top; high in the sky; way up")
+DOWN = phrases("down below; far below; down there; below that; low down; at the very bottom; on the ground; beneath")
 ADVERBS = words(  # they say nothing about the relation
     "directly carefully neatly quietly also just right now currently clearly slightly safely perfectly still tall "
     "securely proudly gracefully firmly lazily contentedly peacefully cautiously patiently gently comfortably"

@@ -18,7 +18,7 @@ from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
 from layout_predictor.LayoutTransformer.model.unused import with_unused
-from layout_predictor.LayoutTransformer.training.checkpoint import export, load_training, save_training
+from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
 from layout_predictor.LayoutTransformer.training.config import OptimiserSection, Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
@@ -209,7 +209,16 @@ class Trainer:
                 path.unlink(missing_ok=True)
 
     def load_weights(self, path: str | Path) -> dict[str, Any]:
-        """Take the weights of a checkpoint, and keep the published entries that the model does not use; its state."""
+        """Take the weights of a checkpoint, and keep the published entries that the model does not use; its state.
+
+        The exported file does as well, where its tokenizer is ours.
+        """
+        if str(path).endswith(".safetensors"):
+            model, tokenizer = load_exported(path)
+            if tokenizer.to_json() != self.tokenizer.to_json():
+                raise UserError(f"{path} was trained with another tokenizer than DATA.TOKENIZER names")
+            load_published(self.model, to_published(model))
+            return {}
         state = load_training(path)
         dropped = load_published(self.model, state["state_dict"])
         self.unused = {name: state["state_dict"][name] for name in dropped}
