@@ -62,7 +62,7 @@ def make_run(folder: Path) -> FinishedRun:
         return made
 
     tasks = make_tasks(prompts, [parse_method("base"), parse_method("per-step")], [1])
-    run_tasks(folder, prompts, tasks, {"steps": 2}, rule_layout, make)
+    run_tasks(folder, prompts, tasks, {"steps": 2}, lambda _, prompt: rule_layout(prompt), make)
     return read_run(folder)
 
 

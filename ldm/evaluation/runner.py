@@ -80,7 +80,7 @@ def generate_images(
             S=sampling.steps,
             batch_size=len(prompts),
             shape=tuple(chain["x_T"].shape[1:]),
-            unconditional_guidance_scale=sampling.scale,
+            unconditional_guidance_scale=_guidance(method, sampling),
             verbose=False,
             **chain,
             **_fixed_control(pipeline, sampler, method, layouts, sampling),
@@ -102,15 +102,22 @@ def _chain(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> 
     }
 
 
+def _guidance(method: Method, sampling: Sampling) -> float:
+    """The method's own scale, or the run's."""
+    return sampling.scale if method.guidance is None else method.guidance
+
+
 def _fixed_control(
     pipeline: Pipeline, sampler: Any, method: Method, layouts: Sequence[Layout], sampling: Sampling
 ) -> dict[str, Any]:
     """The sampler's arguments for one weight in the first part of the steps; none for the plain model."""
-    from ldm.spacetime.control import SpatialControl
+    from ldm.spacetime.control import RADIUS, SpatialControl
 
     if method.weight is None or not any(layout.objects for layout in layouts):
         return {}
-    control = dataclasses.replace(SpatialControl.build(layouts, pipeline.encode), blend=method.blend)
+    control = SpatialControl.build(
+        layouts, pipeline.encode, blend=method.blend, radius=RADIUS if method.radius is None else method.radius
+    )
     steps = len(sampler.schedule(sampling.steps))
     present = control.present.to(pipeline.device, torch.float32)  # (N, B)
     held = torch.arange(steps, device=present.device)[:, None, None] < method.until * steps  # (S, 1, 1)
@@ -140,7 +147,7 @@ def optimised(
     objective = preset.objective(pipeline.clip, prompts, layouts)
     return optimise(
         pipeline.model, PLMSSampler(pipeline.model), control, objective, preset,
-        guidance_scale=sampling.scale, steps=sampling.steps, **_chain(pipeline, prompts, seeds),
+        guidance_scale=_guidance(method, sampling), steps=sampling.steps, **_chain(pipeline, prompts, seeds),
     )  # fmt: skip
 
 
@@ -180,6 +187,8 @@ class PictureStore:
             constants["until"] = method.until
         if method.blend != "conditional":
             constants["blend"] = method.blend
+        own = {"radius": method.radius, "guidance": method.guidance, "layout": method.layout}
+        constants |= {key: value for key, value in own.items() if value is not None}
         if method.preset is not None:
             preset = dataclasses.asdict(method.preset).items()
             constants["preset"] = {
