@@ -29,7 +29,8 @@ def build_parser(name: str, what: str) -> Parser:
     add("--prompts", type=Path, required=True, metavar="FILE",
         help="blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl")
     add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=f"joined by commas or blanks ({METHODS})")
-    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="a picture of every prompt from each; prompt n starts from the noise of N + n (42)")
+    add("--seeds", type=int, nargs="+", default=[42], metavar="N",
+        help="a picture of every prompt from each; prompt n starts from the noise of N + n (42)")
     add("--from", type=int, default=0, dest="start", metavar="N", help="first prompt, counted from 0 (0)")
     add("--to", type=int, default=None, dest="stop", metavar="N", help="the prompt to stop before (all)")
     add("--layout", choices=("predictor", "rule"), default="predictor",

@@ -166,7 +166,8 @@ def _cases(run: FinishedRun, pictures: Sequence[Mapping[str, Any]], limit: int) 
 
 def _faults(facts: Mapping[str, Any]) -> int:
     wrong = [not relation["right"] for relation in facts["relations"]]
-    return sum(not found for found in facts["found"]) + sum(wrong) + sum(c is False for c in facts["colours"])
+    colours = [*facts["colours"], facts["background"]]
+    return sum(not found for found in facts["found"]) + sum(wrong) + sum(right is False for right in colours)
 
 
 def _picture(run: FinishedRun, prompt: EvalPrompt, item: Mapping[str, Any]) -> str:
@@ -195,4 +196,6 @@ def _fault_words(prompt: EvalPrompt, facts: Mapping[str, Any]) -> str:
     for thing, right in zip(prompt.objects, facts["colours"], strict=False):
         if right is False:
             words.append(f"{thing.name} not {thing.colour}")
+    if facts["background"] is False:
+        words.append(f"background not {prompt.background}")
     return "; ".join(words)

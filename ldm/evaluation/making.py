@@ -89,9 +89,11 @@ class Studio:
 
     def settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
         """What all pictures of a run share."""
+        from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
         from ldm.spacetime.outputs import file_hash
 
-        named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": self.predictor}
+        predictor = self.predictor or DEFAULT_WEIGHTS
+        named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
         return {
             **{f"{key}_sha256": file_hash(path) for key, path in named.items() if path is not None},
             "prompts_sha256": prompts_hash(prompts), "sampler": "plms", "steps": self.sampling.steps,

@@ -182,19 +182,7 @@ class PictureStore:
 
     def claim(self, method: Method) -> None:
         """Notes the method's constants beside its pictures; UserError if its pictures had others."""
-        constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
-        if method.until != 1:
-            constants["until"] = method.until
-        if method.blend != "conditional":
-            constants["blend"] = method.blend
-        own = {"radius": method.radius, "guidance": method.guidance, "layout": method.layout}
-        constants |= {key: value for key, value in own.items() if value is not None}
-        if method.preset is not None:
-            preset = dataclasses.asdict(method.preset).items()
-            constants["preset"] = {
-                key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
-            }
-        _claim(self.folder / method.folder / "method.json", constants)
+        _claim(self.folder / method.folder / "method.json", constants_of(method))
 
     def load(self, method: Method, index: int) -> Picture:
         """Picture ``index`` of a method."""
@@ -209,6 +197,23 @@ class PictureStore:
     def missing(self, method: Method, jobs: Iterable[Job]) -> list[Job]:
         """The jobs whose picture is not there yet."""
         return [job for job in jobs if not self.path(method, job.index).exists()]
+
+
+def constants_of(method: Method) -> dict[str, Any]:
+    """All constants of a method, as JSON; those that are as usual are left out."""
+    constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
+    if method.until != 1:
+        constants["until"] = method.until
+    if method.blend != "conditional":
+        constants["blend"] = method.blend
+    own = {"radius": method.radius, "guidance": method.guidance, "layout": method.layout}
+    constants |= {key: value for key, value in own.items() if value is not None}
+    if method.preset is not None:
+        preset = dataclasses.asdict(method.preset).items()
+        constants["preset"] = {
+            key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
+        }
+    return constants
 
 
 def _claim(path: Path, content: dict[str, Any]) -> None:
