@@ -26,6 +26,8 @@ def add_commands(commands: Any, parser_class: type[argparse.ArgumentParser]) -> 
     made.add_argument("--plan", type=Path, default=ROOT / PLAN, metavar="YAML", help=f"({PLAN})")
     made.add_argument("--outdir", type=Path, default=Path("outputs/evidence"), metavar="DIR", help="pictures")
     made.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
+    made.add_argument("--page", type=Path, metavar="MD", help="bring the tables of this page up to date, as in "
+                      "--page docs/evidence.md")  # fmt: skip
     made.add_argument("--minutes", type=float, metavar="N", help="make pictures for so long; 0 makes only the table")
     made.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     made.add_argument("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
@@ -44,7 +46,7 @@ def run_prompts(options: argparse.Namespace) -> str:
 def run_evidence(options: argparse.Namespace) -> str:
     """Makes and scores what lacks, writes the records and the table; the table."""
     from ldm.evaluation.evidence import Record, build_rows, fill, read_plan
-    from ldm.evaluation.report import evidence_markdown, write_json
+    from ldm.evaluation.report import evidence_blocks, evidence_markdown, write_json
     from ldm.evaluation.shards import Shard, hold
 
     if options.minutes is not None and options.minutes < 0:
@@ -62,8 +64,24 @@ def run_evidence(options: argparse.Namespace) -> str:
                    "settings": {name: record.settings for name, record in records.items()},
                    "seconds_a_picture": _seconds(records.values()), "rows": rows}  # fmt: skip
         write_json(options.out / "evidence.json", content)
+        if options.page is not None:
+            _update_page(options.page, evidence_blocks(content))
     more = [f"{left} pictures are left; the same command goes on"] if left else []
     return "\n".join([evidence_markdown(content), *more, str(options.out / "evidence.json")])
+
+
+def _update_page(path: Path, blocks: dict[str, str]) -> None:
+    from ldm.evaluation.report import replace_block
+    from ldm.util import atomic_write
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        for name, block in blocks.items():
+            text = replace_block(text, name, block)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--page {path} can't be brought up to date: {error}") from None
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _workshop(options: argparse.Namespace, plan: Any) -> tuple[Any, dict[str, Any]]:
