@@ -99,14 +99,16 @@ def test_shares_and_counts_in_the_prose() -> None:
     for count in re.findall(r"(\d+) generated pictures labelled by eye", prose):
         assert int(count) == result("calibration")["pictures"]
     without = {row["method"]: row["both_and_right"]["hits"] for row in result("without-close-ups")["rows"]}
-    for plain, fixed in re.findall(r"plain model (\d+) and \d+ both present and right, the fixed weight of 1 (\d+)", prose):
+    pattern = r"plain model (\d+) and \d+ both present and right, the fixed weight of 1 (\d+)"
+    for plain, fixed in re.findall(pattern, prose):
         assert int(plain) == without["base"] and int(fixed) == without["fixed:weight=1,blend=unconditional"]
 
 
 def test_numbers_of_the_model_card() -> None:
     card = re.sub(r"\s+", " ", (ROOT / "models" / "emoji" / "README.md").read_text(encoding="utf-8"))
     detector = result("detector")
-    for count, error in re.findall(r"(\d+) fresh scenes: precision and recall \d+ of \d+, centre error ([\d.]+) px", card):
+    pattern = r"(\d+) fresh scenes: precision and recall \d+ of \d+, centre error ([\d.]+) px"
+    for count, error in re.findall(pattern, card):
         assert int(count) == detector["scenes"] and float(error) == round(detector["clean"]["centre_error_px"], 2)
     total = result("single")["recall"]
     assert f"single-object recall {total['hits']} of {total['total']}" in card

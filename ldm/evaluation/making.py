@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,7 +50,7 @@ def make(
     for number, picture in enumerate(pictures(result.images)):
         objects = len(layouts[number].objects)
         weights = result.weights[:, :objects, number].detach().cpu().tolist()  # (S, N)
-        made.append(Made(picture, weights, _losses(result.history, number)))
+        made.append(Made(picture, weights, _losses(result.history, number, objects)))
     return made
 
 
@@ -115,12 +116,15 @@ class Studio:
         return make(self.pipeline, method, prompts, layouts, seeds, self.sampling)
 
 
-def _losses(history: Sequence[dict[str, Any]], number: int) -> dict[str, list[float]]:
-    """The losses of picture `number` of a batch, by name."""
+def _losses(history: Sequence[dict[str, Any]], number: int, objects: int) -> dict[str, list[float]]:
+    """The losses of picture `number` of a batch, by name; without those of objects that only others of it have."""
+    padding = re.compile(r"local_(\d+)")
     curves: dict[str, list[float]] = {}
     for entry in history:
         for name, values in entry["loss"].items():
-            curves.setdefault(name, []).append(float(values[number]))
+            found = padding.fullmatch(name)
+            if found is None or int(found[1]) < objects:
+                curves.setdefault(name, []).append(float(values[number]))
     return curves
 
 

@@ -127,6 +127,8 @@ def coco_style(which: str, count: int) -> list[str]:
 
 
 def _caption(names: Sequence[str], rng: random.Random) -> str:
+    # Last, since the noun finder may take "teddy bear next to" for two things.
+    names = sorted(names, key=lambda name: name == "teddy bear")
     phrases = [a(f"{rng.choice(_SIZES)} {name}") if rng.random() < 0.15 else a(name) for name in names]
     templates = {
         1: ("{0}", "a photo of {0}", "a close up of {0}", "a picture of {0}"),
@@ -134,8 +136,6 @@ def _caption(names: Sequence[str], rng: random.Random) -> str:
             "{0} sitting beside {1}", "{0} above {1}", "{0} under {1}", "{0} to the left of {1}"),
         3: ("{0}, {1} and {2}", "a photo of {0}, {1} and {2}", "{0} with {1} and {2}", "{0} and {1} next to {2}"),
     }[len(names)]  # fmt: skip
-    if len(phrases) > 1 and phrases[-2].endswith("teddy bear"):  # "teddy bear next to" is read as two things
-        templates = tuple(text for text in templates if " next" not in text)
     text = rng.choice(templates).format(*phrases)
     kind = rng.random()
     if kind < 0.3:

@@ -180,7 +180,8 @@ def second_markdown(content: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         found = [row["against_second"]["differences"][name] for name in names]
-        lines.append("| " + " | ".join([f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)]) + " |")
+        cells = [f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
