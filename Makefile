@@ -8,7 +8,7 @@ PROMPT ?= The motorcycle is parking to the right of a bus.
 
 .DEFAULT_GOAL := help
 FONT   := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
-.PHONY: help install font demo test test-slow bench lint clean
+.PHONY: help install font browser demo test test-slow bench lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,13 +28,24 @@ font:
 	  && apt-get update -qq && apt-get install -y -qq fonts-noto-color-emoji; } \
 	  || echo "fonts-noto-color-emoji is not installed: tests that draw new scenes are skipped"
 
-demo: $(STAMP)  ## make the picture of the README with the embedded model
-	$(PY) scripts/txt2img-refine.py --plms --baseline --prompt "$(PROMPT)" --outdir $(OUT) $(ARGS)
+# Only the test that looks at the report opens it; people use a browser of their own.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq chromium; } \
+	  || echo "chromium is not installed: tests that look at the report are skipped"
 
-test: $(STAMP) font  ## run the tests (ARGS= for pytest's own flags)
+demo: $(STAMP)  ## make the picture of the README with the embedded model, and a small report of six prompts
+	$(PY) scripts/txt2img-refine.py --plms --baseline --prompt "$(PROMPT)" --outdir $(OUT) $(ARGS)
+	$(PY) scripts/txt2img-gpt.py --config configs/emoji/inference.yaml --prompts data/prompts/choose-gpt.txt --to 6 \
+	  --methods base,per-step --steps 25 --batch-size 6 --outdir $(OUT)/report
+	$(PY) scripts/evaluate.py score --run $(OUT)/report
+	$(PY) scripts/evaluate.py report --run $(OUT)/report
+
+test: $(STAMP) font browser  ## run the tests (ARGS= for pytest's own flags)
 	$(PY) -m pytest $(ARGS)
 
-test-slow: $(STAMP) font  ## run all tests, the slow ones too
+test-slow: $(STAMP) font browser  ## run all tests, the slow ones too
 	$(PY) -m pytest -m '' $(ARGS)
 
 bench: $(STAMP)  ## time sampling and one optimised picture, count the memory of a differentiated chain

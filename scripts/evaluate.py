@@ -5,6 +5,8 @@
     python scripts/evaluate.py calibrate                       ... and on generated pictures labelled by eye?
     python scripts/evaluate.py single                          does the plain model draw a single object?
     python scripts/evaluate.py table --set report --count 300  the README's table
+    python scripts/evaluate.py prompts                         prompt files in the paper's three styles
+    python scripts/evaluate.py evidence                        methods and ablations on them (docs/evidence.md)
     python scripts/evaluate.py score --run DIR                 pictures of txt2img-gpt.py and alike
     python scripts/evaluate.py report --run DIR                ... and one HTML page about them
 
@@ -23,6 +25,7 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from ldm.evaluation import commands as runs
+from ldm.evaluation import evidence_command
 from ldm.util import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--batch-size", type=at_least(1), metavar="N", help="pictures made together")
     _sampling_flags(table)
     runs.add_commands(commands, Parser)
+    evidence_command.add_commands(commands, Parser)
     return parser
 
 
@@ -254,6 +258,7 @@ COMMANDS = {
     "single": run_single,
     "table": run_table,
     **runs.COMMANDS,
+    **evidence_command.COMMANDS,
 }
 
 

@@ -31,7 +31,7 @@ from ldm.evaluation.prompts import (
     swapped,
 )
 from ldm.evaluation.report import build_table, markdown, targets
-from ldm.evaluation.runner import Job, PictureStore, Sampling, constants, make_jobs, make_pictures
+from ldm.evaluation.runner import Job, PictureStore, Sampling, constants_of, make_jobs, make_pictures
 from ldm.evaluation.scoring import relation_holds
 from ldm.models.detector import Detection
 from ldm.modules.encoders.tokenizer import WordTokenizer
@@ -381,7 +381,7 @@ def test_a_table_grows_from_an_earlier_result(monkeypatch: pytest.MonkeyPatch, t
 
 def test_results_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     prompts, methods = relation_prompts("choose", 3), [parse_method("per-step")]
-    row = {"method": "per-step", "constants": constants(methods[0]), "pictures": []}
+    row = {"method": "per-step", "constants": constants_of(methods[0]), "pictures": []}
     table = {"settings": {"steps": 25}, "prompts": [asdict(prompt) for prompt in prompts], "rows": [row]}
     path = tmp_path / "result.json"
     path.write_text(json.dumps(table))

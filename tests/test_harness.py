@@ -53,7 +53,7 @@ def work(folder: Path, shard: Shard = WHOLE, log: Path | None = None, before: Ca
         return [Made(np.full((8, 8, 3), seed, np.uint8), [[1.0]], {"global": [0.5]}) for seed in seeds]
 
     tasks = make_tasks(prompts, [parse_method("base"), parse_method("fixed:weight=1")], [7])
-    return run_tasks(folder, prompts, tasks, {"steps": steps}, rule_layout, make, shard)
+    return run_tasks(folder, prompts, tasks, {"steps": steps}, lambda _, prompt: rule_layout(prompt), make, shard)
 
 
 def in_process(function: Callable[[], Any]) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from ldm.evaluation.drawing import curves_svg, mean_curve
@@ -25,6 +26,7 @@ from ldm.evaluation.methods import parse_method
 from ldm.evaluation.metrics import Box
 from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation, parse_object
 from ldm.util import UserError
+from tests.golden_data import ROOT
 from tests.scripts_under_test import load_script, refusal
 
 MAGENTA, GREY = (250, 10, 200), (120, 120, 120)
@@ -62,7 +64,7 @@ def make_run(folder: Path) -> FinishedRun:
         return made
 
     tasks = make_tasks(prompts, [parse_method("base"), parse_method("per-step")], [1])
-    run_tasks(folder, prompts, tasks, {"steps": 2}, rule_layout, make)
+    run_tasks(folder, prompts, tasks, {"steps": 2}, lambda _, prompt: rule_layout(prompt), make)
     return read_run(folder)
 
 
@@ -154,20 +156,33 @@ def test_curves() -> None:
     assert 'points="44.0,75.0 352.0,75.0"' in drawn and "a &amp; b" in drawn
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the report in")
+# Hosts that Chromium itself calls at its start, whatever page it shows.
+OWN_HOSTS = ("google.com", "googleapis.com", "gvt1.com", "gstatic.com")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the report in")
+
+
+def screenshot(page: Path, folder: Path, height: int = 2600) -> NDArray[np.int64]:
+    """What headless Chromium shows of a page, (H, W, 3); the page must not ask for anything outside itself."""
+    shot, log = folder / "shot.png", folder / "net.json"
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+               f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", f"--log-net-log={log}",
+               f"--window-size=1280,{height}", f"--screenshot={shot}", page.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert shot.is_file(), done.stderr[-2000:]
+    asked = re.findall(r'"url":"(?:https?|wss?)://([^/":?]+)', log.read_text(errors="replace"))
+    assert [host for host in asked if not host.endswith(OWN_HOSTS)] == []
+    with Image.open(shot) as image:
+        return np.asarray(image.convert("RGB")).astype(np.int64)
+
+
+@needs_browser
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     """Headless Chromium without network shows the pictures, the boxes and the discs in their colours."""
     run = make_run(tmp_path / "run")
     path = write_report(run, judge_run(run, Judges(ByColour())), tmp_path / "report.html")
-    shot = tmp_path / "shot.png"
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-               f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
-               "--window-size=1280,2600", f"--screenshot={shot}", path.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert shot.is_file(), done.stderr[-2000:]
-    with Image.open(shot) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)  # (H, W, 3)
+    pixels = screenshot(path, tmp_path)
 
     def share(colour: tuple[int, int, int]) -> float:
         return float((np.abs(pixels - colour).max(-1) <= 6).mean())
@@ -175,6 +190,28 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     assert share(MAGENTA) > 0.01 and share(GREY) > 0.02  # three and five pictures
     assert share((0xD5, 0x5E, 0x00)) > 2e-4 and share((0x00, 0x72, 0xB2)) > 2e-4  # boxes, discs and curves
     assert share((255, 255, 255)) > 0.3
+
+
+@needs_browser
+def test_the_report_of_the_demo_in_a_browser(tmp_path: Path) -> None:
+    """The commands of `make demo`, with fewer steps and prompts, on the embedded model: every picture is shown."""
+    if not (ROOT / "models" / "emoji" / "model.safetensors").is_file():
+        pytest.skip("the embedded model is not there")
+    words = re.search(r"txt2img-gpt.py (.*?)--outdir", (ROOT / "Makefile").read_text().replace("\\\n", ""))
+    assert words is not None
+    wanted = words[1].replace("--to 6", "--to 2").replace("--steps 25", "--steps 3").split()
+    wanted = [str(ROOT / word) if (ROOT / word).is_file() else word for word in wanted]
+    assert load_script("txt2img-gpt").main([*wanted, "--outdir", str(tmp_path), "--device", "cpu"]) == 0
+    for command in ("score", "report"):
+        assert load_script("evaluate").main([command, "--run", str(tmp_path)]) == 0
+    pixels = screenshot(tmp_path / "report.html", tmp_path)
+    paths = sorted(tmp_path.glob("*/*-s42.png"))
+    assert len(paths) == 4
+    for path in paths:
+        with Image.open(path) as image:
+            drawn = np.asarray(image.convert("RGB")).astype(np.int64)
+        # Pixels keep their colours on the page: of the corner's colour there are as many as an enlarged corner has.
+        assert (np.abs(pixels - drawn[0, 0]).max(-1) <= 3).sum() >= 9, path
 
 
 # ------------------------------------------------------------------------------------------------- commands

@@ -15,7 +15,7 @@ from ldm.data.emoji_sprites import CLOSE_UP_SIDES, LABELS, NAMES, SIDES, sprite
 IMAGE_SIZE = 64
 COUNT_WEIGHTS = (35, 52, 13)  # shares of scenes with 1, 2 and 3 objects
 MAX_OVERLAP = 0.08  # of the smaller of two bounding boxes
-_SOFT = dict(
+SOFT = dict(  # middle colour of every plain background, by its word
     zip(
         BACKGROUND_COLOURS,
         ((242, 242, 240), (198, 200, 203), (178, 208, 236), (190, 222, 184), (240, 230, 176), (240, 200, 212),
@@ -145,7 +145,7 @@ def _try_place(
 def _soft_colour(rng: random.Random) -> tuple[str, NDArray[np.float32]]:
     name = rng.choice(BACKGROUND_COLOURS)
     shade = rng.uniform(-12, 12)
-    channels = [channel + shade + rng.uniform(-6, 6) for channel in _SOFT[name]]
+    channels = [channel + shade + rng.uniform(-6, 6) for channel in SOFT[name]]
     return name, np.array(channels, np.float32).clip(0, 255)
 
 

@@ -35,6 +35,7 @@ def add_commands(commands: Any, parser_class: type[argparse.ArgumentParser]) -> 
 
 def run_score(options: argparse.Namespace) -> str:
     """Scores a run's pictures into scores.json; the lines of the table."""
+    from ldm.evaluation.backgrounds import background_colour
     from ldm.evaluation.detectors import open_detector
     from ldm.evaluation.judge import Judges, judge_run
     from ldm.evaluation.manifest import read_run, write_json
@@ -42,7 +43,8 @@ def run_score(options: argparse.Namespace) -> str:
     run = read_run(options.run)
     detector = open_detector(options.detector, options.device, options.threshold)
     clip_score, colours, told = _open_clip(options)
-    scores = judge_run(run, Judges(detector, clip_score, colours, told))
+    background = background_colour if options.detector.partition(":")[0] == "emoji" else None
+    scores = judge_run(run, Judges(detector, clip_score, colours, background, told))
     path = options.scores or options.run / "scores.json"
     write_json(path, scores)
     lines = []

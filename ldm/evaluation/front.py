@@ -6,9 +6,9 @@ import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ldm.cli.common import Parser, Progress, add_device_flags, run_script, set_threads
 from ldm.util import UserError
@@ -29,7 +29,8 @@ def build_parser(name: str, what: str) -> Parser:
     add("--prompts", type=Path, required=True, metavar="FILE",
         help="blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl")
     add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=f"joined by commas or blanks ({METHODS})")
-    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="a picture of every prompt from each (42)")
+    add("--seeds", type=int, nargs="+", default=[42], metavar="N",
+        help="a picture of every prompt from each; prompt n starts from the noise of N + n (42)")
     add("--from", type=int, default=0, dest="start", metavar="N", help="first prompt, counted from 0 (0)")
     add("--to", type=int, default=None, dest="stop", metavar="N", help="the prompt to stop before (all)")
     add("--layout", choices=("predictor", "rule"), default="predictor",
@@ -94,12 +95,11 @@ def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
 def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     """One shard of the run that the flags describe."""
     from ldm.evaluation.harness import make_tasks, run_tasks
-    from ldm.evaluation.making import make, rule_layout
+    from ldm.evaluation.making import Studio
     from ldm.evaluation.methods import parse_method
-    from ldm.evaluation.promptfiles import prompts_hash, read_prompt_file
+    from ldm.evaluation.promptfiles import read_prompt_file
     from ldm.evaluation.runner import Sampling
-    from ldm.spacetime.outputs import file_hash
-    from ldm.spacetime.pipeline import choose_model, load_pipeline
+    from ldm.spacetime.pipeline import choose_model
 
     if not 1 <= options.steps <= 1000:
         raise UserError(f"--steps {options.steps} is not from 1 to 1000; 50 is usual")
@@ -113,24 +113,9 @@ def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     tasks = make_tasks(prompts, methods, options.seeds, options.start, options.stop)
     choice = choose_model(options.config, options.ckpt)
     scale = options.scale if options.scale is not None else 5.0 if choice.embedded else 7.5
-    sampling = Sampling(options.steps, scale)
-
-    @cache
-    def pipeline() -> Any:
-        return load_pipeline(choice, device=options.device, clip=options.clip, predictor=options.predictor)
-
-    settings = {
-        "model_sha256": file_hash(choice.ckpt), "prompts_sha256": prompts_hash(prompts), "sampler": "plms",
-        "steps": sampling.steps, "scale": sampling.scale, "layout": options.layout,
-    }  # fmt: skip
-    for key in ("clip", "predictor"):
-        if (path := getattr(options, key)) is not None:
-            if not path.is_file():
-                raise UserError(f"--{key} {path} is not a file; give the path of one that exists")
-            settings[f"{key}_sha256"] = file_hash(path)
-    place = cache(rule_layout if options.layout == "rule" else lambda prompt: pipeline().predict_layout(prompt.text))
+    studio = Studio(
+        choice, Sampling(options.steps, scale), options.layout, options.clip, options.predictor, options.device
+    )
     return run_tasks(
-        options.outdir, prompts, tasks, settings, place,
-        lambda method, texts, layouts, seeds: make(pipeline(), method, texts, layouts, seeds, sampling),
-        shard, options.batch_size,
-    )  # fmt: skip
+        options.outdir, prompts, tasks, studio.settings(prompts), studio.place, studio.make, shard, options.batch_size
+    )

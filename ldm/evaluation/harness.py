@@ -15,15 +15,19 @@ from ldm.evaluation.making import Made
 from ldm.evaluation.manifest import DONE, FAILED, PENDING, WORKING, Entry, Manifest, keep_prompts, write_json
 from ldm.evaluation.methods import Method
 from ldm.evaluation.promptfiles import EvalPrompt
+from ldm.evaluation.prompts import swapped
 from ldm.evaluation.runner import PictureStore
 from ldm.evaluation.shards import Shard, hold
+from ldm.spacetime.control import RADIUS
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.outputs import save_png
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
-# (method, prompts, layouts, seeds) to pictures
+# A prompt's layout for one method; it may depend on the method, which can name who gives the centres.
+Place = Callable[[Method, EvalPrompt], Layout]
+# (method, prompts, layouts, seeds of the noise) to pictures
 Make = Callable[[Method, Sequence[str], Sequence[Layout], Sequence[int]], Sequence[Made]]
 
 
@@ -40,6 +44,11 @@ class Task:
     def entry(self) -> Entry:
         """Its place in the manifest."""
         return Entry(self.method.label, self.method.folder, self.number, self.seed)
+
+    @property
+    def noise(self) -> int:
+        """Seed of its starting noise: the same for all methods, another for every prompt."""
+        return self.seed + self.number
 
 
 @dataclass
@@ -74,7 +83,7 @@ def run_tasks(
     prompts: Sequence[EvalPrompt],
     tasks: Sequence[Task],
     settings: dict[str, Any],
-    place: Callable[[EvalPrompt], Layout],
+    place: Place,
     make: Make,
     shard: Shard = Shard(),  # noqa: B008  frozen
     batch_size: int = 1,
@@ -89,7 +98,7 @@ def run_tasks(
         prompts: all of the file, also those beyond `tasks`.
         tasks: the whole list, the same for every shard.
         settings: what all pictures share; a folder made with others is refused.
-        place: a prompt's layout.
+        place: a prompt's layout; its first two centres are exchanged for a method that says so.
         make: pictures of one method, made together.
         batch_size: pictures made together.
 
@@ -145,14 +154,16 @@ def _make_batch(
     folder: Path,
     manifest: Manifest,
     batch: Sequence[Task],
-    place: Callable[[EvalPrompt], Layout],
+    place: Place,
     make: Make,
     summary: Summary,
 ) -> None:
     layouts: dict[str, Layout] = {}
     for task in batch:
         try:
-            layouts[task.entry.key] = place(task.prompt)
+            layout = place(task.method, task.prompt)
+            turned = task.method.swap and len(layout.objects) >= 2
+            layouts[task.entry.key] = swapped(layout) if turned else layout
         except UserError as error:
             summary.failed[task.entry.key] = str(error)
             manifest.mark([task.entry.key], FAILED, reason=str(error))
@@ -163,7 +174,7 @@ def _make_batch(
     manifest.mark(keys, WORKING)
     started = time.perf_counter()
     texts = [task.prompt.text for task in tasks]
-    made = make(tasks[0].method, texts, [layouts[key] for key in keys], [task.seed for task in tasks])
+    made = make(tasks[0].method, texts, [layouts[key] for key in keys], [task.noise for task in tasks])
     for task, picture in zip(tasks, made, strict=True):
         _save(folder, task, layouts[task.entry.key], picture)
     manifest.mark(keys, DONE, seconds=round((time.perf_counter() - started) / len(tasks), 3))
@@ -172,10 +183,12 @@ def _make_batch(
 
 def _save(folder: Path, task: Task, layout: Layout, made: Made) -> None:
     """The picture's JSON, and then the picture: one that is there is complete."""
-    radius = task.method.preset.radius if task.method.preset else 0.2
+    method = task.method
+    radius = method.preset.radius if method.preset else RADIUS if method.radius is None else method.radius
     details = {
-        "prompt": task.prompt.text, "method": task.method.label, "seed": task.seed, "layout": layout.to_json(),
+        "prompt": task.prompt.text, "method": task.method.label, "seed": task.seed, "noise": task.noise,
+        "layout": layout.to_json(),
         "radius": radius if task.method.controlled else None, "weights": made.weights, "losses": made.losses,
     }  # fmt: skip
     write_json(folder / f"{task.entry.key}.json", details)
-    save_png(folder / f"{task.entry.key}.png", made.picture, f"{task.prompt.text}\nSeed: {task.seed}")
+    save_png(folder / f"{task.entry.key}.png", made.picture, f"{task.prompt.text}\nSeed: {task.noise}")

@@ -19,7 +19,8 @@ _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:76em;padding:0 1em;color:#222;background:#fff}
 table{border-collapse:collapse;display:block;overflow-x:auto}
 td,th{border:1px solid #ccc;padding:.3em .5em;text-align:left;vertical-align:top}
-th{background:#f3f3f3}small{color:#555}.clear{font-weight:600}.warning{background:#fff3d6;padding:.5em 1em}
+th{background:#f3f3f3}tbody th{min-width:8em;overflow-wrap:anywhere}
+small{color:#555}.clear{font-weight:600}.warning{background:#fff3d6;padding:.5em 1em}
 .case{border-top:1px solid #ccc;padding:.6em 0}.row,.plots{display:flex;flex-wrap:wrap;gap:1em}
 figure{margin:0}.row figure{width:15em}.picture{width:100%;display:block;background:#eee}
 .picture image{image-rendering:pixelated}.disc{fill:none;stroke-dasharray:2 1.5;stroke-width:.8}
@@ -58,7 +59,7 @@ def report(run: FinishedRun, scores: Mapping[str, Any], cases: int = 60) -> str:
 
 
 def _page(run: FinishedRun, scores: Mapping[str, Any], cases: int) -> Iterator[str]:
-    title = f"Evaluation of {len(run.prompts)} prompts"
+    title = f"Evaluation of {len({picture['number'] for picture in scores['pictures']})} prompts"
     yield f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
     short = {key: str(value) if len(str(value)) < 30 else str(value)[:10] for key, value in run.settings.items()}
@@ -166,7 +167,8 @@ def _cases(run: FinishedRun, pictures: Sequence[Mapping[str, Any]], limit: int) 
 
 def _faults(facts: Mapping[str, Any]) -> int:
     wrong = [not relation["right"] for relation in facts["relations"]]
-    return sum(not found for found in facts["found"]) + sum(wrong) + sum(c is False for c in facts["colours"])
+    colours = [*facts["colours"], facts["background"]]
+    return sum(not found for found in facts["found"]) + sum(wrong) + sum(right is False for right in colours)
 
 
 def _picture(run: FinishedRun, prompt: EvalPrompt, item: Mapping[str, Any]) -> str:
@@ -191,8 +193,11 @@ def _fault_words(prompt: EvalPrompt, facts: Mapping[str, Any]) -> str:
     words = [f"no {name}" for name, found in zip(names, facts["found"], strict=True) if not found]
     for relation, judged in zip(prompt.relations, facts["relations"], strict=True):
         if judged["both"] and not judged["right"]:
-            words.append(f"{names[relation.first]} not {relation.direction} of {names[relation.second]}")
+            of = " of" if relation.direction in ("left", "right") else ""
+            words.append(f"{names[relation.first]} not {relation.direction}{of} {names[relation.second]}")
     for thing, right in zip(prompt.objects, facts["colours"], strict=False):
         if right is False:
             words.append(f"{thing.name} not {thing.colour}")
+    if facts["background"] is False:
+        words.append(f"background not {prompt.background}")
     return "; ".join(words)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from ldm.data.emoji_scene import SOFT
 from ldm.evaluation.manifest import Entry, FinishedRun
 from ldm.evaluation.metrics import RATIOS, Box, PictureFacts, counts, picture_facts, visor_n
+from ldm.evaluation.promptfiles import EvalPrompt
 from ldm.evaluation.runner import Picture
 from ldm.evaluation.statistics import Array, compare, estimate
 from ldm.util import UserError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Place = tuple[int, int]  # number of the prompt, seed
+Differences = dict[str, dict[str, Any] | None]  # by ratio; None where there is nothing to compare
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Judges:
     detector: Detector
     clip_score: ClipScore | None = None
     colours: ClipBundle | None = None
+    background: Callable[[Picture], str] | None = None  # its colour word
     told: tuple[str, ...] = ()
 
 
@@ -54,7 +58,7 @@ def judge_run(run: FinishedRun, judges: Judges) -> dict[str, Any]:
         except (OSError, SyntaxError, ValueError):
             corrupt.append(entry.key)
             continue
-        scored[entry] = _look(picture, run, entry, judges)
+        scored[entry] = look(picture, run.prompts[entry.number], judges)
     for what, keys in (("missing", missing), ("damaged", corrupt)):
         if keys:
             logger.warning("%d pictures are %s: %s.", len(keys), what, ", ".join(keys))
@@ -77,8 +81,8 @@ def judge_run(run: FinishedRun, judges: Judges) -> dict[str, Any]:
     }
 
 
-def _look(picture: Picture, run: FinishedRun, entry: Entry, judges: Judges) -> tuple[list[Box], PictureFacts]:
-    prompt = run.prompts[entry.number]
+def look(picture: Picture, prompt: EvalPrompt, judges: Judges) -> tuple[list[Box], PictureFacts]:
+    """What one (H, W, 3) uint8 picture shows of its prompt, and the boxes by which this was judged."""
     names = list(dict.fromkeys(item.name for item in prompt.objects))
     boxes = judges.detector.detect(picture, names)
     facts = picture_facts(boxes, prompt, (picture.shape[1], picture.shape[0]))
@@ -86,6 +90,8 @@ def _look(picture: Picture, run: FinishedRun, entry: Entry, judges: Judges) -> t
         from ldm.evaluation.clipscores import colour_facts
 
         facts = replace(facts, colours=colour_facts(judges.colours, picture, boxes, prompt))
+    if judges.background is not None and prompt.background in SOFT:
+        facts = replace(facts, background=judges.background(picture) == prompt.background)
     if judges.clip_score is not None:
         facts = replace(facts, clip_score=judges.clip_score(picture, prompt.text))
     return boxes, facts
@@ -109,16 +115,17 @@ def score_methods(facts: dict[str, dict[Place, PictureFacts]]) -> list[dict[str,
         for n in (1, 2, 3, 4):
             row["visor"][str(n)] = visor_n(list(groups.values()), n)
         if method != first:
-            row["against"] = {"method": first, "differences": _differences(pictures, facts[first])}
+            row["against"] = {"method": first, "differences": differences(pictures, facts[first])}
         rows.append(row)
     return rows
 
 
-def _differences(
+def differences(
     pictures: dict[Place, PictureFacts], reference: dict[Place, PictureFacts]
-) -> dict[str, dict[str, Any] | None]:
+) -> Differences:
+    """Every ratio of `pictures` less that of `reference`, on the pictures that both have."""
     common = sorted(set(pictures) & set(reference))
-    found: dict[str, dict[str, Any] | None] = {}
+    found: Differences = {}
     for name in RATIOS:
         own, other = _by_prompt(pictures, common, name), _by_prompt(reference, common, name)
         difference = compare((own[0], other[0]), (own[1], other[1]))

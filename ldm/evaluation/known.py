@@ -14,7 +14,7 @@ from typing import Any
 
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt
-from ldm.evaluation.runner import constants
+from ldm.evaluation.runner import constants_of
 from ldm.evaluation.scoring import PictureScore
 from ldm.util import UserError
 
@@ -43,7 +43,7 @@ def read_known(
             if method.label not in rows:
                 continue
             row = rows[method.label]
-            if row.get("constants") != json.loads(json.dumps(constants(method))):
+            if row.get("constants") != json.loads(json.dumps(constants_of(method))):
                 raise UserError(f"{path} has scores of '{method.label}' with other constants; leave the file out.")
             scores = [_score(item) for item in row["pictures"][: len(prompts)]]
             if len(scores) > len(known.get(method.label, [])):

@@ -1,19 +1,22 @@
-"""What a run makes: a picture with its weights and losses, and layouts by rule for any number of objects."""
+"""What a run makes: a picture with its weights and losses, and layouts by predictor or rule, loaded when needed."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.evaluation.methods import Method
-from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation
+from ldm.evaluation.methods import Method, Placing
+from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation, prompts_hash
 from ldm.evaluation.runner import Picture, Sampling, generate_images, optimised
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from ldm.spacetime.pipeline import Pipeline
+    from ldm.spacetime.pipeline import ModelChoice, Pipeline
 
 
 @dataclass
@@ -47,16 +50,81 @@ def make(
     for number, picture in enumerate(pictures(result.images)):
         objects = len(layouts[number].objects)
         weights = result.weights[:, :objects, number].detach().cpu().tolist()  # (S, N)
-        made.append(Made(picture, weights, _losses(result.history, number)))
+        made.append(Made(picture, weights, _losses(result.history, number, objects)))
     return made
 
 
-def _losses(history: Sequence[dict[str, Any]], number: int) -> dict[str, list[float]]:
-    """The losses of picture `number` of a batch, by name."""
+class Studio:
+    """The models of a run, loaded at the first picture, and what identifies them.
+
+    Args:
+        layout: who gives the centres where a method does not say it.
+        clip, predictor: files that replace the model's own.
+
+    Raises:
+        UserError: one of the files does not exist.
+    """
+
+    def __init__(
+        self,
+        choice: ModelChoice,
+        sampling: Sampling,
+        layout: Placing = "predictor",
+        clip: Path | None = None,
+        predictor: Path | None = None,
+        device: str | None = None,
+    ) -> None:
+        for flag, path in (("--clip", clip), ("--predictor", predictor)):
+            if path is not None and not path.is_file():
+                raise UserError(f"{flag} {path} is not a file; give the path of one that exists")
+        self.choice, self.sampling, self.layout = choice, sampling, layout
+        self.clip, self.predictor, self.device = clip, predictor, device
+        self._predicted: dict[str, Layout] = {}
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The loaded models."""
+        from ldm.spacetime.pipeline import load_pipeline
+
+        return load_pipeline(self.choice, device=self.device, clip=self.clip, predictor=self.predictor)
+
+    def settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
+        """What all pictures of a run share."""
+        from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
+        from ldm.spacetime.outputs import file_hash
+
+        predictor = self.predictor or DEFAULT_WEIGHTS
+        named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
+        return {
+            **{f"{key}_sha256": file_hash(path) for key, path in named.items() if path is not None},
+            "prompts_sha256": prompts_hash(prompts), "sampler": "plms", "steps": self.sampling.steps,
+            "scale": self.sampling.scale, "layout": self.layout, "noise": "seed + number of the prompt",
+        }  # fmt: skip
+
+    def place(self, method: Method, prompt: EvalPrompt) -> Layout:
+        """The prompt's layout for this method. UserError for directions that contradict each other."""
+        if (method.layout or self.layout) == "rule":
+            return rule_layout(prompt)
+        if prompt.text not in self._predicted:
+            self._predicted[prompt.text] = self.pipeline.predict_layout(prompt.text)
+        return self._predicted[prompt.text]
+
+    def make(
+        self, method: Method, prompts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int]
+    ) -> list[Made]:
+        """See :func:`make`."""
+        return make(self.pipeline, method, prompts, layouts, seeds, self.sampling)
+
+
+def _losses(history: Sequence[dict[str, Any]], number: int, objects: int) -> dict[str, list[float]]:
+    """The losses of picture `number` of a batch, by name; without those of objects that only others of it have."""
+    padding = re.compile(r"local_(\d+)")
     curves: dict[str, list[float]] = {}
     for entry in history:
         for name, values in entry["loss"].items():
-            curves.setdefault(name, []).append(float(values[number]))
+            found = padding.fullmatch(name)
+            if found is None or int(found[1]) < objects:
+                curves.setdefault(name, []).append(float(values[number]))
     return curves
 
 

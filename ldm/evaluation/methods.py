@@ -2,7 +2,9 @@
 
 ``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of
 a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``blend=unconditional`` or ``conditional``
-says what the local attention is measured against, ``swap=true`` exchanges the centres of the two objects.
+says what the local attention is measured against, ``swap=true`` exchanges the centres of the first two objects,
+``radius`` is that of the discs. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method
+names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from ldm.spacetime.control import Blend
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
+Placing = Literal["predictor", "rule"]  # who gives the centres
 DEFAULT_METHODS = ("base", "fixed:weight=1", "per-step", "april-2023", "iccv-2023")
 
 
@@ -26,7 +29,8 @@ class Method:
     ``label`` is what the user wrote. Without ``weight`` and ``preset`` it is the plain model; with
     ``weight`` every object has that weight, against the attention that ``blend`` names, at every step of the
     first part of the chain that ``until`` gives, and 0 afterwards; with ``preset`` the weights are optimised.
-    ``swap`` exchanges the centres.
+    ``swap`` exchanges the centres. ``radius`` is that of the discs of a fixed weight (a preset has its own);
+    ``guidance`` and ``layout`` are None where they are the run's.
     """
 
     label: str
@@ -35,6 +39,9 @@ class Method:
     swap: bool = False
     until: float = 1.0
     blend: Blend = "conditional"
+    radius: float | None = None
+    guidance: float | None = None
+    layout: Placing | None = None
 
     @property
     def folder(self) -> str:
@@ -51,19 +58,22 @@ def parse_method(text: str) -> Method:
     """The method of a command-line word. Raises UserError naming what is possible."""
     name, _, rest = text.partition(":")
     options = _options(rest, text)
-    swap = options.pop("swap", "false").lower() == "true"
+    guidance = _value(options.pop("guidance"), float, text) if "guidance" in options else None
     if name == "base":
-        _refuse(options, text, ())
-        return Method(text)
+        _refuse(options, text, ("guidance",))
+        return Method(text, guidance=guidance)
+    shared: dict[str, Any] = {"guidance": guidance, "layout": _choice(options.pop("layout", None), Placing, text)}
+    shared["swap"] = _value(options.pop("swap", "false"), bool, text)
     if name == "fixed":
         weight = _value(options.pop("weight", "1"), float, text)
         until = _value(options.pop("until", "1"), float, text)
-        blend = _blend(options.pop("blend", "conditional"), text)
-        _refuse(options, text, ("weight", "until", "blend"))
-        return Method(text, weight=weight, swap=swap, until=until, blend=blend)
+        blend = _choice(options.pop("blend", "conditional"), Blend, text)
+        radius = _value(options.pop("radius"), float, text) if "radius" in options else None
+        _refuse(options, text, ("weight", "until", "blend", "radius", *shared))
+        return Method(text, weight=weight, until=until, blend=blend, radius=radius, **shared)
     if name not in PRESETS:
         raise UserError(f"There is no method '{name}'; choose one of base, fixed, {', '.join(PRESETS)}.")
-    return Method(text, preset=_changed(PRESETS[name], options, text), swap=swap)
+    return Method(text, preset=_changed(PRESETS[name], options, text), **shared)
 
 
 def _options(text: str, whole: str) -> dict[str, str]:
@@ -75,9 +85,8 @@ def _options(text: str, whole: str) -> dict[str, str]:
 
 def _refuse(options: dict[str, str], whole: str, known: tuple[str, ...]) -> None:
     if options:
-        possible = ", ".join((*known, "swap")) if known else "no constants"
         raise UserError(
-            f"'{whole}' has the unknown constant '{next(iter(options))}'; this method takes {possible}."
+            f"'{whole}' has the unknown constant '{next(iter(options))}'; this method takes {', '.join(known)}."
         )
 
 
@@ -90,20 +99,21 @@ def _changed(preset: Preset, options: dict[str, str], whole: str) -> Preset:
     for key in options:
         if key not in (*changeable, "blend"):
             raise UserError(
-                f"'{whole}' has the unknown constant '{key}'; there are {', '.join(changeable)}, blend, swap."
+                f"'{whole}' has the unknown constant '{key}'; there are {', '.join(changeable)}, "
+                "blend, swap, layout, guidance."
             )
     changes: dict[str, Any] = {}
     if "blend" in options:
-        changes["blend"] = _blend(options.pop("blend"), whole)
+        changes["blend"] = _choice(options.pop("blend"), Blend, whole)
     changes |= {key: _value(value, type(current[key]), whole) for key, value in options.items()}
     return dataclasses.replace(preset, **changes)
 
 
-def _blend(text: str, whole: str) -> Blend:
-    for name in get_args(Blend):
-        if text == name:
-            return name
-    raise UserError(f"'{text}' in '{whole}' is no blend; choose {' or '.join(get_args(Blend))}.")
+def _choice(text: str | None, kind: Any, whole: str) -> Any:
+    """`text` if it is one of the words of a Literal type; None stays None."""
+    if text is not None and text not in get_args(kind):
+        raise UserError(f"'{text}' in '{whole}' is not possible; choose {' or '.join(get_args(kind))}.")
+    return text
 
 
 def _value(text: str, kind: type, whole: str) -> Any:

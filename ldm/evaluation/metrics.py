@@ -64,6 +64,7 @@ class PictureFacts:
         colours: for every object whether its colour is the demanded one; None where none is demanded or where the
             object is not there.
         clip_score: of picture and sentence, None where it was not asked for.
+        background: whether its colour is the demanded one, None where none is demanded or it was not measured.
     """
 
     found: tuple[bool, ...]
@@ -71,6 +72,7 @@ class PictureFacts:
     relations: tuple[RelationFacts, ...]
     colours: tuple[bool | None, ...] = ()
     clip_score: float | None = None
+    background: bool | None = None
 
     @property
     def all_right(self) -> bool:
@@ -151,6 +153,7 @@ RATIOS = {
     "position_with_margin": "position (GenEval rule)",
     "count": "count exact",
     "colour": "colour right, given the object",
+    "background": "background's colour right",
     "clip_score": "CLIP score",
 }
 
@@ -162,8 +165,8 @@ def counts(facts: PictureFacts) -> dict[str, Counts]:
     al., eq. 1, pictures with all objects. ``relation`` and ``relation_given_both``: VISOR uncond and cond, eq. 2 to 4,
     relations that hold by the centres, of all and of those whose objects are there; the latter is the relation accuracy
     of Wu et al. ``position_with_margin``: GenEval's position. ``count``: objects whose name is detected exactly as
-    often as demanded (GenEval's counting). ``colour``: objects of the right colour, of those there. ``clip_score``: a
-    mean, not a share.
+    often as demanded (GenEval's counting). ``colour``: objects of the right colour, of those there.
+    ``background``: plain backgrounds of the demanded colour (of the emoji world). ``clip_score``: a mean, not a share.
     """
     relations = facts.relations
     judged = [colour for colour in facts.colours if colour is not None]
@@ -176,6 +179,7 @@ def counts(facts: PictureFacts) -> dict[str, Counts]:
         "position_with_margin": (sum(relation.with_margin for relation in relations), len(relations)),
         "count": (sum(facts.counted), len(facts.counted)),
         "colour": (sum(judged), len(judged)),
+        "background": (0.0, 0.0) if facts.background is None else (float(facts.background), 1.0),
         "clip_score": (0.0, 0.0) if facts.clip_score is None else (facts.clip_score, 1.0),
     }
 

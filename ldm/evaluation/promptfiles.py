@@ -32,6 +32,7 @@ _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 _ARTICLES = {"a", "an", "the", "one"}
 _FIELD = re.compile(r"^\s*(?:\d+[.)]\s*)?(objects?|relations?|sentences?)\s*:\s*(.*)$", re.IGNORECASE)
 _SEPARATOR = re.compile(r"^\s*(?:\d+[.)]?|[-=#*_]{2,})?\s*$")
+_BACKGROUND = re.compile(r"\b(?:on|against|with) an? (?:\w+ )?(\w+) background\b", re.IGNORECASE)
 _TEXT_KEYS = ("prompt", "sentence", "caption", "text")
 
 
@@ -62,6 +63,12 @@ class EvalPrompt:
     objects: tuple[EvalObject, ...] = ()
     relations: tuple[EvalRelation, ...] = ()
     unjudged: tuple[str, ...] = ()
+
+    @property
+    def background(self) -> str | None:
+        """The colour word of "on a green background", "against a light green background"; None without one."""
+        found = _BACKGROUND.search(self.text)
+        return found[1].lower() if found else None
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name; :func:`from_json` reads them."""

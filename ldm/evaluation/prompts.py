@@ -54,7 +54,7 @@ class RelationPrompt:
         return self.first, self.second
 
 
-def _pairs(which: str) -> list[tuple[str, str]]:
+def pairs_of(which: str) -> list[tuple[str, str]]:
     """The pairs of categories that belong to a set, in a fixed order."""
     if which not in SETS:
         raise UserError(f"There is no prompt set '{which}'; choose one of {', '.join(SETS)}.")
@@ -73,7 +73,7 @@ def relation_prompts(which: str, count: int) -> list[RelationPrompt]:
     rng = random.Random(f"{which} prompts")
     triples = [
         (*(pair if straight else pair[::-1]), relation)
-        for pair in _pairs(which)
+        for pair in pairs_of(which)
         for straight in (True, False)
         for relation in RULE_CENTRES
     ]

@@ -11,7 +11,7 @@ from typing import Any
 from ldm.evaluation.calibration import Picture, detect_pictures
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt, rule_layout
-from ldm.evaluation.runner import Job, PictureStore, constants
+from ldm.evaluation.runner import Job, PictureStore, constants_of
 from ldm.evaluation.scoring import (
     PictureScore,
     Point,
@@ -76,7 +76,7 @@ def build_table(
         pictures = [store.load(method, job.index) for job in jobs[done:]]
         if pictures:
             scores += score_method(detector, pictures, prompts[done:], jobs[done:])
-        row: dict[str, Any] = {"method": method.label, "constants": constants(method)}
+        row: dict[str, Any] = {"method": method.label, "constants": constants_of(method)}
         row.update({name: ratio.to_json() for name, ratio in summarise(scores).items()})
         row["extra_objects_per_picture"] = float(per_prompt(scores)["extra_objects"].mean())
         if reference is None:
@@ -94,23 +94,106 @@ def _differences(scores: Sequence[PictureScore], reference: Sequence[PictureScor
     return {name: asdict(paired_bootstrap(own[name], other[name])) for name in own}
 
 
-def markdown(table: dict[str, Any]) -> str:
-    """The table for people: ratios with counts, differences with intervals."""
+# What the README calls the methods; others are called by their label.
+NAMES = {
+    "base": "plain model",
+    "per-step": "`per-step`, the default",
+    "fixed:weight=1,blend=unconditional": "fixed weight 1",
+    "fixed:weight=6,until=0.12": "fixed weight 6 in the first 12% of the steps, the paper's equation",
+    "fixed:weight=1,blend=unconditional,swap=true": "fixed weight 1, centres exchanged",
+}
+
+
+def markdown(table: dict[str, Any], readme: bool = False) -> str:
+    """The table for people: ratios with counts, differences with intervals.
+
+    Args:
+        readme: with the README's names of the methods, as it stands there.
+    """
     first = table["rows"][0]["method"]
-    heads = ["method"]
+    heads = ["" if readme else "method"]
     for name, title in _COLUMNS.items():
         heads.append(title)
         if name in _COMPARED:
-            heads.append(f"against {first}")
+            heads.append("difference" if readme else f"against {first}")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in table["rows"]:
-        cells = [row["method"]]
+        cells = [NAMES.get(row["method"], f"`{row['method']}`") if readme else row["method"]]
         for name in _COLUMNS:
             cells.append(_ratio(row[name]))
             if name in _COMPARED:
                 cells.append(_interval(row.get("against_" + first, {}).get(name)))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """The text with what stands between `<!-- name -->` and `<!-- end name -->` replaced. ValueError without these."""
+    start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"there is no block {name}")
+    return f"{before}{start}{block}\n{end}{after}"
+
+
+def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
+    """The generated blocks of docs/evidence.md by name, from what ``evaluate.py evidence`` wrote."""
+    seconds = content["seconds_a_picture"]
+    pace = "; ".join(f"`{method}` {seconds[method]:.1f}" for method in seconds)
+    made = sum(row["pictures"] for row in content["rows"])
+    prompts = ", ".join(f"{count} in the {name.upper()} style" for name, count in content["prompts"].items())
+    state = f"{made} pictures are scored, {content['pictures_left']} of the plan are left. Prompts: {prompts}."
+    return {
+        "table": evidence_markdown(content),
+        "ablations": second_markdown(content),
+        "state": f"{state} Seconds a picture as measured: {pace}.",
+    }
+
+
+_EVIDENCE = {
+    "object_recall": "objects there",
+    "relation_given_both": "relation right, given both",
+    "relation": "relation right",
+    "position_with_margin": "position, GenEval",
+    "background": "background right",
+}
+
+
+def evidence_markdown(content: dict[str, Any]) -> str:
+    """The table of ``evaluate.py evidence``: ratios with counts; below each the difference with interval and p-value.
+
+    The difference is from the first method, on the pictures that both have.
+    """
+    rows = content["rows"]
+    lines = ["| " + " | ".join(["method", "pictures", *_EVIDENCE.values()]) + " |", "|---" * (2 + len(_EVIDENCE)) + "|"]
+    for row in rows:
+        cells = [f"`{row['method']}`", str(row["pictures"])]
+        for name in _EVIDENCE:
+            entry = row["ratios"][name]
+            value = "-" if entry["value"] is None else f"{entry['value']:.3f}"
+            found = row["against"]["differences"][name] if "against" in row else None
+            more = f"<br>{_tested(found)}" if found else ""
+            cells.append(f"{value} ({entry['hits']:g}/{entry['total']:g}){more}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def second_markdown(content: dict[str, Any]) -> str:
+    """Differences of every ablation from the method that it changes, with interval and p-value."""
+    rows = [row for row in content["rows"] if "against_second" in row]
+    names = [name for name in _EVIDENCE if name != "position_with_margin"]
+    heads = ["method", *(_EVIDENCE[name] for name in names)]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        found = [row["against_second"]["differences"][name] for name in names]
+        cells = [f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _tested(entry: dict[str, Any]) -> str:
+    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f}), p {entry['p']:.3f}"
 
 
 def _ratio(entry: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def generate_images(
             S=sampling.steps,
             batch_size=len(prompts),
             shape=tuple(chain["x_T"].shape[1:]),
-            unconditional_guidance_scale=sampling.scale,
+            unconditional_guidance_scale=_guidance(method, sampling),
             verbose=False,
             **chain,
             **_fixed_control(pipeline, sampler, method, layouts, sampling),
@@ -106,15 +106,22 @@ def _chain(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> 
     }
 
 
+def _guidance(method: Method, sampling: Sampling) -> float:
+    """The method's own scale, or the run's."""
+    return sampling.scale if method.guidance is None else method.guidance
+
+
 def _fixed_control(
     pipeline: Pipeline, sampler: Any, method: Method, layouts: Sequence[Layout], sampling: Sampling
 ) -> dict[str, Any]:
     """The sampler's arguments for one weight in the first part of the steps; none for the plain model."""
-    from ldm.spacetime.control import SpatialControl
+    from ldm.spacetime.control import RADIUS, SpatialControl
 
     if method.weight is None or not any(layout.objects for layout in layouts):
         return {}
-    control = dataclasses.replace(SpatialControl.build(layouts, pipeline.encode), blend=method.blend)
+    control = SpatialControl.build(
+        layouts, pipeline.encode, blend=method.blend, radius=RADIUS if method.radius is None else method.radius
+    )
     steps = len(sampler.schedule(sampling.steps))
     present = control.present.to(pipeline.device, torch.float32)  # (N, B)
     held = torch.arange(steps, device=present.device)[:, None, None] < method.until * steps  # (S, 1, 1)
@@ -144,7 +151,7 @@ def optimised(
     objective = preset.objective(pipeline.clip, prompts, layouts)
     return optimise(
         pipeline.model, PLMSSampler(pipeline.model), control, objective, preset,
-        guidance_scale=sampling.scale, steps=sampling.steps,
+        guidance_scale=_guidance(method, sampling), steps=sampling.steps,
         checkpoint_steps=not sampling.keep_activations, **_chain(pipeline, prompts, seeds),
     )  # fmt: skip
 
@@ -180,7 +187,7 @@ class PictureStore:
 
     def claim(self, method: Method) -> None:
         """Notes the method's constants beside its pictures; UserError if its pictures had others."""
-        _claim(self.folder / method.folder / "method.json", constants(method))
+        _claim(self.folder / method.folder / "method.json", constants_of(method))
 
     def load(self, method: Method, index: int) -> Picture:
         """Picture ``index`` of a method."""
@@ -197,19 +204,21 @@ class PictureStore:
         return [job for job in jobs if not self.path(method, job.index).exists()]
 
 
-def constants(method: Method) -> dict[str, Any]:
-    """All that decides a method's pictures beside the model and the sampling, as JSON can hold it."""
-    named: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
+def constants_of(method: Method) -> dict[str, Any]:
+    """All constants of a method, as JSON; those that are as usual are left out."""
+    constants: dict[str, Any] = {"label": method.label, "weight": method.weight, "swap": method.swap}
     if method.until != 1:
-        named["until"] = method.until
+        constants["until"] = method.until
     if method.blend != "conditional":
-        named["blend"] = method.blend
+        constants["blend"] = method.blend
+    own = {"radius": method.radius, "guidance": method.guidance, "layout": method.layout}
+    constants |= {key: value for key, value in own.items() if value is not None}
     if method.preset is not None:
         preset = dataclasses.asdict(method.preset).items()
-        named["preset"] = {
+        constants["preset"] = {
             key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
         }
-    return named
+    return constants
 
 
 def _claim(path: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,120 @@
+"""`scripts/evaluate.py prompts` and `evidence`: the prompt files of the emoji world, and the table made with them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ldm.util import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = Path("data/prompts")
+PLAN = Path("configs/emoji/evidence.yaml")
+RESULTS = ROOT / "docs" / "results"
+SECOND = "per-step"  # what ablations are compared with, besides the plain model
+
+
+def add_commands(commands: Any, parser_class: type[argparse.ArgumentParser]) -> None:
+    """The two subcommands with their flags."""
+    text = "write the prompt files of the emoji world: three styles, for choosing and for reporting"
+    made = commands.add_parser("prompts", help=text, description=text)
+    made.add_argument("--outdir", type=Path, default=PROMPTS, metavar="DIR", help=f"({PROMPTS})")
+    made.set_defaults(threads=None)
+    text = "the methods and ablations of a plan on its prompt files; goes on from the scores that are there"
+    made = commands.add_parser("evidence", help=text, description=text)
+    made.add_argument("--plan", type=Path, default=ROOT / PLAN, metavar="YAML", help=f"({PLAN})")
+    made.add_argument("--outdir", type=Path, default=Path("outputs/evidence"), metavar="DIR", help="pictures")
+    made.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
+    made.add_argument("--page", type=Path, metavar="MD", help="bring the tables of this page up to date, as in "
+                      "--page docs/evidence.md")  # fmt: skip
+    made.add_argument("--minutes", type=float, metavar="N", help="make pictures for so long; 0 makes only the table")
+    made.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    made.add_argument("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
+    made.add_argument("--ckpt", type=Path, metavar="FILE", help="weights of another model")
+    made.add_argument("--clip", type=Path, metavar="FILE", help="weights of another CLIP")
+    made.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (the best there is)")
+
+
+def run_prompts(options: argparse.Namespace) -> str:
+    """Writes the prompt files; their paths."""
+    from ldm.evaluation.promptsets import write_sets
+
+    return "\n".join(map(str, write_sets(options.outdir)))
+
+
+def run_evidence(options: argparse.Namespace) -> str:
+    """Makes and scores what lacks, writes the records and the table; the table."""
+    from ldm.evaluation.evidence import Record, build_rows, fill, read_plan
+    from ldm.evaluation.report import evidence_blocks, evidence_markdown, write_json
+    from ldm.evaluation.shards import Shard, hold
+
+    if options.minutes is not None and options.minutes < 0:
+        raise UserError(f"--minutes {options.minutes} is not at least 0")
+    plan = read_plan(options.plan, ROOT)
+    shop, ruler = _workshop(options, plan)
+    with hold(options.outdir, Shard()):
+        records = {
+            name: Record(options.out / f"evidence-{name}.json", {**shop.settings(prompts), **ruler}, len(prompts))
+            for name, prompts in plan.sets.items()
+        }
+        left = fill(plan, records, shop, options.minutes)
+        rows = build_rows(records, plan.methods, SECOND)
+        content = {"prompts": {name: len(prompts) for name, prompts in plan.sets.items()}, "pictures_left": left,
+                   "settings": {name: record.settings for name, record in records.items()},
+                   "seconds_a_picture": _seconds(records.values()), "rows": rows}  # fmt: skip
+        write_json(options.out / "evidence.json", content)
+        if options.page is not None:
+            _update_page(options.page, evidence_blocks(content))
+    more = [f"{left} pictures are left; the same command goes on"] if left else []
+    return "\n".join([evidence_markdown(content), *more, str(options.out / "evidence.json")])
+
+
+def _update_page(path: Path, blocks: dict[str, str]) -> None:
+    from ldm.evaluation.report import replace_block
+    from ldm.util import atomic_write
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        for name, block in blocks.items():
+            text = replace_block(text, name, block)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--page {path} can't be brought up to date: {error}") from None
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _workshop(options: argparse.Namespace, plan: Any) -> tuple[Any, dict[str, Any]]:
+    """Where pictures are made and judged, and what identifies the judges."""
+    from ldm.evaluation.backgrounds import background_colour
+    from ldm.evaluation.clipscores import open_clip_score
+    from ldm.evaluation.detectors import open_detector
+    from ldm.evaluation.evidence import Workshop
+    from ldm.evaluation.judge import Judges
+    from ldm.evaluation.making import Studio
+    from ldm.evaluation.runner import Sampling
+    from ldm.models.detector import DEFAULT_WEIGHTS
+    from ldm.spacetime.outputs import file_hash
+    from ldm.spacetime.pipeline import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, choose_model, project_file
+
+    config, ckpt = options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT)
+    clip = options.clip or project_file(EMOJI_CLIP)
+    studio = Studio(
+        choose_model(config, ckpt), Sampling(plan.steps, plan.scale), plan.layout, clip, device=options.device
+    )
+    judges = Judges(open_detector("emoji"), open_clip_score(str(clip))[0], background=background_colour)
+    shop = Workshop(options.outdir, studio.settings, studio.place, studio.make, judges)
+    return shop, {"detector_sha256": file_hash(DEFAULT_WEIGHTS)}
+
+
+def _seconds(records: Any) -> dict[str, float]:
+    """Mean time of a picture by method, over all records."""
+    sums: dict[str, list[float]] = {}
+    for record in records:
+        for method, (count, seconds) in record.seconds.items():
+            before = sums.setdefault(method, [0, 0.0])
+            sums[method] = [before[0] + count, before[1] + seconds]
+    return {method: round(seconds / count, 2) for method, (count, seconds) in sums.items()}
+
+
+COMMANDS = {"prompts": run_prompts, "evidence": run_evidence}

@@ -1,0 +1,148 @@
+"""The numbers in the README, the model card and docs/evidence.md are those of the result files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm.evaluation.evidence import Record, from_word
+from ldm.evaluation.report import NAMES, evidence_blocks, markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+PAGES = [ROOT / "README.md", ROOT / "models" / "emoji" / "README.md", ROOT / "docs" / "evidence.md"]
+# Of the layout predictor: its own measurement and a reading of its labels, which have no file in docs/results.
+ELSEWHERE = {(441, 480), (35, 480)}
+
+
+def result(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def ratios(content: Any) -> Iterator[tuple[int, int]]:
+    """All (hits, total) of a result, at any depth."""
+    if isinstance(content, dict):
+        if {"hits", "total"} <= set(content):
+            yield int(content["hits"]), int(content["total"])
+        content = list(content.values())
+    for item in content if isinstance(content, list) else ():
+        yield from ratios(item)
+
+
+def known_ratios() -> set[tuple[int, int]]:
+    return {ratio for path in RESULTS.glob("*.json") for ratio in ratios(json.loads(path.read_text(encoding="utf-8")))}
+
+
+def readme_tables() -> list[list[str]]:
+    """Tables of the README that compare methods, as lists of lines."""
+    lines, tables, table = (ROOT / "README.md").read_text(encoding="utf-8").splitlines(), [], []
+    for line in [*lines, ""]:
+        if line.startswith("|"):
+            table.append(line)
+        elif table:
+            tables.append(table)
+            table = []
+    return [table for table in tables if "object recall" in table[0]]
+
+
+def squeezed(line: str) -> str:
+    return re.sub(r"\s+", " ", line)
+
+
+def test_tables_are_those_of_the_files() -> None:
+    """Every row is a generated row, and all rows of one table come from one file."""
+    files = [path.stem for path in RESULTS.glob("*.json") if "rows" in (found := result(path.stem)) and
+             "object_recall" in found["rows"][0]]  # fmt: skip
+    generated = {name: [squeezed(line) for line in markdown(result(name), readme=True).splitlines()] for name in files}
+    tables = readme_tables()
+    assert len(tables) >= 2
+    for table in tables:
+        rows = [squeezed(line) for line in table]
+        fitting = [name for name, lines in generated.items() if set(rows) <= set(lines)]
+        lacking = [row for row in rows if not any(row in lines for lines in generated.values())]
+        assert fitting, f"no file has all rows of this table; no file at all has {lacking}"
+
+
+def test_the_table_of_the_reporting_prompts_is_complete() -> None:
+    lines = [squeezed(line) for line in markdown(result("table-report"), readme=True).splitlines()]
+    readme = {squeezed(line) for table in readme_tables() for line in table}
+    named = {name for name in NAMES.values() if any(line.startswith(f"| {name} |") for line in lines)}
+    assert named and all(line in readme for line in lines if any(line.startswith(f"| {name} |") for name in named))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_ratios_in_the_prose_are_in_a_file(page: Path) -> None:
+    text = re.sub(r"\s+", " ", page.read_text(encoding="utf-8"))
+    stated = {(int(a.replace(",", "")), int(b.replace(",", "")))
+              for a, b in re.findall(r"\b(\d[\d,]*) of (?:the |its )?(\d[\d,]*)\b", text)}  # fmt: skip
+    stated |= {(int(a), int(b)) for a, b in re.findall(r"(?<![\d./])(\d+)/(\d+)(?![\d/])", text)}
+    assert stated <= known_ratios() | ELSEWHERE
+
+
+def test_shares_and_counts_in_the_prose() -> None:
+    prose = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    report, published = result("table-report"), result("table-published")
+    rows = {row["method"]: row for row in report["rows"]}
+    for ours, plain in re.findall(r"in (\d+)% of the pictures, the plain model in (\d+)%", prose):
+        assert int(ours) == round(100 * rows["per-step"]["both_and_right"]["value"])
+        assert int(plain) == round(100 * rows["base"]["both_and_right"]["value"])
+    for count in re.findall(r"embedded model: (\d+) prompts that no choice", prose):
+        assert int(count) == report["settings"]["count"] == len(report["prompts"])
+    for count in re.findall(r"run on the first (\d+) of these prompts", prose):
+        assert int(count) == published["settings"]["count"] == len(published["prompts"])
+        assert published["prompts"] == report["prompts"][: int(count)]
+    for count in re.findall(r"(\d+) generated pictures labelled by eye", prose):
+        assert int(count) == result("calibration")["pictures"]
+    without = {row["method"]: row["both_and_right"]["hits"] for row in result("without-close-ups")["rows"]}
+    pattern = r"plain model (\d+) and \d+ both present and right, the fixed weight of 1 (\d+)"
+    for plain, fixed in re.findall(pattern, prose):
+        assert int(plain) == without["base"] and int(fixed) == without["fixed:weight=1,blend=unconditional"]
+
+
+def test_numbers_of_the_model_card() -> None:
+    card = re.sub(r"\s+", " ", (ROOT / "models" / "emoji" / "README.md").read_text(encoding="utf-8"))
+    detector = result("detector")
+    pattern = r"(\d+) fresh scenes: precision and recall \d+ of \d+, centre error ([\d.]+) px"
+    for count, error in re.findall(pattern, card):
+        assert int(count) == detector["scenes"] and float(error) == round(detector["clean"]["centre_error_px"], 2)
+    total = result("single")["recall"]
+    assert f"single-object recall {total['hits']} of {total['total']}" in card
+
+
+# ------------------------------------------------------------------------------------------------ the evidence
+
+
+def test_the_page_of_the_evidence_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    for name, block in evidence_blocks(result("evidence")).items():
+        assert f"<!-- {name} -->\n{block}\n<!-- end {name} -->" in page, f"run evaluate.py evidence --page ({name})"
+
+
+def test_the_table_of_the_evidence_follows_from_the_words() -> None:
+    content = result("evidence")
+    counted: dict[str, list[int]] = {}
+    for name in content["prompts"]:
+        found = result(f"evidence-{name}")
+        record = Record(RESULTS / f"evidence-{name}.json", found["settings"], content["prompts"][name])
+        assert content["settings"][name] == found["settings"]
+        for method, pictures in record.facts().items():
+            sums = counted.setdefault(method, [0, 0, 0])
+            for facts in pictures.values():
+                sums[0] += 1
+                sums[1] += sum(facts.found)
+                sums[2] += sum(relation.right for relation in facts.relations)
+    assert set(counted) == {row["method"] for row in content["rows"]}
+    for row in content["rows"]:
+        entry = row["ratios"]
+        assert counted[row["method"]] == [row["pictures"], entry["object_recall"]["hits"], entry["relation"]["hits"]]
+
+
+def test_words_that_are_none() -> None:
+    for word in ("", "2:1::-:-", "1:1:4:-:-", "1:1::-"):
+        with pytest.raises(ValueError):
+            from_word(word)
