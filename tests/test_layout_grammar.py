@@ -14,7 +14,7 @@ from layout_predictor.LayoutTransformer.data.dataset import GrammarSource
 from layout_predictor.LayoutTransformer.data.grammar import _try, generate
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.data.story import Story
-from layout_predictor.LayoutTransformer.data.templates import Pattern
+from layout_predictor.LayoutTransformer.data.templates import UP, Pattern
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, token_at, train_tokenizer
 from layout_predictor.LayoutTransformer.training.evaluate import satisfied
 from ldm.util import UserError
@@ -112,6 +112,33 @@ def test_places_in_the_picture() -> None:
             assert (sample.centres < 0.5).all()
             return
     raise AssertionError("no sentence about a corner")
+
+
+def told(pattern: Pattern, roles: str, relations: dict[str, str]) -> Story:
+    """A story of one pattern about as many singular things as it has roles."""
+    story = Story(random.Random(4))
+    while len(story.things) < len(roles):
+        story.new_thing()
+        if story.things[-1].plural:
+            story.things.pop()
+    assert _try(story, pattern, {role: i for i, role in enumerate(roles)}, relations)
+    return story
+
+
+def test_a_side_next_to_something_is_no_place_in_the_picture() -> None:
+    beside = Pattern("{B} {B.be} {part} , and next to {B.it} , {r.there} , {A.be} {A}", "ArB", only="side")
+    story = told(beside, "AB", {"r": "left of"})
+    assert story.edges == [(0, "left of", 1)] and not story.regions
+    story = told(Pattern("{r.alone} there {A.be} {A} , and {r-.alone} {B} {B.sit}"), "AB", {"r": "left of"})
+    assert story.edges == [(0, "left of", 1)] and story.regions == [(0, "left of"), (1, "right of")]
+
+
+def test_kinds_of_sentences() -> None:
+    text = "\n".join(generate(6, i).text for i in range(3000))
+    for phrase in ("'s left", "'s right", "\nBetween the ", "\nWhat ", "\nPut ", "\nNobody noticed ", "being the one ",
+                   " goes ", "\nHaving "):  # fmt: skip
+        assert phrase.lower() in text.lower(), phrase
+    assert any(f"\n{height}" in text.lower() for height in UP)
 
 
 def test_batches_mark_the_first_sub_word(samples: list[Sample], tokenizer: SentenceTokenizer) -> None:

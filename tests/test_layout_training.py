@@ -17,10 +17,10 @@ from tiny_layout_data import RELATIONS, write_captions, write_coco
 
 from layout_predictor.LayoutTransformer.data.batch import collate
 from layout_predictor.LayoutTransformer.data.grammar import generate
-from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, train_tokenizer
 from layout_predictor.LayoutTransformer.model import LayoutConfig, build_model
 from layout_predictor.LayoutTransformer.model.names import to_published
-from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training, save_training
+from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
 from layout_predictor.LayoutTransformer.training.config import read_config
 from layout_predictor.LayoutTransformer.training.evaluate import Score
 from layout_predictor.LayoutTransformer.training.losses import layout_loss
@@ -235,6 +235,20 @@ def test_a_published_checkpoint_gives_weights_and_is_saved_whole(tmp_path: Path)
     again = load_training(tmp_path / "again.pth")["state_dict"]
     assert set(again) == set(published["state_dict"])
     assert all(torch.equal(again[name], value) for name, value in published["state_dict"].items())
+
+
+def test_training_goes_on_from_an_exported_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(write_config(tmp_path))
+    exported = tmp_path / "layout.safetensors"
+    export(exported, trainer.model.half().float(), trainer.tokenizer)
+    other = make_trainer(write_config(tmp_path, "other", TRAINING={"SEED": 2}))
+    other.load_weights(exported)
+    assert_same_weights(trainer, other)
+    for one, two in zip(trainer.model.parameters(), other.model.parameters(), strict=True):
+        assert one.requires_grad == two.requires_grad  # an exported model is loaded frozen; this one trains
+    export(exported, trainer.model, train_tokenizer(["a cat"] * 9, len(trainer.tokenizer)))
+    assert main(["--cfg_path", str(tmp_path / "other.yaml"), "--init_from", str(exported)]) == 2
+    assert "another tokenizer" in capsys.readouterr().err
 
 
 class Foreign:
