@@ -127,7 +127,7 @@ def unet(options: argparse.Namespace) -> None:
         print(f"{name:36} {row['median']:7.2f} s  {row['ratio']:5.2f} of {LIBRARY}", flush=True)
     if options.out:
         settings = {"size": size, "threads": threads, "rounds": options.rounds, "gradient": options.gradient}
-        write_json(options.out, {"settings": {**settings, "torch": torch.__version__}, "rows": rows})
+        write_json(options.out, {"settings": {**settings, "torch": torch.__version__}, "calls": rows})
 
 
 def main() -> int:
