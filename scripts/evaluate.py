@@ -18,12 +18,15 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from ldm.cli.common import Parser, Progress, run_script, set_threads
 from ldm.evaluation import commands as runs
 from ldm.evaluation import evidence_command
 from ldm.util import UserError
@@ -32,13 +35,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 OUTDIR = Path("outputs/evaluate")
 LABELS = ROOT / "data" / "emoji_labels.json"
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all flags)\n")
 
 
 def at_least(low: int, high: int | None = None) -> Any:
@@ -53,10 +49,11 @@ def at_least(low: int, high: int | None = None) -> Any:
     return whole
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """All subcommands and their flags."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    parser = Parser(__doc__)
+    subparser: Any = partial(Parser, argument_default=None)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=subparser)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
@@ -96,8 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
                        "prompts, whose pictures are not made again")  # fmt: skip
     table.add_argument("--batch-size", type=at_least(1), metavar="N", help="pictures made together")
     _sampling_flags(table)
-    runs.add_commands(commands, Parser)
-    evidence_command.add_commands(commands, Parser)
+    runs.add_commands(commands)
+    evidence_command.add_commands(commands)
     return parser
 
 
@@ -262,23 +259,16 @@ COMMANDS = {
 }
 
 
+def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
+    """Runs a subcommand; yields what it says."""
+    logging.getLogger("ldm.evaluation").setLevel(logging.INFO)
+    set_threads(options.threads)
+    yield COMMANDS[options.command](options)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand; 0 if it worked, 2 for a user's mistake, 130 if interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = build_parser().parse_args(arguments)
-    try:
-        if options.threads:
-            import torch
-
-            torch.set_num_threads(options.threads)
-        print(COMMANDS[options.command](options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 0
+    return run_script(build_parser(), arguments, run)
 
 
 if __name__ == "__main__":

@@ -190,6 +190,15 @@ def test_records_of_other_settings_and_constants_are_refused(tmp_path: Path) -> 
     (tmp_path / "evidence-one.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="another learning_rate"):
         fill(bench.plan, bench.records(), bench.shop("a"))
+    records = bench.records()
+    records["one"].drop("per-step")
+    count = len(bench.made)
+    assert fill(bench.plan, records, bench.shop("b")) == 0 and len(bench.made) == count + 3
+    known = bench.records()["two"]
+    known.drop("per-step")
+    known.claim(parse_method("per-step"), {"predictor_sha256": "old"})
+    with pytest.raises(UserError, match="another predictor_sha256; make them again with --again per-step"):
+        known.claim(parse_method("per-step"), {"predictor_sha256": "new"})
     for text in ("{", '{"settings": {"steps": 2}, "seconds": {}, "constants": {}, "words": {"base": {"7": ["11"]}}}'):
         (tmp_path / "evidence-one.json").write_text(text)
         with pytest.raises(UserError, match="damaged"):

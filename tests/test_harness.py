@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from ldm.evaluation.shards import Shard, hold, parse_shard, run_on_ray, shard_of
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
 from tests import tiny_world
+from tests.golden_data import ROOT
 from tests.scripts_under_test import load_script, refusal
 
 FORK = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
@@ -240,6 +242,26 @@ def test_ray_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pip install ray"):
         run_on_ray(2, fail, tmp_path)
     assert shards._call(lambda shard: shard.rank, Shard(1, 2)) == 1
+
+
+def work_on_ray(folder: Path, shard: Shard) -> Summary:
+    """A shard of :func:`work`, as a task that Ray can send to another process."""
+    return work(folder, shard, log=folder.parent / f"log-{shard.rank}")
+
+
+@pytest.mark.slow
+def test_ray_itself(tmp_path: Path) -> None:
+    """Two real tasks in processes of Ray's own: no picture twice, none missing."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}})
+    try:
+        parts = run_on_ray(2, functools.partial(work_on_ray, tmp_path / "run"), ROOT)
+    finally:
+        ray.shutdown()
+    assert [part.made for part in parts] == [5, 5]
+    lines = [line for rank in range(2) for line in (tmp_path / f"log-{rank}").read_text().splitlines()]
+    assert len(lines) == len(set(lines)) == 10
+    assert set(read_run(tmp_path / "run").entries.values()) == {DONE}
 
 
 # -------------------------------------------------------------------------------------------------- layouts

@@ -56,7 +56,8 @@ def test_a_right_picture() -> None:
     assert facts.all_right and facts.faults == 0
     assert counts(facts) == {
         "object_recall": (2, 2), "object_accuracy": (1.0, 1.0), "relation_given_both": (1, 1), "relation": (1, 1),
-        "position_with_margin": (1, 1), "count": (2, 2), "colour": (0, 0), "clip_score": (0.0, 0.0),
+        "position_with_margin": (1, 1), "count": (2, 2), "colour": (0, 0), "background": (0.0, 0.0),
+        "clip_score": (0.0, 0.0),
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ldm.evaluation.evidence import Record, from_word
 from ldm.evaluation.report import NAMES, evidence_blocks, markdown
+from ldm.evaluation.scoring import PictureScore, paired_bootstrap, per_prompt, summarise
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -74,6 +75,22 @@ def test_the_table_of_the_reporting_prompts_is_complete() -> None:
     readme = {squeezed(line) for table in readme_tables() for line in table}
     named = {name for name in NAMES.values() if any(line.startswith(f"| {name} |") for line in lines)}
     assert named and all(line in readme for line in lines if any(line.startswith(f"| {name} |") for name in named))
+
+
+@pytest.mark.parametrize("name", ["table-report", "table-published"])
+def test_counts_and_intervals_follow_from_the_pictures(name: str) -> None:
+    """Every row's counts and differences, computed again from its scores of single pictures."""
+    rows = result(name)["rows"]
+    scores = [[PictureScore(tuple(p["found"]), tuple(p["in_disc"]), p["relation_right"], p["extra"])
+               for p in row["pictures"]] for row in rows]  # fmt: skip
+    plain = per_prompt(scores[0])
+    for row, own in zip(rows, scores, strict=True):
+        for column, ratio in summarise(own).items():
+            assert row[column] == ratio.to_json()
+        stated = row.get("against_base", {})
+        for column, values in per_prompt(own).items() if stated else ():
+            found = paired_bootstrap(values, plain[column])
+            assert (found.mean, found.low, found.high) == pytest.approx(tuple(stated[column].values()), abs=1e-12)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

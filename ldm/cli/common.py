@@ -22,14 +22,16 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, 
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line; a flag that is not given sets nothing, so that defaults live in one place."""
+    """Tells a mistake in one line; a flag that is not given sets nothing, so that defaults live in one place.
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,
-        )
+    `more` goes to argparse, as its parsers of subcommands need; ``argument_default=None`` gives flags a value.
+    """
+
+    def __init__(self, description: str | None = None, **more: Any) -> None:
+        usual = {
+            "formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS,
+        }  # fmt: skip
+        super().__init__(description=description, **{**usual, **more})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help lists all flags)\n")

@@ -10,7 +10,7 @@ from typing import Any
 from ldm.util import UserError
 
 
-def add_commands(commands: Any, parser_class: type[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Any) -> None:
     """The two subcommands with their flags."""
     for name, text in (
         ("score", "what the pictures of a run show: recall, relations, colours, counts, CLIP score"),

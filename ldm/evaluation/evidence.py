@@ -148,17 +148,22 @@ class Record:
                 f"{path} holds scores made with other settings ({', '.join(changed)}); name another --out or remove it"
             )
 
-    def claim(self, method: Method) -> None:
-        """Note the method's constants. UserError if its words were made with others."""
-        own = json.loads(json.dumps(constants_of(method)))
+    def claim(self, method: Method, more: dict[str, Any] | None = None) -> None:
+        """Note the method's constants, and `more` that it depends on. UserError if its words were made with others."""
+        own = json.loads(json.dumps({**constants_of(method), **(more or {})}))
         known = self.constants.setdefault(method.label, own)
         pairs = [(known, own), (known.get("preset", {}), own.get("preset", {}))]
         changed = sorted(key for old, new in pairs for key in {*old} & {*new} - {"preset"} if old[key] != new[key])
         if changed:
             raise UserError(
-                f"{self.path} holds scores of '{method.label}' with another {', '.join(changed)}; remove them or name "
-                "another --out"
+                f"{self.path} holds scores of '{method.label}' with another {', '.join(changed)}; make them again with "
+                f"--again {method.label}, or name another --out"
             )
+
+    def drop(self, method: str) -> None:
+        """Forget all words of a method."""
+        for kept in (self.words, self.seconds, self.constants):
+            kept.pop(method, None)  # type: ignore[attr-defined]
 
     def has(self, method: str, number: int, seed: int) -> bool:
         """Whether this picture has a word."""
@@ -218,6 +223,7 @@ class Workshop:
     place: Place
     make: Make
     judges: Judges
+    predictor: str | None = None  # hash of its weights, on which the methods depend whose layouts it makes
 
 
 def fill(plan: Plan, records: dict[str, Record], shop: Workshop, minutes: float | None = None) -> int:
@@ -231,7 +237,8 @@ def fill(plan: Plan, records: dict[str, Record], shop: Workshop, minutes: float 
     for stage in plan.stages:
         for method in stage.methods:
             for name in stage.sets:
-                records[name].claim(method)
+                predicted = method.controlled and (method.layout or plan.layout) == "predictor"
+                records[name].claim(method, {"predictor_sha256": shop.predictor} if predicted else None)
     todo = list(_missing(plan, records))
     end = None if minutes is None else time.monotonic() + 60 * minutes
     left = sum(len(tasks) for _, tasks, _ in todo)

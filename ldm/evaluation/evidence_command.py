@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = Path("data/prompts")
 PLAN = Path("configs/emoji/evidence.yaml")
 RESULTS = ROOT / "docs" / "results"
+PREDICTOR = "predictor_sha256"
 SECOND = "per-step"  # what ablations are compared with, besides the plain model
 
 
-def add_commands(commands: Any, parser_class: type[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Any) -> None:
     """The two subcommands with their flags."""
     text = "write the prompt files of the emoji world: three styles, for choosing and for reporting"
     made = commands.add_parser("prompts", help=text, description=text)
@@ -28,6 +29,7 @@ def add_commands(commands: Any, parser_class: type[argparse.ArgumentParser]) -> 
     made.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
     made.add_argument("--page", type=Path, metavar="MD", help="bring the tables of this page up to date, as in "
                       "--page docs/evidence.md")  # fmt: skip
+    made.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="forget the scores of these methods")
     made.add_argument("--minutes", type=float, metavar="N", help="make pictures for so long; 0 makes only the table")
     made.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     made.add_argument("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
@@ -46,6 +48,7 @@ def run_prompts(options: argparse.Namespace) -> str:
 def run_evidence(options: argparse.Namespace) -> str:
     """Makes and scores what lacks, writes the records and the table; the table."""
     from ldm.evaluation.evidence import Record, build_rows, fill, read_plan
+    from ldm.evaluation.front import split_methods
     from ldm.evaluation.report import evidence_blocks, evidence_markdown, write_json
     from ldm.evaluation.shards import Shard, hold
 
@@ -55,9 +58,16 @@ def run_evidence(options: argparse.Namespace) -> str:
     shop, ruler = _workshop(options, plan)
     with hold(options.outdir, Shard()):
         records = {
-            name: Record(options.out / f"evidence-{name}.json", {**shop.settings(prompts), **ruler}, len(prompts))
+            name: Record(
+                options.out / f"evidence-{name}.json",
+                {key: value for key, value in {**shop.settings(prompts), **ruler}.items() if key != PREDICTOR},
+                len(prompts),
+            )
             for name, prompts in plan.sets.items()
         }
+        for method in split_methods(options.again):
+            for record in records.values():
+                record.drop(method)
         left = fill(plan, records, shop, options.minutes)
         rows = build_rows(records, plan.methods, SECOND)
         content = {"prompts": {name: len(prompts) for name, prompts in plan.sets.items()}, "pictures_left": left,
@@ -103,7 +113,8 @@ def _workshop(options: argparse.Namespace, plan: Any) -> tuple[Any, dict[str, An
         choose_model(config, ckpt), Sampling(plan.steps, plan.scale), plan.layout, clip, device=options.device
     )
     judges = Judges(open_detector("emoji"), open_clip_score(str(clip))[0], background=background_colour)
-    shop = Workshop(options.outdir, studio.settings, studio.place, studio.make, judges)
+    predictor = studio.settings([]).get(PREDICTOR)
+    shop = Workshop(options.outdir, studio.settings, studio.place, studio.make, judges, predictor)
     return shop, {"detector_sha256": file_hash(DEFAULT_WEIGHTS)}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm.evaluation.statistics import interval, resampled
 from ldm.models.detector import Detection
 
 TARGET_RADIUS = 0.2  # of the method's disc
@@ -155,9 +156,8 @@ def paired_bootstrap(
     if values.shape != baseline.shape or values.ndim != 1 or not len(values):
         raise ValueError(f"paired values need one entry a prompt: {values.shape} against {baseline.shape}")
     differences = values - baseline  # (prompts,)
-    picks = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
-    low, high = np.percentile(differences[picks].mean(axis=1), [2.5, 97.5])
-    return Interval(float(differences.mean()), float(low), float(high))
+    picks = resampled(len(differences), resamples, np.random.default_rng(seed))
+    return Interval(float(differences.mean()), *interval(differences[picks].mean(axis=1)))
 
 
 @dataclass(frozen=True)

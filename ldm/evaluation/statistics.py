@@ -32,6 +32,17 @@ class Difference:
     prompts: int
 
 
+def resampled(count: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Numbers of prompts drawn with replacement, (resamples, count)."""
+    return rng.integers(0, count, (resamples, count))
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """The 95% percentile interval of a bootstrap's values (resamples,); those that are not a number are left out."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def estimate(hits: Array, totals: Array, resamples: int = 2000, seed: int = 0) -> Estimate:
     """sum(hits) / sum(totals) with the percentile bootstrap over prompts (Efron, 1979).
 
@@ -42,9 +53,8 @@ def estimate(hits: Array, totals: Array, resamples: int = 2000, seed: int = 0) -
     hit, total = float(hits.sum()), float(totals.sum())
     if not total:
         return Estimate(hit, total, None, None, None)
-    picks = np.random.default_rng(seed).integers(0, len(hits), (resamples, len(hits)))
-    low, high = np.nanpercentile(_ratio(hits[picks].sum(1), totals[picks].sum(1)), [2.5, 97.5])
-    return Estimate(hit, total, hit / total, float(low), float(high))
+    picks = resampled(len(hits), resamples, np.random.default_rng(seed))
+    return Estimate(hit, total, hit / total, *interval(_ratio(hits[picks].sum(1), totals[picks].sum(1))))
 
 
 def compare(
@@ -64,9 +74,9 @@ def compare(
     rng = np.random.default_rng(seed)
     count = len(hits[0])
     observed = float(hits[0].sum() / totals[0].sum() - hits[1].sum() / totals[1].sum())
-    picks = rng.integers(0, count, (resamples, count))
+    picks = resampled(count, resamples, rng)
     drawn = [_ratio(h[picks].sum(1), t[picks].sum(1)) for h, t in zip(hits, totals, strict=True)]
-    low, high = np.nanpercentile(drawn[0] - drawn[1], [2.5, 97.5])
+    low, high = interval(drawn[0] - drawn[1])
     exchange = rng.random((resamples, count)) < 0.5  # (resamples, prompts)
     sides = [
         _ratio(np.where(exchange, hits[1 - k], hits[k]).sum(1), np.where(exchange, totals[1 - k], totals[k]).sum(1))
@@ -74,7 +84,7 @@ def compare(
     ]
     as_large = np.abs(sides[0] - sides[1]) >= abs(observed) - 1e-12
     p = (1 + int(as_large.sum())) / (1 + resamples)
-    return Difference(observed, float(low), float(high), p, count)
+    return Difference(observed, low, high, p, count)
 
 
 def _ratio(hits: Array, totals: Array) -> Array:
