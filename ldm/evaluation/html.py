@@ -119,7 +119,7 @@ def _difference(entry: Mapping[str, Any] | None) -> str:
     mark = ' class="clear"' if entry["p"] < 0.05 else ""
     return (
         f"<br><small{mark}>&Delta; {entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f}), "
-        f"p&nbsp;{entry['p']:.3f}</small>"
+        f"p&nbsp;{'&lt; 0.001' if entry['p'] < 0.001 else format(entry['p'], '.3f')}</small>"
     )
 
 

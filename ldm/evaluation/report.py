@@ -193,7 +193,8 @@ def second_markdown(content: dict[str, Any]) -> str:
 
 
 def _tested(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f}), p {entry['p']:.3f}"
+    p = f"p {entry['p']:.3f}" if entry["p"] >= 0.001 else "p < 0.001"
+    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f}), {p}"
 
 
 def _ratio(entry: dict[str, Any]) -> str:
