@@ -166,8 +166,9 @@ def _load_with_stubs(path: Path, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=unpickle, mmap=mmap)
     except pickle.UnpicklingError as err:
+        reason = next(iter(str(err).splitlines()), "no pickle")
         raise UserError(
-            f"checkpoint {path} is not loaded, since unpickling it could run code ({err}); "
+            f"checkpoint {path} is not loaded, since unpickling it could run code ({reason}); "
             "convert it to .safetensors on a machine you trust"
         ) from err
 

@@ -143,6 +143,10 @@ def test_objects_in_words() -> None:
         ("a.jsonl", '{"prompt": "A", "objects": [{"name": "cat", "colour": "pale"}]}', "line 1.*'pale'"),
         ("a.jsonl", "3\n", "line 1 is a int"),
         ("a.json", "[1,\n", "line 1.*not valid JSON"),
+        ("a.csv", "id,caption\n", r"not read from \*.csv"),
+        ("a.txt", 'id,caption\n1,"A cat"\n', "line 2.*looks like a table"),
+        ("a.txt", "A cat\nA\tcat\n", "line 2.*looks like a table"),
+        ("a.txt", "<html>\nA cat\n", "line 1.*looks like markup"),
     ],
 )
 def test_other_formats_name_the_line(tmp_path: Path, file: str, text: str, complaint: str) -> None:

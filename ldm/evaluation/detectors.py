@@ -110,6 +110,8 @@ class TransformersDetector:
     """
 
     def __init__(self, source: str, device: str | None = None, threshold: float | None = None) -> None:
+        if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+            raise UserError(f"the detector 'transformers:{source}' can't be loaded: there is no such folder")
         try:
             import transformers
             from transformers.models.auto.modeling_auto import (

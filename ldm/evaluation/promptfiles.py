@@ -33,6 +33,8 @@ _ARTICLES = {"a", "an", "the", "one"}
 _FIELD = re.compile(r"^\s*(?:\d+[.)]\s*)?(objects?|relations?|sentences?)\s*:\s*(.*)$", re.IGNORECASE)
 _SEPARATOR = re.compile(r"^\s*(?:\d+[.)]?|[-=#*_]{2,})?\s*$")
 _BACKGROUND = re.compile(r"\b(?:on|against|with) an? (?:\w+ )?(\w+) background\b", re.IGNORECASE)
+_OTHER_FORMATS = {".csv", ".tsv", ".html", ".xml", ".yaml", ".yml", ".parquet", ".xlsx"}
+_MARKUP = re.compile(r"(<[!?/a-z])|\d+ *[,;\t]|[^\t]*\t|[^\"]*\",\"", re.IGNORECASE)  # a tag, or a table's row
 _TEXT_KEYS = ("prompt", "sentence", "caption", "text")
 
 
@@ -101,6 +103,11 @@ def read_prompt_file(path: str | Path) -> list[EvalPrompt]:
         prompts = [_from_record(record, where) for where, record in _pickled(path)]
     elif path.suffix in (".jsonl", ".json"):
         prompts = [_from_record(record, where) for where, record in _json_lines(path)]
+    elif path.suffix.lower() in _OTHER_FORMATS:
+        raise UserError(
+            f"{path}: prompts are not read from *{path.suffix}; write one sentence a line into a *.txt, or JSON lines "
+            "into a *.jsonl"
+        )
     else:
         lines = _text_lines(path)
         first = next((line for line in lines if not _SEPARATOR.match(line)), "")
@@ -161,6 +168,8 @@ def _from_sentences(lines: Sequence[str], path: Path) -> Iterator[EvalPrompt]:
             raise UserError(f"{where}: '{text[:40]}' belongs to a file of blocks, but the file begins with sentences")
         if text[0] in "{[":
             raise UserError(f"{where}: this looks like JSON; name the file *.jsonl")
+        if found := _MARKUP.match(text):
+            raise UserError(f"{where}: '{text[:40]}' looks like {'markup' if found[1] else 'a table'}, not a sentence")
         if not re.search(r"[^\W\d_]", text):
             raise UserError(f"{where}: '{text[:40]}' is no sentence")
         yield from_sentence(text)
