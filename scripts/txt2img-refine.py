@@ -55,6 +55,8 @@ def build_parser() -> common.Parser:
     add("--inner-steps", type=int, metavar="N", help="gradient steps in a denoising step (per-step)")
     add("--lr", type=float, dest="learning_rate", metavar="RATE", help="learning rate of the weights")
     add("--rounds", type=int, metavar="N", help="passes through the chain (published schedules)")
+    add("--gradient-steps", type=int, metavar="N", help="published schedules: the gradient passes through the last N "
+        "steps only, for less time and memory; the weights of earlier steps stay as they are (all)")
     add("--blend", choices=BLENDS, help="attention that the local one is measured against (the schedule's)")
     add("--block-checkpointing", action="store_true", help="less memory, more time")
     add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")

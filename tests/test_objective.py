@@ -121,3 +121,13 @@ def test_sizes_must_agree() -> None:
         ClipObjective(TinyBundle(), ["p", "q"], [ONE])
     with pytest.raises(ValueError, match="images"):
         ClipObjective(TinyBundle(), ["p"], [ONE])(picture(2, 3, 8, 8))
+
+
+def test_the_loss_is_float32_under_autocast() -> None:
+    objective = ClipObjective(TinyBundle(), ["a cat"], [TWO])
+    image = torch.rand(1, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, half = objective(image), objective(image.bfloat16())
+    full = objective(image)
+    assert all(torch.equal(mixed[name], full[name]) for name in full)
+    assert half["total"].dtype == torch.float32

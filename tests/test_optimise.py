@@ -275,3 +275,24 @@ def test_model_state_comes_back_after_an_error() -> None:
         assert not model.training and not any(p.requires_grad for p in model.parameters())
         raise KeyError
     assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+# ------------------------------------------------------------------------------------- truncated gradients
+
+
+@every_sampler
+def test_a_truncated_gradient_is_the_whole_ones_of_the_last_steps(
+    tiny: TinyDiffusion, sampler: type[Sampler]
+) -> None:
+    preset = replace(SHORT["iccv-2023"], rounds=1)
+    whole = run(tiny, preset, TWO, sampler=sampler).history[0]
+    short = run(tiny, replace(preset, gradient_steps=2), TWO, sampler=sampler).history[0]
+    assert torch.equal(short["latents"], whole["latents"])
+    torch.testing.assert_close(short["grad"][-2:], whole["grad"][-2:])
+    assert not short["grad"][:-2].any() and whole["grad"][:-2].any()
+    assert torch.equal(short["after"][:-2], short["before"][:-2])  # what has no gradient does not move
+
+
+def test_a_truncation_longer_than_the_chain_changes_nothing(tiny: TinyDiffusion) -> None:
+    preset = SHORT["iccv-2023"]
+    assert torch.equal(run(tiny, preset, TWO).weights, run(tiny, replace(preset, gradient_steps=99), TWO).weights)

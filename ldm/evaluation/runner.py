@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Picture = NDArray[np.uint8]  # (H, W, 3)
+LATER = ("gradient_steps",)  # constants of a preset that scores made before there was one were made without
 BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # pictures made together
 
 
@@ -214,9 +215,11 @@ def constants_of(method: Method) -> dict[str, Any]:
     own = {"radius": method.radius, "guidance": method.guidance, "layout": method.layout}
     constants |= {key: value for key, value in own.items() if value is not None}
     if method.preset is not None:
-        preset = dataclasses.asdict(method.preset).items()
+        usual = {field.name: field.default for field in dataclasses.fields(method.preset)}
         constants["preset"] = {
-            key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
+            key: value if isinstance(value, int | float | str) else str(value)
+            for key, value in dataclasses.asdict(method.preset).items()
+            if not (key in LATER and value == usual[key])
         }
     return constants
 

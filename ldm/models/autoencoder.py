@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.models.first_stage import FirstStage
 from ldm.models.vq import VQModel, VQModelInterface
+from ldm.modules import lean
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.util import UserError
 
@@ -47,8 +48,8 @@ class AutoencoderKL(FirstStage):
         if not ddconfig.get("double_z", True):
             raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
         self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
-        self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
+        self.quant_conv = lean.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
+        self.post_quant_conv = lean.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
 

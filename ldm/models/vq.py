@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.models.first_stage import FirstStage
+from ldm.modules import lean
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, instantiate_from_config
 
@@ -59,8 +60,8 @@ class VQModel(FirstStage):
         self.quantize = VectorQuantizer2(
             n_embed, embed_dim, beta=COMMITMENT, remap=remap, sane_index_shape=sane_index_shape
         )
-        self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
+        self.quant_conv = lean.Conv2d(ddconfig["z_channels"], embed_dim, 1)
+        self.post_quant_conv = lean.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         if use_ema:
             self.model_ema = LitEma(self)
         if ckpt_path is not None:

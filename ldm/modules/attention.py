@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.modules import lean
 from ldm.modules.diffusionmodules.util import checkpoint, zero_module
 
 if TYPE_CHECKING:
@@ -47,12 +48,11 @@ class GEGLU(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim_in, dim_out * 2)
+        self.proj = lean.Linear(dim_in, dim_out * 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim_in) -> (..., dim_out)."""
-        x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        return lean.geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -63,8 +63,8 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         inner = int(dim * mult)
-        project_in = GEGLU(dim, inner) if glu else nn.Sequential(nn.Linear(dim, inner), nn.GELU())
-        self.net = nn.Sequential(project_in, nn.Dropout(dropout), nn.Linear(inner, dim_out or dim))
+        project_in = GEGLU(dim, inner) if glu else nn.Sequential(lean.Linear(dim, inner), nn.GELU())
+        self.net = nn.Sequential(project_in, nn.Dropout(dropout), lean.Linear(inner, dim_out or dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim_out)."""
@@ -86,10 +86,10 @@ class CrossAttention(nn.Module):
         inner = dim_head * heads
         context_dim = query_dim if context_dim is None else context_dim
         self.heads = heads
-        self.to_q = nn.Linear(query_dim, inner, bias=False)
-        self.to_k = nn.Linear(context_dim, inner, bias=False)
-        self.to_v = nn.Linear(context_dim, inner, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(inner, query_dim), nn.Dropout(dropout))
+        self.to_q = lean.Linear(query_dim, inner, bias=False)
+        self.to_k = lean.Linear(context_dim, inner, bias=False)
+        self.to_v = lean.Linear(context_dim, inner, bias=False)
+        self.to_out = nn.Sequential(lean.Linear(inner, query_dim), nn.Dropout(dropout))
 
     def forward(
         self,
@@ -171,8 +171,8 @@ class LinearAttention(nn.Module):
         super().__init__()
         inner = heads * dim_head
         self.heads = heads
-        self.to_qkv = nn.Conv2d(dim, 3 * inner, 1, bias=False)
-        self.to_out = nn.Conv2d(inner, dim, 1)
+        self.to_qkv = lean.Conv2d(dim, 3 * inner, 1, bias=False)
+        self.to_out = lean.Conv2d(inner, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
@@ -199,9 +199,9 @@ class BasicTransformerBlock(nn.Module):
         self.attn1 = CrossAttention(dim, heads=n_heads, dim_head=d_head, dropout=dropout)
         self.ff = FeedForward(dim, dropout=dropout, glu=gated_ff)
         self.attn2 = CrossAttention(dim, context_dim, heads=n_heads, dim_head=d_head, dropout=dropout)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
+        self.norm1 = lean.LayerNorm(dim)
+        self.norm2 = lean.LayerNorm(dim)
+        self.norm3 = lean.LayerNorm(dim)
         self.checkpoint = checkpoint
 
     def forward(
@@ -232,14 +232,14 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         inner = n_heads * d_head
         self.norm = nn.GroupNorm(32, in_channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(in_channels, inner, 1)
+        self.proj_in = lean.Conv2d(in_channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
                 inner, n_heads, d_head, dropout=dropout, context_dim=context_dim, checkpoint=use_checkpoint
             )
             for _ in range(depth)
         )
-        self.proj_out = zero_module(nn.Conv2d(inner, in_channels, 1))
+        self.proj_out = zero_module(lean.Conv2d(inner, in_channels, 1))
 
     def forward(
         self,

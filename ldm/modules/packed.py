@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
+from ldm.modules import lean
+
 Pair = tuple[int, int]
+KINDS = (nn.Conv2d, nn.Linear, lean.Conv2d, lean.Linear)  # subclasses of others may not use their forward
 
 
 def available() -> bool:
@@ -44,7 +47,7 @@ def pack(model: nn.Module) -> list[nn.Module]:
     """
     if not available():
         return []
-    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.Linear) and _fits(module)]
+    layers = [module for module in model.modules() if type(module) in KINDS and _fits(module)]
     for layer in layers:
         # An attribute of the instance, so that hooks, parameters and the state dict are untouched.
         layer.forward = _PackedLayer(layer)  # type: ignore[method-assign]

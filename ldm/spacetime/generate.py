@@ -107,6 +107,7 @@ def make_preset(settings: GenerateSettings) -> Preset:
         "inner_steps": settings.inner_steps,
         "learning_rate": settings.learning_rate,
         "rounds": settings.rounds,
+        "gradient_steps": settings.gradient_steps,
         "blend": settings.blend,
     }
     return replace(PRESETS[settings.schedule], **{k: v for k, v in overrides.items() if v is not None})

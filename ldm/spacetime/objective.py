@@ -112,7 +112,11 @@ class ClipObjective:
         self._object_features = texts[len(prompts) :]  # (objects of all images, D)
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """Losses by name, each (B,), of images (B, 3, H, W) in [0, 1]."""
+        """Losses by name, each (B,), of images (B, 3, H, W) in [0, 1]; in float32 at least, under autocast too."""
+        with torch.autocast(image.device.type, enabled=False):
+            return self._losses(image.to(torch.promote_types(image.dtype, torch.float32)))
+
+    def _losses(self, image: Tensor) -> dict[str, Tensor]:
         if len(image) != len(self.layouts):
             raise ValueError(f"{len(image)} images for {len(self.layouts)} layouts")
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.global_weight != 0):

@@ -161,7 +161,13 @@ def _by_rounds(
     for round_ in range(preset.rounds):
         with torch.enable_grad():
             used = weights * scales
-            latents = chain.sample(round_, control=chain.control, weights=used, checkpoint_steps=checkpoint_steps)
+            latents = chain.sample(
+                round_,
+                control=chain.control,
+                weights=used,
+                checkpoint_steps=checkpoint_steps,
+                gradient_steps=preset.gradient_steps or None,
+            )
             images = chain.images(latents)
             entry = _descend(adam, weights, objective(images))
         chain.loss = entry["loss"]

@@ -33,6 +33,7 @@ class Preset:
     initial: float  # lambda before the first update
     learning_rate: float  # of Adam with its default betas
     rounds: int = 1  # passes through the chain; more than 1 in mode "rounds" only
+    gradient_steps: int = 0  # rounds: the gradient passes through so many of the last steps only; 0 is all of them
     inner_steps: int = 0  # gradient steps within each denoising step; in mode "per-step" only
     initial_per_object: bool = False  # lambda starts at initial / N for an image of N objects
     scale: float = 1.0  # w = scale * lambda

@@ -55,6 +55,7 @@ class GenerateSettings:
     inner_steps: int | None = None  # gradient steps within a denoising step (per-step)
     learning_rate: float | None = None  # of the weights
     rounds: int | None = None  # passes through the whole chain (the published schedules)
+    gradient_steps: int | None = None  # last steps that the gradient passes through (the published schedules)
     blend: str | None = None  # one of BLENDS
     block_checkpointing: bool = False  # less memory, more time
     pack_weights: bool = False  # less time on a CPU, a second copy of the weights
@@ -74,7 +75,7 @@ def check_settings(settings: GenerateSettings) -> None:
     if settings.blend is not None:
         _check_choice("blend", settings.blend, BLENDS)
     _check_choice("precision", settings.precision, ("full", "autocast"))
-    for name in ("samples", "iterations", "threads", "rounds", "inner_steps", "height", "width"):
+    for name in ("samples", "iterations", "threads", "rounds", "inner_steps", "gradient_steps", "height", "width"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {value}")

@@ -49,6 +49,7 @@ class ChainOptions:
     weights: Tensor | None = None  # (S, N, B)
     weight_update: WeightUpdate | None = None
     checkpoint_steps: bool = False
+    gradient_steps: int | None = None  # how many of the last steps are differentiated; all if None
     callback: Callable[[dict[str, Any]], None] | None = None
     img_callback: Callable[[Tensor, int], None] | None = None
     log_every_t: int = 100
@@ -112,6 +113,7 @@ class Sampler(ABC):
         weights: Tensor | None = None,
         weight_update: WeightUpdate | None = None,
         checkpoint_steps: bool = False,
+        gradient_steps: int | None = None,
     ) -> tuple[Tensor, Intermediates]:
         """Samples latents (B, C, H, W) in S steps. Returns them and {"x_inter": [...], "pred_x0": [...]}.
 
@@ -123,6 +125,7 @@ class Sampler(ABC):
         the steps. weight_update(i, weights of the step, predict_x0) is called before step i and returns the
         weights to take it with.
         checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
+        gradient_steps: the gradient passes through so many of the last steps only, an approximation; all if None.
         UserError for a step count outside 1..1000 or an eta that the sampler can't do.
         """
         steps = self.schedule(S, eta)
@@ -138,7 +141,7 @@ class Sampler(ABC):
         )
         options = ChainOptions(
             mask, x0, temperature, noise_dropout, generator, weights, weight_update,
-            checkpoint_steps, callback, img_callback, log_every_t, verbose,
+            checkpoint_steps, gradient_steps, callback, img_callback, log_every_t, verbose,
         )  # fmt: skip
         return self._run(steps, x, eps_fn, options, self._quantize if quantize_x0 else None)
 
@@ -162,17 +165,18 @@ class Sampler(ABC):
             if options.weight_update is not None:
                 weights = options.weight_update(step.index, weights, partial(_predicted_x0, eps_fn, x, step))
             noise = _step_noise(x, step, options)
-            recompute = options.checkpoint_steps and torch.is_grad_enabled()
-            # Of a step with two calls, the backward pass should hold one call's activations at a time.
-            call = _recomputed(eps_fn) if recompute and not history and self.first_calls > 1 else eps_fn
-            body = partial(self._body, call, step, project)  # bound now: the backward pass runs it again
-            if recompute:
-                # Everything random is an argument, so the global generators need no rewinding.
-                x, pred_x0, entry = checkpoint(
-                    body, x, weights, noise, *history, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                x, pred_x0, entry = body(x, weights, noise, *history)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and _differentiated(step, len(steps), options)):
+                recompute = options.checkpoint_steps and torch.is_grad_enabled()
+                # Of a step with two calls, the backward pass should hold one call's activations at a time.
+                call = _recomputed(eps_fn) if recompute and not history and self.first_calls > 1 else eps_fn
+                body = partial(self._body, call, step, project)  # bound now: the backward pass runs it again
+                if recompute:
+                    # Everything random is an argument, so the global generators need no rewinding.
+                    x, pred_x0, entry = checkpoint(
+                        body, x, weights, noise, *history, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    x, pred_x0, entry = body(x, weights, noise, *history)
             history = (entry, *history)[: self.history_length]
             _report(step, len(steps), x.detach(), pred_x0.detach(), weights, options, inter)
         return x, inter
@@ -214,6 +218,10 @@ def keep_known(x: Tensor, step: Step, options: ChainOptions) -> Tensor:
         raise ValueError("a mask needs x0, the latents to keep")
     noise = noise_like(options.x0.shape, options.generator, x.device, x.dtype)
     return options.mask * add_noise(options.x0, noise, step.alpha) + (1.0 - options.mask) * x
+
+
+def _differentiated(step: Step, total: int, options: ChainOptions) -> bool:
+    return options.gradient_steps is None or step.index >= total - options.gradient_steps
 
 
 def _step_noise(x: Tensor, step: Step, options: ChainOptions) -> Tensor | None:

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.modules import lean
 from ldm.modules.attention import LinearAttention
+from ldm.modules.diffusionmodules.util import GroupNorm32
+from ldm.modules.lean import norm_silu
 from ldm.util import UserError
 
 
@@ -22,7 +25,7 @@ def nonlinearity(x: Tensor) -> Tensor:
 
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
     """Group normalisation as the autoencoders use it (eps 1e-6)."""
-    return nn.GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
+    return GroupNorm32(num_groups, in_channels, eps=1e-6)
 
 
 class Upsample(nn.Module):
@@ -32,7 +35,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.with_conv = with_conv
         if with_conv:
-            self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+            self.conv = lean.Conv2d(in_channels, in_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2H, 2W)."""
@@ -47,7 +50,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.with_conv = with_conv
         if with_conv:
-            self.conv = nn.Conv2d(in_channels, in_channels, 3, stride=2, padding=0)
+            self.conv = lean.Conv2d(in_channels, in_channels, 3, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H/2, W/2)."""
@@ -72,24 +75,24 @@ class ResnetBlock(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.use_conv_shortcut = conv_shortcut
         self.norm1 = Normalize(in_channels, num_groups)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = lean.Conv2d(in_channels, out_channels, 3, padding=1)
         if temb_channels > 0:
-            self.temb_proj = nn.Linear(temb_channels, out_channels)
+            self.temb_proj = lean.Linear(temb_channels, out_channels)
         self.norm2 = Normalize(out_channels, num_groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = lean.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
             if conv_shortcut:
-                self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+                self.conv_shortcut = lean.Conv2d(in_channels, out_channels, 3, padding=1)
             else:
-                self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+                self.nin_shortcut = lean.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """x (B, C_in, H, W), temb (B, T) or None, to (B, C_out, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(norm_silu(self.norm1, x))
         if temb is not None:
             h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv2(self.dropout(norm_silu(self.norm2, h)))
         if self.in_channels != self.out_channels:
             x = self.conv_shortcut(x) if self.use_conv_shortcut else self.nin_shortcut(x)
         return x + h
@@ -101,10 +104,10 @@ class AttnBlock(nn.Module):
     def __init__(self, in_channels: int, num_groups: int = 32) -> None:
         super().__init__()
         self.norm = Normalize(in_channels, num_groups)
-        self.q = nn.Conv2d(in_channels, in_channels, 1)
-        self.k = nn.Conv2d(in_channels, in_channels, 1)
-        self.v = nn.Conv2d(in_channels, in_channels, 1)
-        self.proj_out = nn.Conv2d(in_channels, in_channels, 1)
+        self.q = lean.Conv2d(in_channels, in_channels, 1)
+        self.k = lean.Conv2d(in_channels, in_channels, 1)
+        self.v = lean.Conv2d(in_channels, in_channels, 1)
+        self.proj_out = lean.Conv2d(in_channels, in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.modules import lean
 from ldm.modules.diffusionmodules.model_blocks import Layers, Normalize
+from ldm.modules.lean import norm_silu
 
 
 class Encoder(nn.Module):
@@ -36,11 +37,11 @@ class Encoder(nn.Module):
         layers = Layers.of(shared)
         self.use_checkpoint = use_checkpoint
         self.ch, self.num_res_blocks, self.num_resolutions = layers.ch, layers.num_res_blocks, len(layers.ch_mult)
-        self.conv_in = nn.Conv2d(in_channels, layers.ch, 3, padding=1)
+        self.conv_in = lean.Conv2d(in_channels, layers.ch, 3, padding=1)
         self.down, maps = layers.down()
         self.mid = layers.middle(maps[-1])
         self.norm_out = Normalize(maps[-1], layers.num_groups)
-        self.conv_out = nn.Conv2d(maps[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
+        self.conv_out = lean.Conv2d(maps[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, z, H/f, W/f)."""
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
                 h = level.run(index, h, None, self.use_checkpoint)
             if hasattr(level, "downsample"):
                 h = level.downsample(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
 
 
 class Decoder(nn.Module):
@@ -78,12 +79,12 @@ class Decoder(nn.Module):
         layers = Layers.of(shared)
         self.give_pre_end, self.tanh_out, self.use_checkpoint = give_pre_end, tanh_out, use_checkpoint
         channels = layers.ch * layers.ch_mult[-1]
-        self.conv_in = nn.Conv2d(z_channels, channels, 3, padding=1)
+        self.conv_in = lean.Conv2d(z_channels, channels, 3, padding=1)
         self.mid = layers.middle(channels)
         self.up = layers.up(channels)
         channels = layers.ch * layers.ch_mult[0]
         self.norm_out = Normalize(channels, layers.num_groups)
-        self.conv_out = nn.Conv2d(channels, out_ch, 3, padding=1)
+        self.conv_out = lean.Conv2d(channels, out_ch, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, z_channels, h, w) to (B, out_ch, f h, f w)."""
@@ -101,4 +102,4 @@ class Decoder(nn.Module):
         return torch.tanh(h) if self.tanh_out else h
 
     def _image(self, h: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(self.norm_out, h))

@@ -27,6 +27,7 @@ from ldm.modules.diffusionmodules.util import (
     timestep_embedding,
     zero_module,
 )
+from ldm.modules.lean import norm_silu
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -273,8 +274,10 @@ class UNetModel(nn.Module):
         h = self.middle_block(h, emb, context, control, weights)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context, control, weights)
-        h = self.id_predictor(h) if self.predict_codebook_ids else self.out(h)
-        return h.to(x.dtype)
+        if self.predict_codebook_ids:
+            return self.id_predictor(h).to(x.dtype)
+        norm, _, conv = self.out
+        return conv(norm_silu(norm, h)).to(x.dtype)
 
 
 class EncoderUNetModel(nn.Module):

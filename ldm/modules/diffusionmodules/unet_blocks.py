@@ -20,6 +20,7 @@ from ldm.modules.diffusionmodules.util import (
     normalization,
     zero_module,
 )
+from ldm.modules.lean import norm_silu
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -107,20 +108,20 @@ class ResBlock(nn.Module):
         return checkpoint(self._forward, (x, emb), None, self.use_checkpoint)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm, _, conv = self.in_layers
+        h = norm_silu(norm, x)
         if self.resample:
-            norm, act, conv = self.in_layers
-            h, x = conv(self.h_upd(act(norm(x)))), self.x_upd(x)
-        else:
-            h = self.in_layers(x)
+            h, x = self.h_upd(h), self.x_upd(x)
+        h = conv(h)
         emb_out = self.emb_layers(emb).to(h.dtype)
         emb_out = emb_out.reshape(*emb_out.shape, *((1,) * (h.dim() - 2)))  # (B, C_out or 2*C_out, 1, 1)
+        norm, act, dropout, conv = self.out_layers
         if self.use_scale_shift_norm:
             scale, shift = emb_out.chunk(2, dim=1)
-            h = self.out_layers[0](h) * (1 + scale) + shift
-            h = self.out_layers[1:](h)
+            h = act(norm(h) * (1 + scale) + shift)
         else:
-            h = self.out_layers(h + emb_out)
-        return self.skip_connection(x) + h
+            h = norm_silu(norm, h + emb_out)
+        return self.skip_connection(x) + conv(dropout(h))
 
 
 def qkv_attention(qkv: Tensor, heads: int, heads_first: bool) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from ldm.modules import lean
 from ldm.util import UserError
 from ldm.util import mean_flat as mean_flat  # published under this name, too
 
@@ -177,7 +178,7 @@ def zero_module(module: nn.Module) -> nn.Module:
 
 def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
     """A 1-, 2- or 3-dimensional convolution."""
-    return {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs)
+    return {1: nn.Conv1d, 2: lean.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs)
 
 
 def avg_pool_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
@@ -187,4 +188,4 @@ def avg_pool_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
 
 def linear(*args: Any, **kwargs: Any) -> nn.Linear:
     """A linear layer."""
-    return nn.Linear(*args, **kwargs)
+    return lean.Linear(*args, **kwargs)

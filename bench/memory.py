@@ -1,0 +1,154 @@
+"""Memory that autograd keeps alive in a differentiated chain, counted tensor by tensor, weights excluded.
+
+Nothing is computed: with fake tensors, which have shapes but no numbers, 50 steps of Stable Diffusion v1 at 512x512 are
+counted in a minute on any machine. What is counted is every storage that an operation makes, for as long as something
+holds it (`bench.live`); what a kernel needs inside for itself is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.live import live_peak
+from ldm.models.diffusion.sampler import Sampler
+from ldm.spacetime.control import SpatialControl
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.objective import ClipObjective
+from ldm.spacetime.optimise import block_checkpoints, frozen
+from ldm.spacetime.pipeline import SD_CONFIG, make_sampler, project_file
+from ldm.util import instantiate_from_config, load_config
+
+PROMPT = "The motorcycle is parking to the right of a bus."
+LAYOUT = Layout((LayoutObject("the motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.5)))
+GIB = 2**30
+CLIP_SIDE, CLIP_WIDTH = 224, 512  # of ViT-B/32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of differentiating a picture.
+
+    Attributes:
+        size: pixels a side.
+        steps: of the chain.
+        blocks: whether the blocks of U-Net and decoder are checkpointed too.
+        autocast: U-Net and decoder in bfloat16; latents, weights, CLIP and the loss stay float32.
+        whole: chain, decoder and CLIP; else the chain alone.
+        kept_steps: the gradient passes through this many last steps only; all if None.
+    """
+
+    size: int = 512
+    steps: int = 50
+    blocks: bool = False
+    autocast: bool = False
+    whole: bool = False
+    kept_steps: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: bool = True) -> int:
+    """Peak in bytes of the gradient of a guided picture's loss with respect to the weights of every step.
+
+    Args:
+        config: of the diffusion model; its U-Net and decoder get random weights.
+        fake: count shapes only; else compute, which takes hours at full size.
+    """
+    with _mode(fake):
+        model = Model(config)
+        clip = _clip() if case.whole else None
+    latent = torch.randn(1, model.channels, case.size // model.factor, case.size // model.factor)
+    width = model.context_dim
+    control = SpatialControl.build([LAYOUT], lambda texts: torch.randn(len(texts), 77, width))
+    for level in range(4):  # which pixels lie in a disc cannot be asked of a fake tensor
+        control.local_attention(latent.shape[-2] >> level, latent.shape[-1] >> level, torch.ones(2, 1))
+    objective = None if clip is None else ClipObjective(clip, [PROMPT], [LAYOUT])
+    model.alphas_cumprod = torch.linspace(0.9991, 0.0047, model.timesteps)
+    chain = make_sampler(sampler, model)
+    schedule = chain.schedule(case.steps)  # it reads numbers, which fake tensors do not have
+    chain.schedule = lambda steps, eta=0.0: schedule  # type: ignore[method-assign]
+    with frozen(model), block_checkpoints(model, case.blocks), _mode(fake), _precision(case):
+        weights = torch.ones(len(schedule), 2, 1, requires_grad=True)
+        with live_peak() as counter:
+            latents = _sample(chain, case, latent, width, control, weights)
+            if objective is None:
+                loss = latents.square().sum()
+            else:
+                images = ((model.decode_first_stage(latents) + 1.0) / 2.0).clamp(0.0, 1.0)
+                loss = objective(images)["total"].sum()
+            torch.autograd.grad(loss, weights)
+    return counter.peak
+
+
+def _sample(
+    sampler: Sampler, case: Case, latent: Tensor, width: int, control: SpatialControl, weights: Tensor
+) -> Tensor:
+    return sampler.sample(
+        S=case.steps,
+        batch_size=1,
+        shape=latent.shape[1:],
+        conditioning=torch.randn(1, 77, width),
+        unconditional_conditioning=torch.randn(1, 77, width),
+        unconditional_guidance_scale=7.5,
+        x_T=latent,
+        control=control,
+        weights=weights,
+        checkpoint_steps=True,
+        gradient_steps=case.kept_steps,
+        verbose=False,
+    )[0]
+
+
+class Model(nn.Module):
+    """U-Net and decoder of a latent diffusion model, random weights, as the samplers and the objective take them."""
+
+    def __init__(self, config: Path) -> None:
+        super().__init__()
+        params = load_config(project_file(config)).model.params
+        self.unet = instantiate_from_config(params.unet_config)
+        self.first_stage_model = instantiate_from_config(params.first_stage_config)
+        self.channels, self.context_dim = params.channels, params.unet_config.params.context_dim
+        self.factor = 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
+        self.scale = params.scale_factor
+        self.alphas_cumprod: Any = None  # made outside of the mode, since the samplers read its numbers
+        self.timesteps = params.timesteps
+
+    def apply_model(self, x: Tensor, t: Tensor, context: Tensor, control: Any = None, weights: Any = None) -> Tensor:
+        """Noise (B, C, h, w) in latents of the same shape."""
+        return self.unet(x, t, context, control=control, weights=weights)
+
+    def decode_first_stage(self, z: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), about [-1, 1], of latents (B, C, h, w)."""
+        return self.first_stage_model.decode(z / self.scale)
+
+
+def _clip() -> Any:
+    """A ViT-B/32 with random weights, as `ClipObjective` takes it."""
+    from ldm.modules.encoders.modules import clip_package
+
+    model = clip_package().model.CLIP(CLIP_WIDTH, CLIP_SIDE, 12, 768, 32, 77, 49408, 512, 8, 12)
+    return SimpleNamespace(
+        model=model.eval().requires_grad_(False),
+        tokenize=lambda texts: torch.zeros(len(texts), 77, dtype=torch.long),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        resolution=CLIP_SIDE,
+    )
+
+
+def _precision(case: Case) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.autocast)
+
+
+def _mode(fake: bool) -> contextlib.AbstractContextManager[Any]:
+    return FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
