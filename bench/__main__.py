@@ -5,6 +5,7 @@ python -m bench memory                 # Stable Diffusion v1's architecture, ran
 python -m bench memory --config C --size 64
 python -m bench unet                   # one call of Stable Diffusion v1's U-Net beside that of diffusers
 python -m bench unet --gradient
+python -m bench startup                # --help, the first denoising step, the memory that loading takes
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import startup
 from bench.live import live_peak
 from bench.unet import LIBRARY, measure
 from ldm.evaluation.manifest import write_json
@@ -130,15 +132,25 @@ def unet(options: argparse.Namespace) -> None:
         write_json(options.out, {"settings": {**settings, "torch": torch.__version__}, "calls": rows})
 
 
+def start_up(options: argparse.Namespace) -> None:
+    """Seconds until a script answers or draws, and memory of loading; kept as JSON with --out."""
+    threads = options.threads or 1
+    rows = startup.measure(project_file(options.config), options.rounds, threads)
+    print("\n".join(startup.lines(rows)))
+    if options.out:
+        settings = {"rounds": options.rounds, "threads": threads, "torch": torch.__version__}
+        write_json(options.out, {"settings": settings, **rows})
+
+
 def main() -> int:
     """Run what the flags say."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", nargs="?", choices=("speed", "memory", "unet"), help="(all)")
-    parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model whose memory is counted")
+    parser.add_argument("what", nargs="?", choices=("speed", "memory", "unet", "startup"), help="(all but startup)")
+    parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model for memory and startup")
     parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for unet)")
-    parser.add_argument("--rounds", type=int, default=5, help="of unet, after a warm-up (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of unet, after a warm-up, and startup (5)")
     parser.add_argument("--gradient", action="store_true", help="unet: forward and backward")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="of unet")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="of unet and startup")
     parser.add_argument("--steps", type=int, default=2, help="of the chain, for memory (2)")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="plms", help="for memory (plms)")
     parser.add_argument("--device")
@@ -149,6 +161,8 @@ def main() -> int:
         for name, run in (("speed", speed), ("memory", memory), ("unet", unet)):
             if options.what in (None, name):
                 run(options)
+        if options.what == "startup":  # asked for by name alone, since it writes gigabytes
+            start_up(options)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from torch import nn
 from ldm.lr_scheduler import LambdaLinearScheduler, LambdaWarmUpCosineScheduler, LambdaWarmUpCosineScheduler2
 from ldm.models.diffusion.ddpm import DDPM, DiffusionWrapper, LatentDiffusion
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, load_config, load_model_from_config, save_safetensors
+from ldm.util import UserError, load_config, load_model_from_config, load_state_dict, save_safetensors
 from tests.golden_data import ROOT, fill_, golden, listing, relative_error, tensor
 
 
@@ -139,6 +139,51 @@ def test_load_uses_ema_weights_and_exact_schedules(tiny: dict[str, Any], tmp_pat
     assert loaded.scale_factor == 0.5
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_load_takes_the_mapped_weights_and_leaves_the_file(
+    tiny: dict[str, Any], tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"m{suffix}"
+    state = load_model_from_config({"model": tiny}, None).state_dict()
+    if suffix == ".ckpt":
+        torch.save({"state_dict": state, "global_step": 1}, path)
+    else:
+        save_safetensors(path, state)
+    before = path.read_bytes()
+    mapped: dict[str, torch.Tensor] = {}
+
+    def load(name: Path) -> dict[str, torch.Tensor]:
+        mapped.update(load_state_dict(name))
+        return dict(mapped)
+
+    monkeypatch.setattr("ldm.util.load_state_dict", load)
+    loaded = load_model_from_config({"model": tiny}, path)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.data_ptr() == mapped[name].data_ptr(), name  # no second copy
+        assert torch.equal(parameter, state[name]), name
+    if (maps := Path("/proc/self/maps")).exists():  # the file's own pages, and private ones
+        assert {line.split()[1] for line in maps.read_text().splitlines() if line.endswith(str(path))} == {"rw-p"}
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before
+    assert not torch.equal(load_state_dict(path)[name], loaded.state_dict()[name])
+
+
+def test_load_of_old_files_and_in_half_precision(tiny: dict[str, Any], tmp_path: Path) -> None:
+    state = load_model_from_config({"model": tiny}, None).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)  # can't be mapped
+    save_safetensors(tmp_path / "half.safetensors", {name: value.half() for name, value in state.items()})
+    for name, tolerance in (("old.ckpt", 0.0), ("half.safetensors", 1e-3)):
+        loaded = load_model_from_config({"model": tiny}, tmp_path / name)
+        for key, value in loaded.state_dict().items():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, state[key], rtol=tolerance, atol=tolerance)
+    half = load_model_from_config({"model": tiny}, tmp_path / "old.ckpt", dtype=torch.float16)
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+    assert torch.equal(half.alphas_cumprod, state["alphas_cumprod"])
 
 
 def test_load_refuses_other_names_and_shapes(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,11 +14,6 @@ from layout_predictor.LayoutTransformer.training.config import TrainingSection
 from ldm.util import UserError
 
 Item = TypeVar("Item")
-
-
-def is_main_process() -> bool:
-    """Whether this process writes and reports; true before any other process is started."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
 
 
 class Processes:

@@ -22,6 +22,7 @@ from layout_predictor.LayoutTransformer.training.checkpoint import export, load_
 from layout_predictor.LayoutTransformer.training.config import OptimiserSection, Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
+from layout_predictor.LayoutTransformer.training.main_process import LAST
 from layout_predictor.LayoutTransformer.training.processes import Processes
 from layout_predictor.LayoutTransformer.training.report import Report
 from layout_predictor.LayoutTransformer.training.schedulers import build_scheduler
@@ -29,7 +30,6 @@ from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
-LAST = "last.pth"
 _EPOCH_NAME = re.compile(r"checkpoint_(\d+)_(-?\d+\.\d+)\.pth")
 # A part of the model, and the optimiser's name in a published checkpoint.
 _OPTIMIZERS = {"encoder": "encoder_optimizer", "bbox_head": "bbox_head_optimizer"}

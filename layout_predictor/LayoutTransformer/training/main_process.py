@@ -1,0 +1,12 @@
+"""What the entry point needs before anything heavy is imported, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+
+LAST = "last.pth"  # the checkpoint in the output folder that a run goes on from
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and reports; true before any other process is started."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0

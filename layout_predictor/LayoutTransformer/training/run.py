@@ -1,0 +1,99 @@
+"""What `layout_predictor/train.py` does, as a function: train, or score a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model
+from layout_predictor.LayoutTransformer.model.names import load_published
+from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
+from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
+from layout_predictor.LayoutTransformer.training.config import Settings, read_config
+from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
+from layout_predictor.LayoutTransformer.training.main_process import is_main_process
+from layout_predictor.LayoutTransformer.training.processes import Processes
+from layout_predictor.LayoutTransformer.training.trainer import Trainer
+from ldm.util import UserError
+
+
+def run(arguments: argparse.Namespace) -> Score:
+    """Train, or with --eval_only evaluate."""
+    settings = read_config(arguments.cfg_path, arguments.default_cfg_path).with_options(
+        relations=arguments.relations, devices=arguments.devices, accelerator=arguments.accelerator
+    )
+    exported = str(arguments.checkpoint or "").endswith(".safetensors")
+    if exported and not arguments.eval_only:
+        raise UserError("a .safetensors file has no optimiser state; train from a .pth checkpoint")
+    if arguments.sentences:
+        if not arguments.eval_only:
+            raise UserError("--sentences is scored with --eval_only; it is not trained on")
+        return score_sentences(settings, arguments.checkpoint, arguments.sentences)
+    with log_to_file(Path(settings.output.output_dir)):
+        # The other processes start here, before anything large is read.
+        processes = Processes(settings.training)
+        tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
+        given = arguments.checkpoint or arguments.init_from
+        model = make_model(settings, len(tokenizer), pretrained=given is None)
+        trainer = Trainer(settings, model, tokenizer, processes)
+        if exported:
+            trainer.model, trainer.tokenizer = load_exported(arguments.checkpoint)
+        elif arguments.checkpoint:
+            trainer.resume(arguments.checkpoint)
+        elif arguments.init_from:
+            trainer.load_weights(arguments.init_from)
+        return trainer.validate() if arguments.eval_only else trainer.train()
+
+
+def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) -> Score:
+    """Relation accuracy on a file of sentences; the training data is not needed for it."""
+    samples = read_relation_sentences(sentences)
+    if checkpoint and checkpoint.endswith(".safetensors"):
+        return evaluate(*load_exported(checkpoint), samples)
+    tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
+    model = make_model(settings, len(tokenizer), pretrained=checkpoint is None)
+    if checkpoint:
+        load_published(model, load_training(checkpoint)["state_dict"])
+    return evaluate(model, tokenizer, samples)
+
+
+def make_model(settings: Settings, vocabulary: int, *, pretrained: bool) -> LayoutModel:
+    """A fresh model as MODEL says, with the pretrained encoder where one is named and `pretrained` is true."""
+    config = LayoutConfig.from_mapping({"vocab_size": vocabulary, **settings.model})
+    if config.vocab_size < vocabulary:
+        raise UserError(
+            f"MODEL.vocab_size {config.vocab_size} is below the {vocabulary} entries of the tokenizer; leave it out"
+        )
+    model = build_model(config, seed=settings.training.seed)
+    if pretrained and settings.pretrained:
+        load_pretrained_encoder(model, settings.pretrained)
+    return model
+
+
+@contextlib.contextmanager
+def log_to_file(folder: Path) -> Iterator[None]:
+    """Also write the log into the output folder; by the main process only."""
+    if not is_main_process():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the output folder {folder} cannot be written: {error.strerror}") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root, ours = logging.getLogger(), logging.getLogger("layout_predictor")
+    level = ours.level
+    ours.setLevel(logging.INFO)  # whatever the caller's program wants to see on its screen
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        ours.setLevel(level)
+        handler.close()
