@@ -31,7 +31,7 @@ from ldm.evaluation.prompts import (
     swapped,
 )
 from ldm.evaluation.report import build_table, markdown, targets
-from ldm.evaluation.runner import Job, PictureStore, Sampling, constants_of, make_jobs, make_pictures
+from ldm.evaluation.runner import Job, PictureStore, Sampling, changed_keys, constants_of, make_jobs, make_pictures
 from ldm.evaluation.scoring import relation_holds
 from ldm.models.detector import Detection
 from ldm.modules.encoders.tokenizer import WordTokenizer
@@ -150,6 +150,12 @@ def test_a_stopped_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp
     assert made == [("fixed:weight=1", job.seed) for job in jobs[2:]]
     assert store.load(methods[1], 3)[0, 0, 0] == jobs[3].seed % 256
     assert not list(tmp_path.rglob(".tmp*"))
+
+
+def test_keys_that_differ_are_named_in_order() -> None:
+    known, wanted = {"a": 1, "d": 0, "b": 2, "e": None}, {"a": 1, "d": 1, "b": 2, "c": 3}
+    assert changed_keys(known, wanted) == changed_keys(wanted, known) == ["c", "d"]
+    assert changed_keys(known, dict(known)) == []
 
 
 def test_pictures_of_other_settings_are_refused(tmp_path: Path) -> None:

@@ -221,6 +221,11 @@ def constants_of(method: Method) -> dict[str, Any]:
     return constants
 
 
+def changed_keys(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The names, sorted, under which two settings differ; a setting that is not there is None."""
+    return sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+
+
 def _claim(path: Path, content: dict[str, Any]) -> None:
     """Writes ``content`` to the file, or checks that it is what the file says."""
     text = json.dumps(content, indent=1, sort_keys=True)
@@ -234,9 +239,7 @@ def _claim(path: Path, content: dict[str, Any]) -> None:
         raise UserError(
             f"{path} can't be read; remove {path.parent} or choose another output folder."
         ) from error
-    wanted = json.loads(text)
-    if known != wanted:
-        changed = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+    if changed := changed_keys(known, json.loads(text)):
         raise UserError(
             f"{path.parent} holds pictures made with other settings ({', '.join(changed)}); "
             "choose another output folder or remove it."
