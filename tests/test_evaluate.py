@@ -172,6 +172,15 @@ def test_pictures_of_other_settings_are_refused(tmp_path: Path) -> None:
         PictureStore(tmp_path, {"steps": 25})
 
 
+def test_only_two_objects_can_change_places() -> None:
+    layout = rule_layout(relation_prompts("choose", 1)[0])
+    method = parse_method("per-step:swap=true")
+    assert method.arrange(layout) == swapped(layout)
+    assert parse_method("per-step").arrange(layout) == layout
+    single = Layout(layout.objects[:1], layout.prompt)
+    assert method.arrange(single) == single
+
+
 def test_pictures_are_swapped_only_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 

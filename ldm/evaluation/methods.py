@@ -14,7 +14,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ldm.evaluation.prompts import swapped
 from ldm.spacetime.control import Blend
+from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
@@ -52,6 +54,10 @@ class Method:
     def controlled(self) -> bool:
         """Whether the layout plays a part."""
         return self.weight is not None or self.preset is not None
+
+    def arrange(self, layout: Layout) -> Layout:
+        """The layout that the method draws: with ``swap``, and two objects or more, the first two change places."""
+        return swapped(layout) if self.swap and len(layout.objects) >= 2 else layout
 
 
 def parse_method(text: str) -> Method:

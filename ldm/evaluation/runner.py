@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm.evaluation.methods import Method
-from ldm.evaluation.prompts import RelationPrompt, rule_layout, swapped
+from ldm.evaluation.prompts import RelationPrompt, rule_layout
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError, atomic_write
 
@@ -272,7 +272,7 @@ def make_pictures(
         started = time.perf_counter()
         for first in range(0, len(todo), size):
             batch = todo[first : first + size]
-            layouts = [swapped(job.layout) if _swaps(method, job) else job.layout for job in batch]
+            layouts = [method.arrange(job.layout) for job in batch]
             made = generate_images(
                 load(),
                 method,
@@ -286,10 +286,6 @@ def make_pictures(
             done = first + len(batch)
             pace = (time.perf_counter() - started) / done
             logger.info("%s: %d of %d, %.1f s a picture", method.label, done, len(todo), pace)
-
-
-def _swaps(method: Method, job: Job) -> bool:
-    return method.swap and len(job.layout.objects) >= 2
 
 
 def _batch_size(method: Method) -> int:
