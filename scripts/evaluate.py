@@ -99,6 +99,7 @@ def build_parser() -> Parser:
 
 
 def _sampling_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(resumes=True)  # pictures that are there are kept
     parser.add_argument("--outdir", type=Path, default=OUTDIR, metavar="DIR", help=f"pictures ({OUTDIR})")
     parser.add_argument("--steps", type=at_least(1, 1000), default=25, metavar="N", help="PLMS steps (25)")
     parser.add_argument("--scale", type=float, default=5.0, help="guidance (5)")

@@ -368,6 +368,27 @@ def test_mistakes_end_with_one_sentence(
     assert said.startswith("error: ") and len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "resumes"),
+    [
+        (["table"], True), (["single"], True), (["evidence"], True), (["detector"], False),
+        (["score", "--run", "x"], False),
+    ],
+)  # fmt: skip
+def test_an_interrupt_says_whether_the_command_goes_on(
+    arguments: list[str], resumes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(options: Any) -> str:
+        raise KeyboardInterrupt
+
+    script = load_script()
+    monkeypatch.setitem(script.COMMANDS, arguments[0], interrupt)
+    assert script.main(arguments) == 130
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("interrupted: what was being made was not written.")
+    assert line.endswith("The same command goes on where it stopped.") == resumes
+
+
 # ------------------------------------------------------------------------------------- earlier results
 
 
