@@ -73,10 +73,10 @@ def generate_images(
         batch. sampling: steps and guidance, the same for every method.
     """
     from ldm.models.diffusion.plms import PLMSSampler
-    from ldm.spacetime.generate import pictures
+    from ldm.spacetime.outputs import to_pictures
 
     if method.preset is not None:
-        return pictures(optimised(pipeline, method, prompts, layouts, seeds, sampling).images)
+        return to_pictures(optimised(pipeline, method, prompts, layouts, seeds, sampling).images)
     chain = _chain(pipeline, prompts, seeds)
     sampler = PLMSSampler(pipeline.model)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def generate_images(
             **chain,
             **_fixed_control(pipeline, sampler, method, layouts, sampling),
         )
-        return pictures(pipeline.decode(latents))
+        return to_pictures(pipeline.decode(latents))
 
 
 @torch.no_grad()
