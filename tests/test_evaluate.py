@@ -107,13 +107,16 @@ def test_methods_are_read_from_words() -> None:
     assert against is not None and against.blend == "conditional"
     preset = parse_method("per-step:inner_steps=3,learning_rate=0.2").preset
     assert preset is not None and preset.inner_steps == 3 and preset.learning_rate == 0.2
+    shared = parse_method("iccv-2023:shared=true")
+    assert shared.preset is not None and shared.preset.shared and constants_of(shared)["preset"]["shared"] is True
+    assert "shared" not in constants_of(parse_method("iccv-2023"))["preset"]  # results from before lack it
     labels = ("base", "fixed:weight=1", "fixed:weight=2", "per-step:learning_rate=0.2", "per-step")
     assert len({parse_method(label).folder for label in labels}) == len(labels)
 
 
 @pytest.mark.parametrize(
     "text", ["best", "base:weight=1", "fixed:wait=1", "fixed:weight=x", "per-step:rounds", "per-step:mode=x",
-             "per-step:inner_steps=0.5", "fixed:blend=none", "per-step:blend=x"]
+             "per-step:inner_steps=0.5", "fixed:blend=none", "per-step:blend=x", "per-step:shared=true"]
 )  # fmt: skip
 def test_method_mistakes(text: str) -> None:
     with pytest.raises(UserError):
@@ -263,7 +266,7 @@ def test_methods_share_the_noise_and_differ_by_the_control(pipeline: Pipeline) -
     for label in ("fixed:weight=0", "per-step:inner_steps=0,initial=0", "april-2023:rounds=1,initial=0"):
         for picture, plain in zip(make(pipeline, label), base, strict=True):
             assert np.abs(picture.astype(int) - plain).max() <= 1, label
-    for label in ("fixed:weight=1", "per-step", "iccv-2023:rounds=1"):
+    for label in ("fixed:weight=1", "per-step", "iccv-2023:rounds=1", "iccv-2023:rounds=2,shared=true"):
         assert not np.array_equal(make(pipeline, label)[0], base[0]), label
 
 

@@ -5,6 +5,7 @@ a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``ble
 says what the local attention is measured against, ``swap=true`` exchanges the centres of the first two objects,
 ``radius`` is that of the discs. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method
 names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
+``iccv-2023:shared=true`` moves one weight an object for all steps together.
 """
 
 from __future__ import annotations

@@ -216,8 +216,9 @@ def constants_of(method: Method) -> dict[str, Any]:
     if method.preset is not None:
         preset = dataclasses.asdict(method.preset).items()
         constants["preset"] = {
-            key: value if isinstance(value, int | float | str) else str(value) for key, value in preset
-        }
+            key: value if isinstance(value, int | float | str) else str(value)
+            for key, value in preset if key != "shared" or value
+        }  # fmt: skip
     return constants
 
 
