@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -99,6 +99,7 @@ def build_parser() -> Parser:
 
 
 def _sampling_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(resumes=True)  # pictures that are there are kept
     parser.add_argument("--outdir", type=Path, default=OUTDIR, metavar="DIR", help=f"pictures ({OUTDIR})")
     parser.add_argument("--steps", type=at_least(1, 1000), default=25, metavar="N", help="PLMS steps (25)")
     parser.add_argument("--scale", type=float, default=5.0, help="guidance (5)")
@@ -248,7 +249,7 @@ def _model(options: argparse.Namespace, needs_clip: bool) -> tuple[Any, Any, dic
     return sampling, cache(lambda: load_pipeline(choice, device=options.device, clip=clip)), described
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], str | Iterator[str]]] = {
     "detector": run_detector,
     "calibrate": run_calibrate,
     "sheet": run_sheet,
@@ -263,7 +264,8 @@ def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
     """Runs a subcommand; yields what it says."""
     logging.getLogger("ldm.evaluation").setLevel(logging.INFO)
     set_threads(options.threads)
-    yield COMMANDS[options.command](options)
+    said = COMMANDS[options.command](options)
+    yield from [said] if isinstance(said, str) else said
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from ldm.evaluation.prompts import (
     swapped,
 )
 from ldm.evaluation.report import build_table, markdown, targets
-from ldm.evaluation.runner import Job, PictureStore, Sampling, constants_of, make_jobs, make_pictures
+from ldm.evaluation.runner import Job, PictureStore, Sampling, changed_keys, constants_of, make_jobs, make_pictures
 from ldm.evaluation.scoring import relation_holds
 from ldm.models.detector import Detection
 from ldm.modules.encoders.tokenizer import WordTokenizer
@@ -107,13 +107,16 @@ def test_methods_are_read_from_words() -> None:
     assert against is not None and against.blend == "conditional"
     preset = parse_method("per-step:inner_steps=3,learning_rate=0.2").preset
     assert preset is not None and preset.inner_steps == 3 and preset.learning_rate == 0.2
+    shared = parse_method("iccv-2023:shared=true")
+    assert shared.preset is not None and shared.preset.shared and constants_of(shared)["preset"]["shared"] is True
+    assert "shared" not in constants_of(parse_method("iccv-2023"))["preset"]  # results from before lack it
     labels = ("base", "fixed:weight=1", "fixed:weight=2", "per-step:learning_rate=0.2", "per-step")
     assert len({parse_method(label).folder for label in labels}) == len(labels)
 
 
 @pytest.mark.parametrize(
     "text", ["best", "base:weight=1", "fixed:wait=1", "fixed:weight=x", "per-step:rounds", "per-step:mode=x",
-             "per-step:inner_steps=0.5", "fixed:blend=none", "per-step:blend=x"]
+             "per-step:inner_steps=0.5", "fixed:blend=none", "per-step:blend=x", "per-step:shared=true"]
 )  # fmt: skip
 def test_method_mistakes(text: str) -> None:
     with pytest.raises(UserError):
@@ -152,6 +155,12 @@ def test_a_stopped_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp
     assert not list(tmp_path.rglob(".tmp*"))
 
 
+def test_keys_that_differ_are_named_in_order() -> None:
+    known, wanted = {"a": 1, "d": 0, "b": 2, "e": None}, {"a": 1, "d": 1, "b": 2, "c": 3}
+    assert changed_keys(known, wanted) == changed_keys(wanted, known) == ["c", "d"]
+    assert changed_keys(known, dict(known)) == []
+
+
 def test_pictures_of_other_settings_are_refused(tmp_path: Path) -> None:
     store = PictureStore(tmp_path, {"steps": 25})
     with pytest.raises(UserError, match=r"other settings \(steps\)"):
@@ -164,6 +173,15 @@ def test_pictures_of_other_settings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(UserError, match="can't be read"):
         PictureStore(tmp_path, {"steps": 25})
+
+
+def test_only_two_objects_can_change_places() -> None:
+    layout = rule_layout(relation_prompts("choose", 1)[0])
+    method = parse_method("per-step:swap=true")
+    assert method.arrange(layout) == swapped(layout)
+    assert parse_method("per-step").arrange(layout) == layout
+    single = Layout(layout.objects[:1], layout.prompt)
+    assert method.arrange(single) == single
 
 
 def test_pictures_are_swapped_only_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -248,7 +266,7 @@ def test_methods_share_the_noise_and_differ_by_the_control(pipeline: Pipeline) -
     for label in ("fixed:weight=0", "per-step:inner_steps=0,initial=0", "april-2023:rounds=1,initial=0"):
         for picture, plain in zip(make(pipeline, label), base, strict=True):
             assert np.abs(picture.astype(int) - plain).max() <= 1, label
-    for label in ("fixed:weight=1", "per-step", "iccv-2023:rounds=1"):
+    for label in ("fixed:weight=1", "per-step", "iccv-2023:rounds=1", "iccv-2023:rounds=2,shared=true"):
         assert not np.array_equal(make(pipeline, label)[0], base[0]), label
 
 
@@ -351,6 +369,27 @@ def test_mistakes_end_with_one_sentence(
     said = capsys.readouterr().err.strip()
     assert code == 2 and complaint in said
     assert said.startswith("error: ") and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resumes"),
+    [
+        (["table"], True), (["single"], True), (["evidence"], True), (["detector"], False),
+        (["score", "--run", "x"], False),
+    ],
+)  # fmt: skip
+def test_an_interrupt_says_whether_the_command_goes_on(
+    arguments: list[str], resumes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(options: Any) -> str:
+        raise KeyboardInterrupt
+
+    script = load_script()
+    monkeypatch.setitem(script.COMMANDS, arguments[0], interrupt)
+    assert script.main(arguments) == 130
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("interrupted: what was being made was not written.")
+    assert line.endswith("The same command goes on where it stopped.") == resumes
 
 
 # ------------------------------------------------------------------------------------- earlier results

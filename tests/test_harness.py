@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm.evaluation import shards
+from ldm.evaluation import front, shards
 from ldm.evaluation.front import split_methods
 from ldm.evaluation.harness import Summary, make_tasks, run_tasks
 from ldm.evaluation.making import Made, rule_layout
@@ -317,6 +317,17 @@ def test_the_script_makes_pictures_and_goes_on(
     assert by_method["base"]["losses"] == {} and by_method["base"]["radius"] is None
     assert len(by_method["per-step"]["weights"]) == 2 and len(by_method["per-step"]["weights"][0]) == 2
     assert set(by_method["iccv-2023:rounds=1"]["losses"]) >= {"global", "local"}
+
+
+def test_an_interrupt_says_that_the_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(options: Any, shard: Shard) -> Summary:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(front, "run_shard", interrupt)
+    assert load_script("txt2img-gpt").main(["--prompts", "p.txt"]) == 130
+    assert capsys.readouterr().err.strip().endswith("The same command goes on where it stopped.")
 
 
 @pytest.mark.parametrize("name", ["txt2img-gpt", "txt2img-mscoco", "txt2img-vsr"])

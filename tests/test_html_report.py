@@ -237,6 +237,27 @@ def test_score_and_report_from_the_command_line(
     assert "CLIP score" in told["told"][0] and told["rows"][0]["ratios"]["clip_score"]["value"] is not None
 
 
+def test_score_of_a_run_that_lacks_pictures_says_so_once_the_others_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ldm.evaluation import detectors
+
+    make_run(tmp_path)
+    (tmp_path / "base" / "00001-s1.png").unlink()
+    (tmp_path / "per-step" / "00002-s1.png").write_bytes(b"\x89PNG nothing")
+    monkeypatch.setattr(detectors, "open_detector", lambda *words: ByColour())
+    words = ["score", "--run", str(tmp_path), "--detector", "transformers:any"]
+    assert load_script("evaluate").main(words) == 2
+    said = capsys.readouterr()
+    assert "per-step: object_recall 0.667 (4/6)" in said.out and str(tmp_path / "scores.json") in said.out
+    last = said.err.splitlines()[-1]
+    assert last.startswith("error: 2 of 8 pictures are missing or damaged") and "start the run again" in last
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["missing"] == ["base/00001-s1"] and scores["corrupt"] == ["per-step/00002-s1"]
+    make_run(tmp_path)  # the run again makes both
+    assert load_script("evaluate").main(words) == 0
+
+
 def test_mistakes_end_with_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     make_run(run)

@@ -53,6 +53,28 @@ def test_a_verb_that_looks_like_a_plural() -> None:
     assert phrases("A bus waits at a bus stop near two bus stops.") == ["A bus"]
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("A teddy bear under a chair.", ["A teddy bear", "a chair"]),
+        ("A teddy bear next to a chair.", ["A teddy bear", "a chair"]),
+        ("There is a red teddy bear over the dog.", ["a red teddy bear", "the dog"]),
+        ("a bear to the left of a teddy bear", ["a bear", "a teddy bear"]),
+        ("A teddy bear near a bear.", ["A teddy bear", "a bear"]),
+        ("a fire hydrant below a stop sign", ["a fire hydrant", "a stop sign"]),
+        ("A cell phone left of a car.", ["A cell phone", "a car"]),
+        ("a hot dog above a dog", ["a hot dog", "a dog"]),
+    ],
+)
+def test_names_of_several_words_stay_whole(
+    sentence: str, expected: list[str], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plain:
+        monkeypatch.setattr(chunks, "language_model", lambda: None)
+    assert phrases(sentence) == expected
+
+
 def test_repeated_phrases() -> None:
     assert phrases("A dog to the left of another dog.") == ["A dog", "another dog"]
     assert phrases("The dog is to the left of the dog.") == ["The dog", "the dog"]

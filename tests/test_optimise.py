@@ -177,6 +177,22 @@ def test_rounds_record(tiny: TinyDiffusion) -> None:
     assert result.history[-1]["loss"]["total"].item() < result.history[0]["loss"]["total"].item()
 
 
+@pytest.mark.parametrize("name", ["april-2023", "iccv-2023"])
+def test_shared_weights_move_by_the_gradients_of_all_steps(name: str, tiny: TinyDiffusion) -> None:
+    apart, shared = (run(tiny, replace(PRESETS[name], rounds=2, shared=on), TWO, ONE) for on in (False, True))
+    first, one = apart.history[0], shared.history[0]
+    assert one["before"].shape == one["after"].shape == (2, 2) and shared.weights.shape == (4, 2, 2)
+    assert torch.equal(one["before"], first["before"][0])
+    assert relative_error(one["grad"], first["grad"].sum(0)) < 1e-5
+    scales = PRESETS[name].scales(make_control(TWO, ONE).present)
+    assert all(torch.equal(step, shared.history[1]["before"] * scales) for step in shared.weights)
+
+
+def test_shared_weights_are_refused_where_every_step_has_its_own() -> None:
+    with pytest.raises(UserError, match="iccv-2023 or april-2023"):
+        replace(PER_STEP, shared=True)
+
+
 def test_per_step_record(tiny: TinyDiffusion) -> None:
     preset = replace(PER_STEP, inner_steps=3, learning_rate=0.05)
     states: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ldm.spacetime import outputs
@@ -25,6 +26,16 @@ PROMPT = "The motorcycle is parking to the right of a bus."
 
 def picture(height: int = 64, width: int = 64, seed: int = 0) -> outputs.Picture:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_pixels_are_rounded_and_cut_to_bytes() -> None:
+    values = [-0.5, 0.0, 0.5 / 255 - 1e-4, 0.5 / 255 + 1e-4, 0.5, 1.0, 7.0]
+    expected = [0, 0, 0, 1, 128, 255, 255]
+    unit = torch.tensor(values).expand(2, 3, 1, -1)  # (B, 3, H, W)
+    for images, low in ((unit, 0), (2 * unit - 1, -1)):
+        made = outputs.to_pictures(images, low)
+        assert len(made) == 2 and made[0].shape == (1, 7, 3) and made[0].dtype == np.uint8
+        assert made[1][0, :, 2].tolist() == expected
 
 
 # ------------------------------------------------------------------------------------------- parameters

@@ -116,10 +116,23 @@ def test_shares_and_counts_in_the_prose() -> None:
         assert published["prompts"] == report["prompts"][: int(count)]
     for count in re.findall(r"(\d+) generated pictures labelled by eye", prose):
         assert int(count) == result("calibration")["pictures"]
-    without = {row["method"]: row["both_and_right"]["hits"] for row in result("without-close-ups")["rows"]}
-    pattern = r"plain model (\d+) and \d+ both present and right, the fixed weight of 1 (\d+)"
-    for plain, fixed in re.findall(pattern, prose):
-        assert int(plain) == without["base"] and int(fixed) == without["fixed:weight=1,blend=unconditional"]
+
+
+def test_counts_without_and_with_close_ups() -> None:
+    prose = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    without, with_them = result("without-close-ups"), result("table-choose")
+    count = len(without["prompts"])
+    assert with_them["prompts"][:count] == without["prompts"]
+    pattern = (r"On (\d+) choosing prompts, without them .* with them \(the first (\d+) of .*\): plain model (\d+) and "
+               r"(\d+) both present and right, the fixed weight of 1 (\d+) and (\d+)\.")  # fmt: skip
+    [stated] = re.findall(pattern, prose)
+    right = [
+        sum(bool(picture["relation_right"]) for picture in row["pictures"][:count])
+        for method in ("base", "fixed:weight=1,blend=unconditional")
+        for content in (without, with_them)
+        for row in content["rows"] if row["method"] == method
+    ]  # fmt: skip
+    assert [int(number) for number in stated] == [count, count, *right]
 
 
 def test_numbers_of_the_model_card() -> None:

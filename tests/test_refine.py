@@ -16,6 +16,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ldm.spacetime import pipeline as pipelines
@@ -132,6 +133,15 @@ def test_block_checkpointing_and_autocast_run(settings: GenerateSettings) -> Non
     assert np.abs(plain.picture.astype(int) - checkpointed.picture).max() <= 1
     [mixed] = generate(replace(settings, precision="autocast", steps=2))
     assert mixed.picture.shape == plain.picture.shape
+
+
+def test_precision_opens_autocast_where_asked(world: tiny_world.TinyWorld) -> None:
+    choice = pipelines.ModelChoice(world.config, world.ckpt, embedded=False)
+    pipeline = pipelines.load_pipeline(choice, device="cpu")
+    for name, mixed in (("full", False), ("autocast", True)):
+        with pipeline.precision(name):
+            assert torch.is_autocast_enabled("cpu") == mixed
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_seeds_and_numbers_of_batches(settings: GenerateSettings) -> None:

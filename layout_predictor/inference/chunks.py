@@ -21,6 +21,7 @@ _NOUN_TAGS = {"NOUN", "PROPN"}
 _JOINTS = {",", "and", "or", "&"}
 _INSIDE_PHRASE = {"det", "amod", "compound", "nummod", "poss"}
 _MAX_MODIFIERS = 5
+_LONGEST_NAME = 3  # words of a category's name
 _ONE = {"a", "an", "another", "one"}
 _OWNS = {"'s", "’s", "'", "’"}
 _POSTURE = {"sit", "sat", "stand", "stood", "lie", "lay", "hang", "hung"}
@@ -33,6 +34,7 @@ DETERMINERS = set(
         "each every no several many other"
     )
 )
+_ATTRIBUTES = {*COLOURS, *ATTRIBUTES}
 # Words that no noun phrase contains: what is left between them is a phrase, or a verb.
 _CLOSED = set(
     words(
@@ -116,7 +118,32 @@ def _read_parsed(sentence: str, document: Any) -> Reading:
             found.append((start, token.i))
             covered.update(range(start, token.i + 1))
     tokens = tuple(Word(token.lower_, token.idx, token.idx + len(token)) for token in document)
-    return Reading(sentence, tokens, tuple(sorted(found, key=lambda phrase: phrase[1])))
+    whole = _with_whole_names([word.text for word in tokens], found)
+    return Reading(sentence, tokens, tuple(sorted(whole, key=lambda phrase: phrase[1])))
+
+
+def _with_whole_names(texts: list[str], found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The phrases, with every name of several words in one of them.
+
+    Where a sentence has no other verb, the parser may see one in a word of a name: "a teddy | bear next to a chair" is
+    a teddy that bears, and the rest of the name then a phrase of its own, or none. It may also take a side into the
+    phrase: "a cell phone left | of a chair".
+    """
+    for last in range(1, len(texts)):
+        name = category_of(texts[max(0, last + 1 - _LONGEST_NAME) : last + 1])
+        if name is None or name[1] == 1:
+            continue
+        start = last + 1 - name[1]
+        touched = [phrase for phrase in found if phrase[0] <= last and start <= phrase[1]]
+        longer = any(head > last for _, head in touched) and texts[last + 1] not in _SIDES
+        if longer or any(first <= start and head == last for first, head in touched):
+            continue  # a part of something else, or whole
+        first = min([start, *(phrase[0] for phrase in touched)])
+        before = {head for _, head in found}
+        while first > 0 and first - 1 not in before and texts[first - 1] in _ATTRIBUTES | DETERMINERS:
+            first -= 1
+        found = [*(phrase for phrase in found if phrase not in touched), (first, last)]
+    return found
 
 
 def _ends_in_a_verb(document: Any, first: int, head: int) -> bool:
@@ -207,9 +234,6 @@ def _run(tokens: tuple[Word, ...], start: int, end: int) -> list[tuple[int, int]
         found.append((start + begin, start + head))
         begin = head + 1
     return found
-
-
-_ATTRIBUTES = {*COLOURS, *ATTRIBUTES}
 
 
 def _joins(texts: list[str], begin: int, head: int) -> bool:

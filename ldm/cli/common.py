@@ -84,6 +84,9 @@ def run_script(
 ) -> int:
     """Parse, run `action` and print each line that it yields.
 
+    A command that keeps what it finishes and makes only what lacks sets the default ``resumes=True`` on its parser:
+    whoever interrupts it is told that the same command goes on.
+
     Returns:
         The exit code: 0, 2 for a user's mistake (one line on stderr), 130 for Ctrl-C.
     """
@@ -101,7 +104,8 @@ def run_script(
         return 2
     except KeyboardInterrupt:
         bar.close()
-        print("interrupted: what was being made was not written.", file=sys.stderr)
+        more = " The same command goes on where it stopped." if getattr(options, "resumes", False) else ""
+        print(f"interrupted: what was being made was not written.{more}", file=sys.stderr)
         return 130
     return 0
 

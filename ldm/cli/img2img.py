@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress
-from ldm.cli.pictures import fit_size, image_tensor, read_image, to_pictures
+from ldm.cli.pictures import fit_size, image_tensor, read_image
 from ldm.cli.txt2img import Guarding, finish, open_pipeline, write_grid
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.spacetime.generate import Outcome, batches, make_recorder
 from ldm.spacetime.layout import Layout
+from ldm.spacetime.outputs import to_pictures
 from ldm.spacetime.pipeline import Pipeline
 from ldm.spacetime.settings import GenerateSettings, fit_to_model
 from ldm.util import UserError
@@ -60,7 +61,7 @@ def redraw(
         images = vary(pipeline, settings, start, prompt, seeds, strength, progress)
         made = [
             Outcome(i, seed, prompt, Layout((), prompt), picture)
-            for i, (seed, picture) in enumerate(zip(seeds, to_pictures(images), strict=True))
+            for i, (seed, picture) in enumerate(zip(seeds, to_pictures(images, low=-1), strict=True))
         ]
         outcomes += finish(made, numbers, guard, recorder)
     return write_grid(outcomes, recorder)
@@ -78,7 +79,7 @@ def vary(
 ) -> Tensor:
     """One variation a seed of `image` (1, 3, H, W) in [-1, 1]: (B, 3, H, W), about [-1, 1]."""
     model, generators = pipeline.model, seeded_generators(seeds)
-    with precision(settings, pipeline):
+    with pipeline.precision(settings.precision):
         posterior = model.encode_first_stage(image)
         latents = torch.cat([_draw(model, posterior, g) for g in generators])  # (B, C, h, w)
         sampler = DDIMSampler(model)
@@ -107,9 +108,3 @@ def _draw(model: Any, posterior: Any, generator: torch.Generator) -> Tensor:
     if isinstance(posterior, Tensor):
         return model.get_first_stage_encoding(posterior)
     return model.get_first_stage_encoding(posterior, generator=generator)
-
-
-def precision(settings: GenerateSettings, pipeline: Pipeline) -> Any:
-    """Mixed precision (bfloat16) where the settings ask for it."""
-    enabled = settings.precision == "autocast"
-    return torch.autocast(pipeline.device.type, dtype=torch.bfloat16, enabled=enabled)

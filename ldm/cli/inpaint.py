@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
-from ldm.cli.pictures import image_tensor, mask_tensor, pad_to_multiple, read_image, to_pictures
+from ldm.cli.pictures import image_tensor, mask_tensor, pad_to_multiple, read_image
 from ldm.cli.txt2img import Guarding
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
-from ldm.spacetime.outputs import save_png
+from ldm.spacetime.outputs import save_png, to_pictures
 from ldm.spacetime.pipeline import Pipeline, choose_model, load_pipeline, project_file
 from ldm.spacetime.settings import check_writable
 from ldm.util import UserError
@@ -102,7 +102,7 @@ def inpaint_folder(
     pipeline = open_inpainter(settings, notice)
     for number, (path, image, mask) in enumerate(pairs):
         painted = inpaint(pipeline, image, mask, settings, settings.seed + number, progress)
-        yield save_png(settings.outdir / path.name, guard(to_pictures(painted))[0])
+        yield save_png(settings.outdir / path.name, guard(to_pictures(painted, low=-1))[0])
 
 
 def open_inpainter(settings: InpaintSettings, notice: Callable[[str], None]) -> Pipeline:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.neighbours import DATABASE_ROOT, SEARCHER_ROOT, build_searcher, load_database, load_searcher, normalised
-from ldm.cli.pictures import PictureFolder, to_pictures
+from ldm.cli.pictures import PictureFolder
 from ldm.models.diffusion.sampling import check_steps, noise_like, seeded_generators
 from ldm.spacetime.clip import ClipBundle, load_clip
-from ldm.spacetime.outputs import Picture, parameters_text
+from ldm.spacetime.outputs import Picture, parameters_text, to_pictures
 from ldm.spacetime.pipeline import Pipeline, choose_model, load_pipeline, make_sampler, project_file
 from ldm.spacetime.settings import SAMPLERS, check_writable
 from ldm.util import UserError
@@ -162,7 +162,7 @@ def draw_with_neighbours(
         for prompt in settings.prompts:
             seeds = list(range(seed, seed + settings.samples))
             seed += settings.samples
-            made = guard(to_pictures(sample_batch(pipeline, retriever, prompt, seeds, progress)))
+            made = guard(to_pictures(sample_batch(pipeline, retriever, prompt, seeds, progress), low=-1))
             pictures += made
             if not settings.skip_save:
                 files += [folder.save(p, _text(settings, prompt, s)) for p, s in zip(made, seeds, strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures in and out: files of a user's as tensors, tensors as numbered PNG files."""
+"""Pictures in and out: files of a user's as tensors, and numbered PNG files."""
 
 from __future__ import annotations
 
@@ -38,12 +38,6 @@ def mask_tensor(image: Image.Image) -> Tensor:
     """A grey image as (1, 1, H, W) of 0 and 1; 1, where it is at least half white, is to be painted."""
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
     return (pixels >= 0.5).float()[None, None]
-
-
-def to_pictures(images: Tensor) -> list[Picture]:
-    """Images (B, 3, H, W), about [-1, 1], as B uint8 arrays (H, W, 3)."""
-    pixels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def fit_size(image: Image.Image, multiple: int) -> Image.Image:

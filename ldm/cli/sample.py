@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
-from ldm.cli.pictures import to_pictures
 from ldm.cli.txt2img import Guarding
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
-from ldm.spacetime.outputs import Picture, save_png
+from ldm.spacetime.outputs import Picture, save_png, to_pictures
 from ldm.spacetime.settings import check_writable
 from ldm.suggest import did_you_mean
 from ldm.util import UserError, atomic_write, load_config, load_model_from_config, pick_device
@@ -105,7 +104,7 @@ def sample_folder(
     begun, made = time.monotonic(), []
     for first in range(0, settings.n_samples, settings.batch_size):
         numbers = range(first, min(first + settings.batch_size, settings.n_samples))
-        pictures = guard(to_pictures(sample_batch(model, settings, numbers, progress)))
+        pictures = guard(to_pictures(sample_batch(model, settings, numbers, progress), low=-1))
         for number, picture in zip(numbers, pictures, strict=True):
             save_png(folder / "img" / f"sample_{number:06d}.png", picture)
         made += pictures

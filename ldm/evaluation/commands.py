@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,12 @@ def add_commands(commands: Any) -> None:
         made.add_argument("--device", metavar="NAME", help="of the detector (cpu)")
 
 
-def run_score(options: argparse.Namespace) -> str:
-    """Scores a run's pictures into scores.json; the lines of the table."""
+def run_score(options: argparse.Namespace) -> Iterator[str]:
+    """Scores a run's pictures into scores.json; yields the lines of the table and where it is.
+
+    Raises:
+        UserError: the run can't be scored; or, once the scores of the others are written, it lacks pictures.
+    """
     from ldm.evaluation.backgrounds import background_colour
     from ldm.evaluation.detectors import open_detector
     from ldm.evaluation.judge import Judges, judge_run
@@ -47,14 +52,16 @@ def run_score(options: argparse.Namespace) -> str:
     scores = judge_run(run, Judges(detector, clip_score, colours, background, told))
     path = options.scores or options.run / "scores.json"
     write_json(path, scores)
-    lines = []
     for row in scores["rows"]:
         cells = [f"{name} {entry['value']:.3f} ({entry['hits']:g}/{entry['total']:g})"
                  for name, entry in row["ratios"].items() if entry["value"] is not None]  # fmt: skip
-        lines.append(f"{row['method']}: {', '.join(cells)}")
+        yield f"{row['method']}: {', '.join(cells)}"
+    yield str(path)
     if lost := len(scores["missing"]) + len(scores["corrupt"]):
-        lines.append(f"{lost} pictures are missing or damaged; {path} names them")
-    return "\n".join([*lines, str(path)])
+        raise UserError(
+            f"{lost} of {len(run.entries)} pictures are missing or damaged, {path} names them; start the run again "
+            "with the same flags to make them, and then score it again"
+        )
 
 
 def _open_clip(options: argparse.Namespace) -> tuple[Any, Any, tuple[str, ...]]:
@@ -90,4 +97,4 @@ def run_report(options: argparse.Namespace) -> str:
     return str(write_report(run, scores, options.out or options.run / "report.html", options.cases))
 
 
-COMMANDS = {"score": run_score, "report": run_report}
+COMMANDS: dict[str, Callable[[argparse.Namespace], str | Iterator[str]]] = {"score": run_score, "report": run_report}

@@ -26,7 +26,7 @@ from ldm.evaluation.judge import Place as PictureOf
 from ldm.evaluation.methods import Method, parse_method
 from ldm.evaluation.metrics import PictureFacts, RelationFacts
 from ldm.evaluation.promptfiles import EvalPrompt, read_prompt_file
-from ldm.evaluation.runner import constants_of
+from ldm.evaluation.runner import changed_keys, constants_of
 from ldm.util import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Record:
                     [from_word(word) for word in row if word is not None]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged; restore it, or remove it to make its pictures again") from None
-        if changed := sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key)):
+        if changed := changed_keys(known, settings):
             raise UserError(
                 f"{path} holds scores made with other settings ({', '.join(changed)}); name another --out or remove it"
             )

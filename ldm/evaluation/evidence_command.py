@@ -24,6 +24,7 @@ def add_commands(commands: Any) -> None:
     made.set_defaults(threads=None)
     text = "the methods and ablations of a plan on its prompt files; goes on from the scores that are there"
     made = commands.add_parser("evidence", help=text, description=text)
+    made.set_defaults(resumes=True)
     made.add_argument("--plan", type=Path, default=ROOT / PLAN, metavar="YAML", help=f"({PLAN})")
     made.add_argument("--outdir", type=Path, default=Path("outputs/evidence"), metavar="DIR", help="pictures")
     made.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")

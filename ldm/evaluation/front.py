@@ -47,7 +47,7 @@ def build_parser(name: str, what: str) -> Parser:
     for flag, word in (("--config", "YAML"), ("--ckpt", "FILE"), ("--clip", "FILE"), ("--predictor", "FILE")):
         add(flag, type=Path, default=None, metavar=word, help="see txt2img-refine.py")
     add_device_flags(parser)
-    parser.set_defaults(device=None, threads=None)
+    parser.set_defaults(device=None, threads=None, resumes=True)
     return parser
 
 

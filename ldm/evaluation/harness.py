@@ -15,7 +15,6 @@ from ldm.evaluation.making import Made
 from ldm.evaluation.manifest import DONE, FAILED, PENDING, WORKING, Entry, Manifest, keep_prompts, write_json
 from ldm.evaluation.methods import Method
 from ldm.evaluation.promptfiles import EvalPrompt
-from ldm.evaluation.prompts import swapped
 from ldm.evaluation.runner import PictureStore
 from ldm.evaluation.shards import Shard, hold
 from ldm.spacetime.control import RADIUS
@@ -161,9 +160,7 @@ def _make_batch(
     layouts: dict[str, Layout] = {}
     for task in batch:
         try:
-            layout = place(task.method, task.prompt)
-            turned = task.method.swap and len(layout.objects) >= 2
-            layouts[task.entry.key] = swapped(layout) if turned else layout
+            layouts[task.entry.key] = task.method.arrange(place(task.method, task.prompt))
         except UserError as error:
             summary.failed[task.entry.key] = str(error)
             manifest.mark([task.entry.key], FAILED, reason=str(error))

@@ -14,7 +14,7 @@ from typing import Any
 
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt
-from ldm.evaluation.runner import constants_of
+from ldm.evaluation.runner import changed_keys, constants_of
 from ldm.evaluation.scoring import PictureScore
 from ldm.util import UserError
 
@@ -66,7 +66,7 @@ def _same_run(
 ) -> None:
     """UserError unless the file is of the same model, settings and prompts."""
     own, other = ({**part, "count": None} for part in (settings, table["settings"]))
-    if changed := sorted(key for key in {*own, *other} if own.get(key) != other.get(key)):
+    if changed := changed_keys(own, other):
         raise UserError(f"{path} was made with other settings ({', '.join(changed)}); leave it out.")
     wanted = json.loads(json.dumps([asdict(prompt) for prompt in prompts]))
     shared = min(len(wanted), len(table["prompts"]))

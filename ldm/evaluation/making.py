@@ -43,11 +43,11 @@ def make(
     if method.preset is None or not any(layout.objects for layout in layouts):
         plain = method if method.preset is None else Method(method.label)
         return [Made(picture) for picture in generate_images(pipeline, plain, prompts, layouts, seeds, sampling)]
-    from ldm.spacetime.generate import pictures
+    from ldm.spacetime.outputs import to_pictures
 
     result = optimised(pipeline, method, prompts, layouts, seeds, sampling)
     made = []
-    for number, picture in enumerate(pictures(result.images)):
+    for number, picture in enumerate(to_pictures(result.images)):
         objects = len(layouts[number].objects)
         weights = result.weights[:, :objects, number].detach().cpu().tolist()  # (S, N)
         made.append(Made(picture, weights, _losses(result.history, number, objects)))

@@ -5,6 +5,7 @@ a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``ble
 says what the local attention is measured against, ``swap=true`` exchanges the centres of the first two objects,
 ``radius`` is that of the discs. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method
 names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
+``iccv-2023:shared=true`` moves one weight an object for all steps together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ldm.evaluation.prompts import swapped
 from ldm.spacetime.control import Blend
+from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
@@ -52,6 +55,10 @@ class Method:
     def controlled(self) -> bool:
         """Whether the layout plays a part."""
         return self.weight is not None or self.preset is not None
+
+    def arrange(self, layout: Layout) -> Layout:
+        """The layout that the method draws: with ``swap``, and two objects or more, the first two change places."""
+        return swapped(layout) if self.swap and len(layout.objects) >= 2 else layout
 
 
 def parse_method(text: str) -> Method:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm.evaluation.methods import Method
-from ldm.evaluation.prompts import RelationPrompt, rule_layout, swapped
+from ldm.evaluation.prompts import RelationPrompt, rule_layout
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError, atomic_write
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Picture = NDArray[np.uint8]  # (H, W, 3)
-LATER = ("gradient_steps",)  # constants of a preset that scores made before there was one were made without
+LATER = ("gradient_steps", "shared")  # constants of a preset that scores made before there was one were made without
 BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # pictures made together
 
 
@@ -74,10 +74,10 @@ def generate_images(
         batch. sampling: steps and guidance, the same for every method.
     """
     from ldm.models.diffusion.plms import PLMSSampler
-    from ldm.spacetime.generate import pictures
+    from ldm.spacetime.outputs import to_pictures
 
     if method.preset is not None:
-        return pictures(optimised(pipeline, method, prompts, layouts, seeds, sampling).images)
+        return to_pictures(optimised(pipeline, method, prompts, layouts, seeds, sampling).images)
     chain = _chain(pipeline, prompts, seeds)
     sampler = PLMSSampler(pipeline.model)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def generate_images(
             **chain,
             **_fixed_control(pipeline, sampler, method, layouts, sampling),
         )
-        return pictures(pipeline.decode(latents))
+        return to_pictures(pipeline.decode(latents))
 
 
 @torch.no_grad()
@@ -224,6 +224,11 @@ def constants_of(method: Method) -> dict[str, Any]:
     return constants
 
 
+def changed_keys(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The names, sorted, under which two settings differ; a setting that is not there is None."""
+    return sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+
+
 def _claim(path: Path, content: dict[str, Any]) -> None:
     """Writes ``content`` to the file, or checks that it is what the file says."""
     text = json.dumps(content, indent=1, sort_keys=True)
@@ -237,9 +242,7 @@ def _claim(path: Path, content: dict[str, Any]) -> None:
         raise UserError(
             f"{path} can't be read; remove {path.parent} or choose another output folder."
         ) from error
-    wanted = json.loads(text)
-    if known != wanted:
-        changed = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+    if changed := changed_keys(known, json.loads(text)):
         raise UserError(
             f"{path.parent} holds pictures made with other settings ({', '.join(changed)}); "
             "choose another output folder or remove it."
@@ -272,7 +275,7 @@ def make_pictures(
         started = time.perf_counter()
         for first in range(0, len(todo), size):
             batch = todo[first : first + size]
-            layouts = [swapped(job.layout) if _swaps(method, job) else job.layout for job in batch]
+            layouts = [method.arrange(job.layout) for job in batch]
             made = generate_images(
                 load(),
                 method,
@@ -286,10 +289,6 @@ def make_pictures(
             done = first + len(batch)
             pace = (time.perf_counter() - started) / done
             logger.info("%s: %d of %d, %.1f s a picture", method.label, done, len(todo), pace)
-
-
-def _swaps(method: Method, job: Job) -> bool:
-    return method.swap and len(job.layout.objects) >= 2
 
 
 def _batch_size(method: Method) -> int:

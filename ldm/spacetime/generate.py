@@ -5,7 +5,6 @@ outcomes = generate(GenerateSettings(prompts=("a cat to the left of a dog",), ou
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from ldm.modules.packed import pack
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimise import optimise
-from ldm.spacetime.outputs import Picture, file_hash
+from ldm.spacetime.outputs import Picture, file_hash, to_pictures
 from ldm.spacetime.pipeline import Pipeline, choose_model, load_pipeline, make_sampler
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.spacetime.record import Recorder
@@ -162,7 +161,7 @@ def make_batch(
 ) -> list[Outcome]:
     """Pictures of one prompt under one layout, one a seed; `settings` come from :func:`fit_to_model`."""
     batch = _Batch(pipeline, settings, prompt, layout, seeds, progress or _no_progress)
-    with batch.precision():
+    with pipeline.precision(settings.precision):
         if not layout.objects:
             return batch.plain()
         pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
@@ -196,12 +195,6 @@ class _Batch:
         height, width = (side // pipeline.factor for side in (settings.height, settings.width))
         self.shape = (pipeline.channels, height, width)
         self.scale = settings.scale
-
-    def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """Mixed precision where asked for: bfloat16, whose range needs no scaling of the loss."""
-        if self.settings.precision == "full":
-            return contextlib.nullcontext()
-        return torch.autocast(self.pipeline.device.type, dtype=torch.bfloat16)
 
     def chain(self) -> dict[str, Any]:
         """What plain and refined sampling share; every call starts from the same noise."""
@@ -270,10 +263,10 @@ class _Batch:
         """An outcome for each of the images (B, 3, H, W) in [0, 1]."""
         with torch.no_grad():
             last = steps.latents[-self.total() :]  # of several rounds, the one that made the pictures
-            shown = [pictures(self.pipeline.decode(x.to(self.pipeline.device))) for x in last]
+            shown = [to_pictures(self.pipeline.decode(x.to(self.pipeline.device))) for x in last]
         return [
             Outcome(i, seed, self.prompt, self.layout, picture, steps=[batch[i] for batch in shown])
-            for i, (seed, picture) in enumerate(zip(self.seeds, pictures(images), strict=True))
+            for i, (seed, picture) in enumerate(zip(self.seeds, to_pictures(images), strict=True))
         ]
 
 
@@ -291,9 +284,3 @@ class _Steps:
             self.latents.append(state["pred_x0"].cpu())
         losses = {name: float(values.mean()) for name, values in (state.get("loss") or {}).items()}
         self.progress(self.what, self.done, self.total, losses)
-
-
-def pictures(images: torch.Tensor) -> list[Picture]:
-    """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3)."""
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())

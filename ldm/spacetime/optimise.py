@@ -30,8 +30,8 @@ class Result:
     """Pictures with the weights that made them.
 
     history has one entry per gradient: "loss" (by name, (B,)), "grad", "before" and "after" of lambda, and
-    either "round", with lambda (S, N, B), "latents" and "images" of that round, or "step" and "inner", with
-    lambda (N, B). Its tensors are detached and on the CPU.
+    either "round", with lambda (S, N, B) or, where the steps share it, (N, B), and "latents" and "images" of that
+    round, or "step" and "inner", with lambda (N, B). Its tensors are detached and on the CPU.
     """
 
     images: Tensor  # (B, 3, H, W) in [0, 1]
@@ -153,14 +153,17 @@ def _by_rounds(
 ) -> Result:
     """The published schedules: one update a round, of all steps at once; Adam's state lasts over the rounds.
 
+    Where the steps share their weights, the gradient is the sum of those of all steps.
     The pictures are those of the last round, rendered before its update.
     """
-    weights = start.expand(chain.length, -1, -1).clone().requires_grad_()  # lambda (S, N, B)
+    every_step = (chain.length, *start.shape)
+    # lambda (N, B) or (S, N, B)
+    weights = (start if preset.shared else start.expand(every_step)).clone().requires_grad_()
     adam = torch.optim.Adam([weights], lr=preset.learning_rate)
     history: list[dict[str, Any]] = []
     for round_ in range(preset.rounds):
         with torch.enable_grad():
-            used = weights * scales
+            used = (weights * scales).expand(every_step)
             latents = chain.sample(
                 round_,
                 control=chain.control,

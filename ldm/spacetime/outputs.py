@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,21 @@ from PIL.PngImagePlugin import PngInfo
 from ldm.spacetime.layout import Layout
 from ldm.util import atomic_write
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Picture = NDArray[np.uint8]
 
 # One colour an object, told apart by most kinds of colour blindness (Okabe and Ito, 2008).
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 MIN_SHEET_SIDE = 384  # pictures smaller than this are enlarged by a whole factor on sheets and overlays
+
+
+
+def to_pictures(images: Tensor, low: float = 0.0) -> list[Picture]:
+    """Images (B, 3, H, W) as B uint8 arrays (H, W, 3); white is 1, black is `low`: 0, or -1 as a first stage has it."""
+    pixels = ((images.detach().float() - low) * (255 / (1 - low))).round().clamp(0, 255).byte()
+    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
 # ------------------------------------------------------------------------------------------- parameters

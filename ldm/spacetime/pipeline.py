@@ -6,6 +6,7 @@ place; else the embedded model of emoji scenes that comes with the project.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,6 +144,17 @@ class Pipeline:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) to pictures (B, 3, H, W) in [0, 1]."""
         return ((self.model.decode_first_stage(latents) + 1) / 2).clamp(0, 1)
+
+    def precision(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """Where the model runs in the precision `name`: "full", or "autocast" for mixed precision.
+
+        That is bfloat16, whose range needs no scaling of the loss.
+        """
+        if name == "full":
+            return contextlib.nullcontext()
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def unknown_objects(self, layout: Layout) -> list[str]:
         """Names of the layout's objects that the embedded model never saw; none for other models."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from ldm.spacetime.control import RADIUS, Blend, SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.objective import HALF_SIDE, ClipLike, ClipObjective
+from ldm.util import UserError
 
 Mode = Literal["per-step", "rounds"]
 
@@ -24,7 +25,10 @@ Mode = Literal["per-step", "rounds"]
 class Preset:
     """When the weights of the steps move, and by which rule.
 
-    What is optimised is lambda (S, N, B); the attention takes w = scale * lambda.
+    What is optimised is lambda (S, N, B), or (N, B) where it is `shared`; the attention takes w = scale * lambda.
+
+    Raises:
+        UserError: one lambda for all steps, of a schedule that moves each step's own.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Preset:
     blend: Blend  # which attention output the local one is measured against
     initial: float  # lambda before the first update
     learning_rate: float  # of Adam with its default betas
+    shared: bool = False  # one lambda for all steps; in mode "rounds" only
     rounds: int = 1  # passes through the chain; more than 1 in mode "rounds" only
     gradient_steps: int = 0  # rounds: the gradient passes through so many of the last steps only; 0 is all of them
     inner_steps: int = 0  # gradient steps within each denoising step; in mode "per-step" only
@@ -50,6 +55,13 @@ class Preset:
     first: float = 0.0  # per-step: optimise from this fraction of the chain on ...
     last: float = 1.0  # ... up to this one; other steps take the weights as they are
     release: float = 1.0  # per-step: from this fraction of the chain on the weights are 0, the sampling is plain
+
+    def __post_init__(self) -> None:
+        if self.shared and self.mode == "per-step":
+            raise UserError(
+                f"the schedule {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "
+                "or a small last (0.04), after which the weights of the first steps stay"
+            )
 
     def adapt(self, control: SpatialControl) -> SpatialControl:
         """The control with this preset's blend and discs."""
