@@ -8,7 +8,7 @@ holds it (`bench.live`); what a kernel needs inside for itself is not.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from ldm.util import instantiate_from_config, load_config
 PROMPT = "The motorcycle is parking to the right of a bus."
 LAYOUT = Layout((LayoutObject("the motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.5)))
 GIB = 2**30
+PER_STEP = "per-step"
 CLIP_SIDE, CLIP_WIDTH = 224, 512  # of ViT-B/32
 
 
@@ -37,24 +38,38 @@ class Case:
     """One way of differentiating a picture.
 
     Attributes:
+        schedule: "whole chain", as the published ones, or "per-step": the predicted picture of one step.
         size: pixels a side.
         steps: of the chain.
         blocks: whether the blocks of U-Net and decoder are checkpointed too.
         autocast: U-Net and decoder in bfloat16; latents, weights, CLIP and the loss stay float32.
         whole: chain, decoder and CLIP; else the chain alone.
-        kept_steps: the gradient passes through this many last steps only; all if None.
     """
 
+    schedule: str = "whole chain"
     size: int = 512
     steps: int = 50
     blocks: bool = False
     autocast: bool = False
     whole: bool = False
-    kept_steps: int | None = None
 
-    def row(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+
+CASES = (
+    *(Case(steps=steps) for steps in (2, 10, 50)),
+    *(Case(steps=steps, blocks=True) for steps in (2, 10)),
+    Case(steps=2, whole=True),
+    Case(steps=2, whole=True, blocks=True),
+    *(Case(steps=2, blocks=blocks, autocast=True) for blocks in (False, True)),
+    Case(steps=2, whole=True, blocks=True, autocast=True),
+    *(Case(PER_STEP, steps=1, whole=True, blocks=blocks) for blocks in (False, True)),
+    Case(PER_STEP, steps=1, whole=True, blocks=True, autocast=True),
+)
+
+
+def measure(size: int = 512, config: Path = SD_CONFIG) -> list[dict[str, Any]]:
+    """Every case of `CASES` with its "peak" in bytes."""
+    cases = [replace(case, size=size) for case in CASES]
+    return [{**asdict(case), "peak": count(case, config)} for case in cases]
 
 
 def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: bool = True) -> int:
@@ -80,7 +95,10 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
     with frozen(model), block_checkpoints(model, case.blocks), _mode(fake), _precision(case):
         weights = torch.ones(len(schedule), 2, 1, requires_grad=True)
         with live_peak() as counter:
-            latents = _sample(chain, case, latent, width, control, weights)
+            if case.schedule == PER_STEP:
+                latents = _predicted(chain, latent, width, control, weights)
+            else:
+                latents = _sample(chain, case, latent, width, control, weights)
             if objective is None:
                 loss = latents.square().sum()
             else:
@@ -104,9 +122,33 @@ def _sample(
         control=control,
         weights=weights,
         checkpoint_steps=True,
-        gradient_steps=case.kept_steps,
         verbose=False,
     )[0]
+
+
+def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialControl, weights: Tensor) -> Tensor:
+    """The predicted picture's latents of the first step, which the default schedule's loss looks at."""
+    first: list[Tensor] = []
+
+    def look(index: int, _: Tensor | None, predict_x0: Any) -> Tensor:
+        with torch.enable_grad():
+            first.append(predict_x0(weights[index]))
+        return weights[index].detach()
+
+    with torch.no_grad():
+        sampler.sample(
+            S=1,
+            batch_size=1,
+            shape=latent.shape[1:],
+            conditioning=torch.randn(1, 77, width),
+            unconditional_conditioning=torch.randn(1, 77, width),
+            unconditional_guidance_scale=7.5,
+            x_T=latent,
+            control=control,
+            weight_update=look,
+            verbose=False,
+        )
+    return first[0]
 
 
 class Model(nn.Module):

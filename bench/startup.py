@@ -55,20 +55,6 @@ def measure(config: Path, rounds: int = 5, threads: int = 1) -> Row:
     return rows
 
 
-def lines(rows: Row) -> list[str]:
-    """The report for the screen."""
-    timed = {f"{script} --help": row for script, row in rows["help"].items()}
-    timed["to the first denoising step"] = rows["first denoising step"]
-    told = [f"{name:40} {row['seconds']:7.2f} s, of the processor {row['cpu']:7.2f} s" for name, row in timed.items()]
-    for suffix, row in rows["loading"].items():
-        told.append(
-            f"{'loading ' + suffix:40} {row['seconds']:7.2f} s, of the processor {row['cpu']:7.2f} s, "
-            f"peak {row['peak'] / 2**30:.2f} GiB, which is {row['ratio']:.3f} of the weights, or {row['beyond']:.3f} "
-            f"without the {row['interpreter'] / 2**30:.2f} GiB of the interpreter and its libraries"
-        )
-    return told
-
-
 def check_space(folder: Path, size: int) -> None:
     """Refuse a folder where a file of `size` bytes finds no room. Raises UserError."""
     free = shutil.disk_usage(folder).free

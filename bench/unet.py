@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ldm.modules.packed import pack, unpack
+from ldm.modules.packed import pack, paused
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.optimise import set_block_checkpoints
@@ -60,43 +60,35 @@ def _calls(side: int, gradient: bool) -> dict[str, Call]:
     torch.manual_seed(0)
     x, t = torch.randn(2, 4, side, side), torch.tensor([500, 500])
     context = torch.randn(2, 77, 768)
-    library, own = _library(side), _own()
+    library, own = _library(side), own_unet()
     shared = torch.randn(len(CENTRES), 77, 768)
     calls: dict[str, Call] = {LIBRARY: lambda: _run(lambda y: library(y, t, context).sample, x, gradient, False)}
     pack(own)
-    wrapped = list(_packed_layers(own))
     for packed in (True, False):
         for objects in (0, 1, 2, 3) if packed else (0, 2):
             name = f"{objects} objects" if objects else "plain"
             control = _control(objects, shared)
             calls[f"ours, {name}{', packed weights' if packed else ''}"] = _own_call(
-                own, wrapped, packed, x, t, context, control, gradient
+                own, packed, x, t, context, control, gradient
             )
     return calls
 
 
 def _own_call(
-    own: torch.nn.Module, wrapped: Any, packed: bool, x: Tensor, t: Tensor, context: Tensor, control: Any, grad: bool
+    own: torch.nn.Module, packed: bool, x: Tensor, t: Tensor, context: Tensor, control: Any, grad: bool
 ) -> Call:
     def call() -> None:
-        unpack(own)
-        if packed:
-            for layer, forward in wrapped:  # packed once, in the warm-up
-                layer.forward = forward
-        if control is None:
-            _run(lambda y: own(y, t, context), x, grad)
-            return
-        weights = torch.ones(control.num_objects, 1)
-        if grad:
-            _run(lambda w: own(x, t, context, control=control, weights=w), weights, True)
-        else:
-            _run(lambda y: own(y, t, context, control=control, weights=weights), x, False)
+        with paused(own, not packed):  # packed once, in the warm-up
+            if control is None:
+                _run(lambda y: own(y, t, context), x, grad)
+                return
+            weights = torch.ones(control.num_objects, 1)
+            if grad:
+                _run(lambda w: own(x, t, context, control=control, weights=w), weights, True)
+            else:
+                _run(lambda y: own(y, t, context, control=control, weights=weights), x, False)
 
     return call
-
-
-def _packed_layers(model: torch.nn.Module) -> list[tuple[Any, Any]]:
-    return [(module, module.__dict__["forward"]) for module in model.modules() if "forward" in module.__dict__]
 
 
 def _run(function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True) -> None:
@@ -126,7 +118,7 @@ def _library(side: int) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _own() -> torch.nn.Module:
+def own_unet() -> torch.nn.Module:
     """The U-Net of v1-inference.yaml with random weights; layers that begin at zero get some, too."""
     params = load_config(project_file(SD_CONFIG)).model.params
     model = instantiate_from_config(params.unet_config).eval().requires_grad_(False)

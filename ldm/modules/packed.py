@@ -54,6 +54,20 @@ def pack(model: nn.Module) -> list[nn.Module]:
     return layers
 
 
+@contextmanager
+def paused(model: nn.Module, pause: bool = True) -> Iterator[None]:
+    """Packed layers compute the usual way inside, iff `pause`; their packed weights are kept."""
+    own = [module.__dict__.get("forward") for module in model.modules()]
+    layers = [forward for forward in own if isinstance(forward, _PackedLayer)]
+    for layer in layers:
+        layer.paused = pause
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.paused = False
+
+
 def unpack(model: nn.Module) -> None:
     """Undo `pack`."""
     for module in model.modules():
@@ -74,6 +88,7 @@ class _PackedLayer:
     def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.usual: Callable[[Tensor], Tensor] = partial(type(layer).forward, layer)
+        self.paused = False
         self.version: tuple[int, int] | None = None
         self.weight: Tensor | None = None  # of the forward pass
         self.turned: Tensor | None = None  # of the backward pass of a stride-1 convolution
@@ -84,7 +99,7 @@ class _PackedLayer:
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel() or torch.is_autocast_enabled("cpu"):
             return self.usual(x)
-        if not _fits(self.layer):
+        if self.paused or not _fits(self.layer):
             return self.usual(x)
         version = (self.layer.weight.data_ptr(), self.layer.weight._version)
         if version != self.version:

@@ -1,0 +1,142 @@
+"""What a U-Net call and a picture cost against steps, objects, pixels and batch, and a model that explains it.
+
+The model: seconds = flops x a + bytes x b + operations x c, the three counted (`bench.work`), the three costs fitted to
+the medians. One fit for calls of the Stable Diffusion v1 U-Net (packed weights, random numbers), one for whole pictures
+of the embedded model, in which starting an operation costs as much as computing it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.unet import CENTRES, own_unet
+from bench.work import Work, count_work, fit
+from ldm.modules.packed import pack, unpack
+from ldm.spacetime.control import SpatialControl
+from ldm.spacetime.generate import make_batch
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
+from ldm.spacetime.settings import GenerateSettings, fit_to_model
+from ldm.util import UserError
+
+Case = dict[str, int | str]
+WORDS = ("cat", "bus", "dog", "car")
+# pixels a side, objects, batch
+CALLS = (
+    (64, 2, 1), (128, 2, 1), (192, 2, 1), (256, 2, 1), (128, 0, 1), (128, 1, 1), (128, 4, 1), (128, 2, 2), (128, 2, 4),
+)  # fmt: skip
+# schedule, steps, pixels, objects, batch
+PICTURES = (
+    ("plain", 10, 64, 2, 1), ("plain", 25, 64, 2, 1), ("plain", 50, 64, 2, 1), ("plain", 100, 64, 2, 1),
+    ("plain", 25, 64, 2, 4), ("plain", 25, 64, 2, 8), ("plain", 25, 96, 2, 1), ("plain", 25, 128, 2, 1),
+    ("per-step", 10, 64, 2, 1), ("per-step", 25, 64, 2, 1), ("per-step", 50, 64, 2, 1), ("per-step", 100, 64, 2, 1),
+    ("per-step", 25, 64, 1, 1), ("per-step", 25, 64, 3, 1), ("per-step", 25, 64, 4, 1), ("per-step", 25, 64, 2, 4),
+    ("per-step", 25, 96, 2, 1), ("per-step", 25, 128, 2, 1),
+)  # fmt: skip
+
+
+def measure(rounds: int = 5) -> dict[str, Any]:
+    """Both tables with their fits: {"calls": {...}, "pictures": {...}}. The number of threads is the process's."""
+    return {"calls": _table(_calls(), rounds), "pictures": _table(_pictures(), rounds)}
+
+
+def _table(cases: Iterator[tuple[Case, Work, Callable[[], object]]], rounds: int) -> dict[str, Any]:
+    """Times every case, fits the costs, and says by how much each row is missed."""
+    rows: list[dict[str, Any]] = []
+    works: list[Work] = []
+    for case, work, call in cases:
+        seconds = [_timed(call) for _ in range(rounds + 1)][1:]  # the first warms up
+        works.append(work)
+        rows.append({**case, "flops": work.flops, "bytes": work.bytes, "operations": work.operations,
+                     "seconds": seconds, "median": median(seconds)})  # fmt: skip
+    costs, explained = fit(works, [row["median"] for row in rows])
+    for row, value in zip(rows, explained, strict=True):
+        row["model"] = value
+    worst = max(abs(row["model"] / row["median"] - 1) for row in rows)
+    return {"rows": rows, "costs": dict(zip(("flop", "byte", "operation"), costs, strict=True)), "worst": worst}
+
+
+def _timed(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def _calls() -> Iterator[tuple[Case, Work, Callable[[], object]]]:
+    """A guided, controlled call of the Stable Diffusion v1 U-Net in float32."""
+    model = own_unet()
+    torch.manual_seed(0)
+    texts = torch.randn(len(CENTRES), 77, 768)
+    for pixels, objects, batch in CALLS:
+        x, t = torch.randn(2 * batch, 4, pixels // 8, pixels // 8), torch.full((2 * batch,), 500)
+        context = torch.randn(2 * batch, 77, 768)
+        control = _control(objects, batch, texts)
+        weights = None if control is None else torch.ones(objects, batch)
+
+        def call(x: Tensor = x, t: Tensor = t, c: Tensor = context, s: Any = control, w: Any = weights) -> None:
+            with torch.no_grad():
+                model(x, t, c, control=s, weights=w)
+
+        unpack(model)
+        call()  # what is computed once a picture is not part of a call
+        work = count_work(call)
+        pack(model)
+        yield {"pixels": pixels, "objects": objects, "batch": batch}, work, call
+
+
+def _control(objects: int, batch: int, texts: Tensor) -> SpatialControl | None:
+    if not objects:
+        return None
+    layout = Layout(tuple(LayoutObject(f"object {i}", *CENTRES[i]) for i in range(objects)))
+    return SpatialControl.build([layout] * batch, lambda given: texts[: len(given)])
+
+
+def _pictures() -> Iterator[tuple[Case, Work, Callable[[], object]]]:
+    """Pictures of the embedded model, PLMS, decoding included, loading and files not."""
+    config = project_file(EMOJI_CONFIG)
+    if not config.is_file():
+        raise UserError(f"{config} is not there; run this in the project's folder")
+    pipeline = load_pipeline(choose_model(config))
+    for schedule, steps, pixels, objects, batch in PICTURES:
+        settings = GenerateSettings(("",), sampler="plms", steps=steps, height=pixels, width=pixels, samples=batch)
+        settings = fit_to_model(settings, pipeline)
+        plain = schedule == "plain"
+        placed = tuple(LayoutObject(f"a {word}", *at) for word, at in zip(WORDS, CENTRES, strict=True))[:objects]
+        layout = Layout(() if plain else placed)
+        prompt = " and ".join(f"a {word}" for word in WORDS[:objects])
+        chosen = settings if plain else replace(settings, schedule=schedule)
+
+        def call(settings: GenerateSettings = chosen, prompt: str = prompt, layout: Layout = layout) -> None:
+            make_batch(pipeline, settings, prompt, layout, range(settings.samples))
+
+        yield {"schedule": schedule, "steps": steps, "pixels": pixels, "objects": 0 if plain else objects,
+               "batch": batch}, count_work(call), call  # fmt: skip
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Measured seconds against the model's, both tables, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    titles = {"calls": "a U-Net call, Stable Diffusion v1", "pictures": "pictures of the embedded model"}
+    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        rows = result[name]["rows"]
+        marks = sorted({str(row.get("schedule", "")) for row in rows})
+        for mark in marks:
+            own = [row for row in rows if str(row.get("schedule", "")) == mark]
+            axes.scatter([row["model"] for row in own], [row["median"] for row in own], label=mark or "packed weights")
+        ends = [f(row[key] for row in rows for key in ("model", "median")) for f in (min, max)]
+        axes.plot(ends, ends, color="black", linewidth=0.8, label="the model")
+        axes.fill_between(ends, [0.8 * x for x in ends], [1.2 * x for x in ends], alpha=0.15, label="within 20%")
+        axes.set(xscale="log", yscale="log", title=title)
+        axes.set(xlabel="flops, bytes and operations say (s)", ylabel="measured (s)")
+        axes.legend()
+    figure.savefig(path, dpi=120, format="png")

@@ -1,0 +1,76 @@
+"""What the schedules cost beside plain sampling: calls of the U-Net, operations, seconds; of the embedded model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from bench.work import count_work
+from ldm.spacetime.generate import make_batch
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.pipeline import EMOJI_CONFIG, Pipeline, choose_model, load_pipeline, project_file
+from ldm.spacetime.settings import SCHEDULES, GenerateSettings, fit_to_model
+
+PROMPT = "The motorcycle is parking to the right of a bus."
+LAYOUT = Layout((LayoutObject("the motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.5)))
+PLAIN = "plain"
+
+
+def measure(rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = SCHEDULES) -> dict[str, Any]:
+    """By schedule: {"calls": forward calls, "backward": of them differentiated, "flops": of all, "seconds", "median",
+    "ratio": median of the ratios to plain sampling in the same round}.
+
+    A backward pass is to the weights of the objects alone, none to the model's, so it computes about as much as a call.
+    Decoding and CLIP are part of flops and seconds; loading is not. The slow schedules are measured in one round only.
+    """
+    pipeline = load_pipeline(choose_model(project_file(EMOJI_CONFIG)))
+    settings = fit_to_model(GenerateSettings((PROMPT,), sampler="plms", steps=steps), pipeline)
+    names = (PLAIN, *schedules)
+    rows: dict[str, Any] = {name: {"seconds": []} for name in names}
+    for name in names:
+        with _counted(pipeline) as calls:
+            rows[name]["flops"] = count_work(lambda name=name: _draw(pipeline, settings, name)).flops  # type: ignore[misc]
+        rows[name] |= calls
+    for number in range(rounds + 1):
+        for name in names:
+            if name in (PLAIN, "per-step") or number == 1:
+                begun = time.perf_counter()
+                _draw(pipeline, settings, name)
+                if number:  # the first round warms up
+                    rows[name]["seconds"].append(time.perf_counter() - begun)
+    for row in rows.values():
+        row["median"] = median(row["seconds"])
+        row["ratio"] = median(a / b for a, b in zip(row["seconds"], rows[PLAIN]["seconds"], strict=False))
+    return rows
+
+
+def _draw(pipeline: Pipeline, settings: GenerateSettings, schedule: str) -> None:
+    if schedule == PLAIN:
+        make_batch(pipeline, settings, PROMPT, Layout(()), [42])
+    else:
+        make_batch(pipeline, replace(settings, schedule=schedule), PROMPT, LAYOUT, [42])
+
+
+@contextmanager
+def _counted(pipeline: Pipeline) -> Iterator[dict[str, int]]:
+    """Forward calls of the U-Net inside, those that the backward pass repeats too, and backward passes through it."""
+    calls = {"calls": 0, "backward": 0}
+
+    def before(module: Any, arguments: Any) -> None:
+        calls["calls"] += 1
+
+    def after(module: Any, arguments: Any, out: Any) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda gradient: calls.__setitem__("backward", calls["backward"] + 1))
+
+    unet = pipeline.model.model.diffusion_model
+    hooks = (unet.register_forward_pre_hook(before), unet.register_forward_hook(after))
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
