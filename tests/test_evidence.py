@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 
 from ldm.data.emoji_sprites import NAMES
+from ldm.evaluation import making
 from ldm.evaluation.backgrounds import background_colour
 from ldm.evaluation.evidence import Record, Workshop, build_rows, fill, from_word, read_plan, to_word
 from ldm.evaluation.judge import Judges
 from ldm.evaluation.making import Made, rule_layout
-from ldm.evaluation.methods import parse_method
+from ldm.evaluation.methods import Method, parse_method
 from ldm.evaluation.metrics import Box, PictureFacts, RelationFacts
 from ldm.evaluation.promptfiles import from_sentence, read_prompt_file
 from ldm.evaluation.prompts import SETS, pairs_of
 from ldm.evaluation.promptsets import COUNTS, FILES, gpt_style, prompt_file, write_sets
 from ldm.evaluation.report import evidence_blocks, replace_block
+from ldm.evaluation.runner import Sampling
 from ldm.modules.encoders.tokenizer import WordTokenizer, split_words
+from ldm.spacetime.layout import Layout
 from ldm.util import UserError
 from tests.golden_data import ROOT
 from tests.scripts_under_test import load_script, refusal
@@ -93,6 +96,22 @@ def test_what_methods_may_name() -> None:
     for wrong in ("base:layout=rule", "fixed:layout=none", "per-step:guidance=x", "fixed:swap=perhaps"):
         with pytest.raises(UserError):
             parse_method(wrong)
+
+
+@pytest.mark.parametrize(("label", "guidance"), [("per-step:guidance=2", 2.0), ("per-step", None)])
+def test_a_prompt_without_objects_keeps_the_guidance(
+    label: str, guidance: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Method] = []
+
+    def note(pipeline: Any, method: Method, prompts: Sequence[str], *_: Any) -> list[Any]:
+        made.append(method)
+        return [np.zeros((8, 8, 3), np.uint8)] * len(prompts)
+
+    monkeypatch.setattr(making, "generate_images", note)
+    nothing: Any = None  # no model is asked
+    making.make(nothing, parse_method(label), ["Fog."], [Layout((), "Fog.")], [0], Sampling())
+    assert made == [Method(label, guidance=guidance)]
 
 
 # -------------------------------------------------------------------------------------------------- records

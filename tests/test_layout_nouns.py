@@ -9,6 +9,7 @@ import pytest
 from layout_predictor.inference import chunks, nouns
 from layout_predictor.inference.nouns import category_of
 from layout_predictor.inference.objects import FoundObject, find_objects
+from layout_predictor.inference.sides import before_sides
 from layout_predictor.LayoutTransformer.data.categories import STUFF, THINGS
 
 
@@ -73,6 +74,73 @@ def test_names_of_several_words_stay_whole(
     if plain:
         monkeypatch.setattr(chunks, "language_model", lambda: None)
     assert phrases(sentence) == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("A bird right of a dog", ["A bird", "a dog"]),
+        ("bicycle right of chair", ["bicycle", "chair"]),
+        ("A donut left of a bus", ["A donut", "a bus"]),
+        ("A photo of an orange left of a chair.", ["an orange", "a chair"]),
+        ("a red tv right of a blue chair", ["a red tv", "a blue chair"]),
+        ("a train east of a chair", ["a train", "a chair"]),
+        ("A cell phone left of a car.", ["A cell phone", "a car"]),
+        ("A mouse left and a bus right", ["A mouse", "a bus"]),
+        ("A cat left side, a dog right side.", ["A cat", "a dog"]),
+        ("a bicycle upper left, a bus lower right", ["a bicycle", "a bus"]),
+        ("a window upper left, a bus lower right", ["a window", "a bus"]),
+        ("A chair bottom left, a bus top right", ["A chair", "a bus"]),
+        ("a suitcase top, a cup bottom", ["a suitcase", "a cup"]),
+        ("A traffic light front, a cup back", ["A traffic light", "a cup"]),
+        ("A dog center, a cat left", ["A dog", "a cat"]),
+    ],
+)
+def test_sides_are_no_part_of_a_phrase(sentence: str, expected: list[str]) -> None:
+    assert phrases(sentence) == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("The right of way belongs to a bus.", ["a bus"]),
+        ("A bus right of way sign near a dog.", ["a dog"]),
+        ("Education is a human right.", []),
+        ("The left hand of a man holds a cup.", ["a man", "a cup"]),
+        ("Turn right at the tree.", ["the tree"]),
+        ("A bottle top beside a cup.", ["a cup"]),
+        ("A mountain top with a bird.", ["a bird"]),
+        ("A hill side near a dog.", ["a dog"]),
+        ("A vase with a metal top and a plastic bottom.", ["A vase"]),
+        ("The bus left the station near a dog.", ["The bus", "a dog"]),
+    ],
+)
+def test_a_side_makes_no_object(sentence: str, expected: list[str]) -> None:
+    assert phrases(sentence) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "without"),
+    [
+        ("a bird right of a dog", 1),
+        ("a bird right of way", 2),
+        ("a human right of a dog", 2),
+        ("the top right of a dog", 2),
+        ("a bottle top of a shelf", 2),
+        ("a bottle top over a cup at the bottom", 1),
+    ],
+)
+def test_where_sides_are_cut(texts: str, without: int) -> None:
+    assert before_sides(texts.split(), 0, 2) == without
+
+
+def test_names_that_look_like_adjectives_or_verbs() -> None:
+    assert phrases("An oven beside a cup") == ["An oven", "a cup"]
+    assert phrases("A remote higher than a chair") == ["A remote", "a chair"]
+    assert phrases("train below dog") == ["train", "dog"]
+    assert phrases("fork above cup") == ["fork", "cup"]
+    assert phrases("An orange and white cat in a light, airy room.") == ["An orange and white cat"]
+    assert phrases("The vase is light and orange.") == ["The vase"]
 
 
 def test_repeated_phrases() -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from layout_predictor.inference.nouns import category_of
+from layout_predictor.inference.sides import SIDES, before_sides
 from layout_predictor.LayoutTransformer.data.lexicon import ATTRIBUTES, COLOURS
 from layout_predictor.LayoutTransformer.data.wordlists import words
 
@@ -25,7 +26,6 @@ _LONGEST_NAME = 3  # words of a category's name
 _ONE = {"a", "an", "another", "one"}
 _OWNS = {"'s", "’s", "'", "’"}
 _POSTURE = {"sit", "sat", "stand", "stood", "lie", "lay", "hang", "hung"}
-_SIDES = {"left", "right", "side", "top", "bottom"}
 
 _WORD = re.compile(r"[A-Za-z0-9]+(?:(?!['’]s\b)[-'’][A-Za-z0-9]+)*|['’]s\b|[^\sA-Za-z0-9]")
 DETERMINERS = set(
@@ -45,6 +45,10 @@ _CLOSED = set(
         "right she slightly so than them then there they through to top toward towards under underneath up upon "
         "us was we were when where which while who with within you riding wearing also very immediately"
     )
+)
+# What follows a name that begins a sentence, and no verb there: "train below a dog".
+_PLACES = set(
+    words("above below beneath under underneath over beside near behind left right next atop higher lower outside")
 )
 
 
@@ -94,7 +98,7 @@ def _owner(texts: list[str], first: int, head: int) -> int:
     for i in range(first + 1, head):
         if texts[i] not in _OWNS or category_of(texts[first : head + 1]) is not None:
             continue
-        if texts[head] in _SIDES or category_of(texts[first:i]) is not None:
+        if texts[head] in SIDES or category_of(texts[first:i]) is not None:
             return i - 1
     return head
 
@@ -118,7 +122,9 @@ def _read_parsed(sentence: str, document: Any) -> Reading:
             found.append((start, token.i))
             covered.update(range(start, token.i + 1))
     tokens = tuple(Word(token.lower_, token.idx, token.idx + len(token)) for token in document)
-    whole = _with_whole_names([word.text for word in tokens], found)
+    texts = [word.text for word in tokens]
+    found += [phrase for phrase in _mistaken(document, texts) if phrase[1] not in covered]
+    whole = _with_whole_names(texts, [(first, before_sides(texts, first, head)) for first, head in found])
     return Reading(sentence, tokens, tuple(sorted(whole, key=lambda phrase: phrase[1])))
 
 
@@ -126,8 +132,7 @@ def _with_whole_names(texts: list[str], found: list[tuple[int, int]]) -> list[tu
     """The phrases, with every name of several words in one of them.
 
     Where a sentence has no other verb, the parser may see one in a word of a name: "a teddy | bear next to a chair" is
-    a teddy that bears, and the rest of the name then a phrase of its own, or none. It may also take a side into the
-    phrase: "a cell phone left | of a chair".
+    a teddy that bears, and the rest of the name then a phrase of its own, or none.
     """
     for last in range(1, len(texts)):
         name = category_of(texts[max(0, last + 1 - _LONGEST_NAME) : last + 1])
@@ -135,7 +140,7 @@ def _with_whole_names(texts: list[str], found: list[tuple[int, int]]) -> list[tu
             continue
         start = last + 1 - name[1]
         touched = [phrase for phrase in found if phrase[0] <= last and start <= phrase[1]]
-        longer = any(head > last for _, head in touched) and texts[last + 1] not in _SIDES
+        longer = any(head > last for _, head in touched)
         if longer or any(first <= start and head == last for first, head in touched):
             continue  # a part of something else, or whole
         first = min([start, *(phrase[0] for phrase in touched)])
@@ -143,6 +148,25 @@ def _with_whole_names(texts: list[str], found: list[tuple[int, int]]) -> list[tu
         while first > 0 and first - 1 not in before and texts[first - 1] in _ATTRIBUTES | DETERMINERS:
             first -= 1
         found = [*(phrase for phrase in found if phrase not in touched), (first, last)]
+    return found
+
+
+def _mistaken(document: Any, texts: list[str]) -> list[tuple[int, int]]:
+    """Names of one word that were taken for an adjective or a verb: "an oven | beside a cup", "train below a dog".
+
+    Such a name stands after an article, or begins the sentence and a place follows.
+    """
+    found = []
+    for i, token in enumerate(document):
+        following = texts[i + 1] if i + 1 < len(texts) else "."
+        ends = following in _PLACES if i == 0 else following in _CLOSED | _PLACES or not following[0].isalnum()
+        if not ends or token.pos_ in _NOUN_TAGS or category_of(texts[i : i + 1]) is None:
+            continue
+        first = i
+        while first > 0 and texts[first - 1] in _ATTRIBUTES:
+            first -= 1
+        if i == 0 or texts[first - 1 : first] in (["a"], ["an"], ["the"]):
+            found.append((max(0, first - 1), i))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,10 +38,10 @@ def make(
 ) -> list[Made]:
     """One picture a prompt, made together; see :func:`ldm.evaluation.runner.generate_images`.
 
-    A prompt without objects is sampled plainly, whatever the method.
+    Prompts without objects are sampled plainly whatever the method, with its guidance.
     """
     if method.preset is None or not any(layout.objects for layout in layouts):
-        plain = method if method.preset is None else Method(method.label)
+        plain = replace(method, preset=None)
         return [Made(picture) for picture in generate_images(pipeline, plain, prompts, layouts, seeds, sampling)]
     from ldm.spacetime.outputs import to_pictures
 
