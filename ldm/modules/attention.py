@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ldm.spacetime.control import SpatialControl
 
 
-# Keys and values, each (B, L, H*D), of every local context, by layer and by what they were computed with. The texts
-# stay the same over all steps of a picture, so a frozen layer projects each of them once.
-Projections = dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]]
+# Keys and values, each (B, L, H*D), of the prompt and of every local context, by layer and by what they were computed
+# with, beside the prompt's context that they are of. The texts stay the same over all steps of a picture, so a frozen
+# layer projects each of them once.
+Projections = dict[tuple[Any, ...], tuple[Tensor | None, list[tuple[Tensor, Tensor]]]]
 
 
 class LocalAttention(NamedTuple):
@@ -34,7 +35,7 @@ class LocalAttention(NamedTuple):
     weights: Sequence[Tensor] | Tensor  # N x (B,), w_{i,t} of this step
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
     pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
-    projections: Projections | None = None  # keys and values of the local contexts, by layer; filled at first use
+    projections: Projections | None = None  # keys and values of all texts, by layer; filled at first use
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -118,7 +119,8 @@ class CrossAttention(nn.Module):
         """
         context = x if context is None else context
         q = self.to_q(x)  # (R, P, H*D)
-        out = attend(q, self.to_k(context), self.to_v(context), self.heads)  # (R, P, H*D)
+        ((k, v),) = self._project([context], q.dtype, None if context is x else projections, context)
+        out = attend(q, k, v, self.heads)  # (R, P, H*D)
         if local_contexts is not None and len(local_contexts):
             if masks is None or weights is None:
                 raise ValueError("local contexts need a mask and a weight each")
@@ -126,19 +128,26 @@ class CrossAttention(nn.Module):
             out = self._add_local(out, q, local)
         return self.to_out(out)
 
-    def _project(self, local: LocalAttention, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (B, L, H*D) of every local context, for queries of `dtype`; see `Projections`."""
+    def _project(
+        self,
+        contexts: Sequence[Tensor] | Tensor,
+        dtype: torch.dtype,
+        cache: Projections | None,
+        prompt: Tensor | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (B, L, H*D) of every context, for queries of `dtype`; see `Projections`.
+
+        The cache belongs to the local contexts; of a `prompt` it is used while that is the same tensor.
+        """
         used = (self.to_k.weight, self.to_v.weight)
-        constant = not any(tensor.requires_grad for tensor in (*used, *local.local_contexts))
+        constant = cache is not None and not any(tensor.requires_grad for tensor in (*used, *contexts))
         # A tensor made in inference mode could not be saved for a backward pass later on.
-        cache = local.projections if constant and not torch.is_inference_mode_enabled() else None
-        key = (self, dtype, *((weight.data_ptr(), weight._version) for weight in used))
-        if cache is not None and key in cache:
-            return cache[key]
-        projected = [(self.to_k(context), self.to_v(context)) for context in local.local_contexts]
-        if cache is not None:
-            cache[key] = projected
-        return projected
+        if cache is None or not constant or torch.is_inference_mode_enabled():
+            return [(self.to_k(context), self.to_v(context)) for context in contexts]
+        key = (self, dtype, prompt is None, *((weight.data_ptr(), weight._version) for weight in used))
+        if key not in cache or cache[key][0] is not prompt:
+            cache[key] = prompt, [(self.to_k(context), self.to_v(context)) for context in contexts]
+        return cache[key][1]
 
     def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
         """Add sum_i w_i m_i (a_i - g) to the last B rows of `out` (R, P, H*D).
@@ -151,7 +160,7 @@ class CrossAttention(nn.Module):
             raise ValueError(f"{rows} rows do not fit {batch} local contexts with blend '{local.blend}'")
         reference = out[:batch] if local.blend == "unconditional" else out[-batch:]
         q, result = q[-batch:], out[-batch:]
-        projected = self._project(local, q.dtype)
+        projected = self._project(local.local_contexts, q.dtype, local.projections)
         for i, ((k, v), mask, weight) in enumerate(zip(projected, *local[1:3], strict=True)):
             # Only pixels inside some image's disc are computed; the rest of the sum is zero.
             where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)

@@ -96,7 +96,9 @@ class DiffusionWrapper(nn.Module):
             x = torch.cat([x, *(c_concat or ())], dim=1)
         kwargs: dict[str, Any] = {}
         if key in ("crossattn", "hybrid"):
-            kwargs["context"] = torch.cat(list(c_crossattn or ()), dim=1)
+            contexts = list(c_crossattn or ())
+            # The same tensor at every step, so that what is computed from it can be kept.
+            kwargs["context"] = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
         elif key == "adm":
             kwargs["y"] = (c_crossattn or (None,))[0]
         if control is not None:
