@@ -126,6 +126,10 @@ def _sample(
     )[0]
 
 
+class _Seen(Exception):
+    """Ends the sampling once the first step's prediction is there."""
+
+
 def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialControl, weights: Tensor) -> Tensor:
     """The predicted picture's latents of the first step, which the default schedule's loss looks at."""
     first: list[Tensor] = []
@@ -133,9 +137,9 @@ def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialCon
     def look(index: int, _: Tensor | None, predict_x0: Any) -> Tensor:
         with torch.enable_grad():
             first.append(predict_x0(weights[index]))
-        return weights[index].detach()
+        raise _Seen
 
-    with torch.no_grad():
+    with torch.no_grad(), contextlib.suppress(_Seen):
         sampler.sample(
             S=1,
             batch_size=1,
