@@ -7,7 +7,7 @@ python -m bench memory                 # what a differentiated picture of 512x51
 python -m bench schedules              # the schedules beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
-python -m bench page                   # docs/performance.md from the results
+python -m bench page                   # the tables of docs/performance.md and README.md from the results
 
 With --out FOLDER each writes bench-NAME.json there; the published ones are in docs/results.
 """
@@ -25,7 +25,7 @@ from typing import Any
 from ldm.spacetime.pipeline import SD_CONFIG, project_file
 from ldm.util import UserError
 
-RESULTS, PAGE = Path("docs/results"), Path("docs/performance.md")
+RESULTS = Path("docs/results")
 
 
 def _calls(options: argparse.Namespace, gradient: bool = False) -> dict[str, Any]:
@@ -70,11 +70,11 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print, and write what the flags say."""
-    from bench.page import lines, write_page
+    from bench.page import PAGES, lines, write_pages
 
     if options.what == "page":
-        write_page(options.out or RESULTS, PAGE)
-        print(PAGE)
+        write_pages(options.out or RESULTS)
+        print(*PAGES, sep="\n")
         return
     import torch
 

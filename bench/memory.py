@@ -8,6 +8,7 @@ holds it (`bench.live`); what a kernel needs inside for itself is not.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,8 +56,8 @@ class Case:
 
 
 CASES = (
-    *(Case(steps=steps) for steps in (2, 10, 50)),
-    *(Case(steps=steps, blocks=True) for steps in (2, 10)),
+    *(Case(steps=steps) for steps in (2, 50)),
+    Case(steps=2, blocks=True),
     Case(steps=2, whole=True),
     Case(steps=2, whole=True, blocks=True),
     *(Case(steps=2, blocks=blocks, autocast=True) for blocks in (False, True)),
@@ -79,7 +80,8 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
         config: of the diffusion model; its U-Net and decoder get random weights.
         fake: count shapes only; else compute, which takes hours at full size.
     """
-    with _mode(fake):
+    mode = _mode(fake)  # one for all: the tensors of another would be taken for new ones
+    with mode:
         model = Model(config)
         clip = _clip() if case.whole else None
     latent = torch.randn(1, model.channels, case.size // model.factor, case.size // model.factor)
@@ -92,7 +94,9 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
     chain = make_sampler(sampler, model)
     schedule = chain.schedule(case.steps)  # it reads numbers, which fake tensors do not have
     chain.schedule = lambda steps, eta=0.0: schedule  # type: ignore[method-assign]
-    with frozen(model), block_checkpoints(model, case.blocks), _mode(fake), _precision(case):
+    # Keys and values are kept by their weights' addresses, which fake tensors have none of.
+    warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+    with frozen(model), block_checkpoints(model, case.blocks), mode, _precision(case):
         weights = torch.ones(len(schedule), 2, 1, requires_grad=True)
         with live_peak() as counter:
             if case.schedule == PER_STEP:

@@ -10,6 +10,7 @@ from typing import Any
 from ldm.util import UserError, atomic_write
 
 GIB, GB = 2**30, 1e9
+PAGES = (Path("docs/performance.md"), Path("README.md"))
 PLOT = Path("docs/images/cost.png")
 Result = dict[str, Any]
 Table = list[list[str]]  # the first row is the head
@@ -33,19 +34,28 @@ def markdown(table: Table) -> str:
     return "\n".join([rows[0], "|" + "---|" * len(table[0]), *rows[1:]])
 
 
-def write_page(results: Path, page: Path) -> None:
-    """Bring the tables of the page and the plot up to date. UserError where a result or the page is missing."""
-    from bench.cost import plot
+def filled(text: str, made: dict[str, str]) -> str:
+    """The text of a page with its own of the blocks brought up to date."""
     from ldm.evaluation.report import replace_block
 
-    try:
-        text = page.read_text(encoding="utf-8")
-        for name, block in blocks(results).items():
+    for name, block in made.items():
+        if f"<!-- {name} -->" in text:
             text = replace_block(text, name, block)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{page} can't be brought up to date: {error}") from None
-    with atomic_write(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def write_pages(results: Path) -> None:
+    """Bring the tables of `PAGES` and the plot up to date. UserError where a result or a page is missing."""
+    from bench.cost import plot
+
+    made = blocks(results)
+    for page in PAGES:
+        try:
+            text = filled(page.read_text(encoding="utf-8"), made)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{page} can't be brought up to date: {error}") from None
+        with atomic_write(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     with atomic_write(PLOT) as temporary:
         plot(_read(results, "cost"), temporary)
 
