@@ -138,5 +138,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.fill_between(ends, [0.8 * x for x in ends], [1.2 * x for x in ends], alpha=0.15, label="within 20%")
         axes.set(xscale="log", yscale="log", title=title)
         axes.set(xlabel="flops, bytes and operations say (s)", ylabel="measured (s)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks((0.3, 1, 3, 10), labels=("0.3", "1", "3", "10"))
+            axis.set_ticks((), minor=True)
         axes.legend()
     figure.savefig(path, dpi=120, format="png")
