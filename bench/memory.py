@@ -115,19 +115,23 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
 def _sample(
     sampler: Sampler, case: Case, latent: Tensor, width: int, control: SpatialControl, weights: Tensor
 ) -> Tensor:
-    return sampler.sample(
-        S=case.steps,
-        batch_size=1,
-        shape=latent.shape[1:],
-        conditioning=torch.randn(1, 77, width),
-        unconditional_conditioning=torch.randn(1, 77, width),
-        unconditional_guidance_scale=7.5,
-        x_T=latent,
-        control=control,
-        weights=weights,
-        checkpoint_steps=True,
-        verbose=False,
-    )[0]
+    chain = _guided(case.steps, latent, width, control)
+    return sampler.sample(**chain, weights=weights, checkpoint_steps=True)[0]
+
+
+def _guided(steps: int, latent: Tensor, width: int, control: SpatialControl) -> dict[str, Any]:
+    """Arguments of a guided, controlled chain."""
+    return {
+        "S": steps,
+        "batch_size": 1,
+        "shape": latent.shape[1:],
+        "conditioning": torch.randn(1, 77, width),
+        "unconditional_conditioning": torch.randn(1, 77, width),
+        "unconditional_guidance_scale": 7.5,
+        "x_T": latent,
+        "control": control,
+        "verbose": False,
+    }
 
 
 class _Seen(Exception):
@@ -144,18 +148,7 @@ def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialCon
         raise _Seen
 
     with torch.no_grad(), contextlib.suppress(_Seen):
-        sampler.sample(
-            S=1,
-            batch_size=1,
-            shape=latent.shape[1:],
-            conditioning=torch.randn(1, 77, width),
-            unconditional_conditioning=torch.randn(1, 77, width),
-            unconditional_guidance_scale=7.5,
-            x_T=latent,
-            control=control,
-            weight_update=look,
-            verbose=False,
-        )
+        sampler.sample(**_guided(1, latent, width, control), weight_update=look)
     return first[0]
 
 

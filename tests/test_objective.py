@@ -124,10 +124,10 @@ def test_sizes_must_agree() -> None:
 
 
 def test_the_loss_is_float32_under_autocast() -> None:
-    objective = ClipObjective(TinyBundle(), ["a cat"], [TWO])
     image = torch.rand(1, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        objective = ClipObjective(TinyBundle(), ["a cat"], [TWO])
         mixed, half = objective(image), objective(image.bfloat16())
-    full = objective(image)
+    full = ClipObjective(TinyBundle(), ["a cat"], [TWO])(image)
     assert all(torch.equal(mixed[name], full[name]) for name in full)
     assert half["total"].dtype == torch.float32

@@ -160,4 +160,5 @@ class ClipObjective:
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """(len(texts), D) normalised text features."""
         device = next(self.bundle.model.parameters()).device
-        return F.normalize(self.bundle.model.encode_text(self.bundle.tokenize(texts).to(device)), dim=-1)
+        with torch.autocast(device.type, enabled=False):
+            return F.normalize(self.bundle.model.encode_text(self.bundle.tokenize(texts).to(device)), dim=-1)
