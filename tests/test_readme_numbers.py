@@ -16,7 +16,7 @@ from ldm.evaluation.scoring import PictureScore, paired_bootstrap, per_prompt, s
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-PAGES = [ROOT / "README.md", ROOT / "models" / "emoji" / "README.md", ROOT / "docs" / "evidence.md"]
+PAGES = [ROOT / name for name in ("README.md", "docs/performance.md", "docs/evidence.md", "models/emoji/README.md")]
 ELSEWHERE = {(439, 480)}  # of a layout predictor that is not shipped
 
 
@@ -76,7 +76,12 @@ def test_the_table_of_the_reporting_prompts_is_complete() -> None:
     assert named and all(line in readme for line in lines if any(line.startswith(f"| {name} |") for name in named))
 
 
-@pytest.mark.parametrize("name", ["table-report", "table-choose"])
+def test_the_table_of_the_truncated_gradient() -> None:
+    lines = markdown(result("table-gradient-steps"), readme=True).strip()
+    assert lines in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["table-report", "table-choose", "table-gradient-steps"])
 def test_counts_and_intervals_follow_from_the_pictures(name: str) -> None:
     """Every row's counts and differences, computed again from its scores of single pictures."""
     rows = result(name)["rows"]
