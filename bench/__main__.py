@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,8 @@ RESULTS = Path("docs/results")
 def _calls(options: argparse.Namespace, gradient: bool = False) -> dict[str, Any]:
     from bench.unet import measure
 
-    return {"size": options.size or 256, "rows": measure(options.size or 256, options.rounds, gradient)}
+    size = options.size or 256
+    return {"size": size, "rows": measure(size, options.rounds, gradient)}
 
 
 def _memory(options: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +106,6 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name} must be at least 1, not {value}")
     if options.size and options.size % 64:
         parser.error(f"--size must be a multiple of 64, not {options.size}")
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))  # of the processes that startup begins
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     try:
         run(options)

@@ -7,8 +7,7 @@ of the embedded model, in which starting an operation costs as much as computing
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.unet import CENTRES, own_unet
+from bench.timing import Call, timed
+from bench.unet import CENTRES, make_control, own_unet
 from bench.work import Work, count_work, fit
 from ldm.modules.packed import pack, unpack
-from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.generate import make_batch
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
@@ -48,12 +47,12 @@ def measure(rounds: int = 5) -> dict[str, Any]:
     return {"calls": _table(_calls(), rounds), "pictures": _table(_pictures(), rounds)}
 
 
-def _table(cases: Iterator[tuple[Case, Work, Callable[[], object]]], rounds: int) -> dict[str, Any]:
+def _table(cases: Iterator[tuple[Case, Work, Call]], rounds: int) -> dict[str, Any]:
     """Times every case, fits the costs, and says by how much each row is missed."""
     rows: list[dict[str, Any]] = []
     works: list[Work] = []
     for case, work, call in cases:
-        seconds = [_timed(call) for _ in range(rounds + 1)][1:]  # the first warms up
+        seconds = [timed(call) for _ in range(rounds + 1)][1:]  # the first warms up
         works.append(work)
         rows.append({**case, "flops": work.flops, "bytes": work.bytes, "operations": work.operations,
                      "seconds": seconds, "median": median(seconds)})  # fmt: skip
@@ -64,13 +63,7 @@ def _table(cases: Iterator[tuple[Case, Work, Callable[[], object]]], rounds: int
     return {"rows": rows, "costs": dict(zip(("flop", "byte", "operation"), costs, strict=True)), "worst": worst}
 
 
-def _timed(call: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
-
-
-def _calls() -> Iterator[tuple[Case, Work, Callable[[], object]]]:
+def _calls() -> Iterator[tuple[Case, Work, Call]]:
     """A guided, controlled call of the Stable Diffusion v1 U-Net in float32."""
     model = own_unet()
     torch.manual_seed(0)
@@ -78,7 +71,7 @@ def _calls() -> Iterator[tuple[Case, Work, Callable[[], object]]]:
     for pixels, objects, batch in CALLS:
         x, t = torch.randn(2 * batch, 4, pixels // 8, pixels // 8), torch.full((2 * batch,), 500)
         context = torch.randn(2 * batch, 77, 768)
-        control = _control(objects, batch, texts)
+        control = make_control(objects, texts, batch)
         weights = None if control is None else torch.ones(objects, batch)
 
         def call(x: Tensor = x, t: Tensor = t, c: Tensor = context, s: Any = control, w: Any = weights) -> None:
@@ -92,14 +85,7 @@ def _calls() -> Iterator[tuple[Case, Work, Callable[[], object]]]:
         yield {"pixels": pixels, "objects": objects, "batch": batch}, work, call
 
 
-def _control(objects: int, batch: int, texts: Tensor) -> SpatialControl | None:
-    if not objects:
-        return None
-    layout = Layout(tuple(LayoutObject(f"object {i}", *CENTRES[i]) for i in range(objects)))
-    return SpatialControl.build([layout] * batch, lambda given: texts[: len(given)])
-
-
-def _pictures() -> Iterator[tuple[Case, Work, Callable[[], object]]]:
+def _pictures() -> Iterator[tuple[Case, Work, Call]]:
     """Pictures of the embedded model, PLMS, decoding included, loading and files not."""
     config = project_file(EMOJI_CONFIG)
     if not config.is_file():

@@ -29,7 +29,6 @@ from ldm.util import instantiate_from_config, load_config
 
 PROMPT = "The motorcycle is parking to the right of a bus."
 LAYOUT = Layout((LayoutObject("the motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.5)))
-GIB = 2**30
 PER_STEP = "per-step"
 CLIP_SIDE, CLIP_WIDTH = 224, 512  # of ViT-B/32
 
@@ -102,7 +101,8 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
             if case.schedule == PER_STEP:
                 latents = _predicted(chain, latent, width, control, weights)
             else:
-                latents = _sample(chain, case, latent, width, control, weights)
+                arguments = _guided(case.steps, latent, width, control)
+                latents, _ = chain.sample(**arguments, weights=weights, checkpoint_steps=True)
             if objective is None:
                 loss = latents.square().sum()
             else:
@@ -110,13 +110,6 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
                 loss = objective(images)["total"].sum()
             torch.autograd.grad(loss, weights)
     return counter.peak
-
-
-def _sample(
-    sampler: Sampler, case: Case, latent: Tensor, width: int, control: SpatialControl, weights: Tensor
-) -> Tensor:
-    chain = _guided(case.steps, latent, width, control)
-    return sampler.sample(**chain, weights=weights, checkpoint_steps=True)[0]
 
 
 def _guided(steps: int, latent: Tensor, width: int, control: SpatialControl) -> dict[str, Any]:

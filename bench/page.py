@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,3 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "cost": cost_table,
     "startup": startup_table,
 }
-
-
-def pick(table: Table, wanted: Sequence[str]) -> Table:
-    """The head and the rows whose first cell is wanted."""
-    return [table[0], *(row for row in table[1:] if row[0] in wanted)]

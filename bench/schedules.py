@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from statistics import median
 from typing import Any
 
+from bench.memory import LAYOUT, PROMPT
+from bench.timing import in_turn
 from bench.work import count_work
 from ldm.spacetime.generate import make_batch
-from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.layout import Layout
 from ldm.spacetime.pipeline import EMOJI_CONFIG, Pipeline, choose_model, load_pipeline, project_file
 from ldm.spacetime.presets import PRESETS
 from ldm.spacetime.settings import SCHEDULES, GenerateSettings, fit_to_model
 
-PROMPT = "The motorcycle is parking to the right of a bus."
-LAYOUT = Layout((LayoutObject("the motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.5)))
 PLAIN = "plain"
 
 
 def measure(rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = SCHEDULES) -> dict[str, Any]:
-    """By schedule: {"calls": forward calls, "backward": of them differentiated, "flops": of all, "seconds", "median",
-    "ratio": median of the ratios to plain sampling in the same round}.
+    """By schedule: {"calls": forward calls, "backward": of them differentiated, "flops": of all}, and the seconds and
+    their ratio to plain sampling, see :func:`bench.timing.in_turn`.
 
     A backward pass is to the weights of the objects alone, none to the model's, so it computes about as much as a call.
     Decoding and CLIP are part of flops and seconds; loading is not. The published schedules are timed in one round
@@ -33,22 +31,13 @@ def measure(rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = SCHED
     pipeline = load_pipeline(choose_model(project_file(EMOJI_CONFIG)))
     settings = fit_to_model(GenerateSettings((PROMPT,), sampler="plms", steps=steps), pipeline)
     names = (PLAIN, *schedules)
-    rows: dict[str, Any] = {name: {"seconds": []} for name in names}
+    slow = {name for name in schedules if PRESETS[name].mode == "rounds"}
+    rows = in_turn({name: partial(_draw, pipeline, settings, name) for name in names}, PLAIN, rounds, slow)
     for name in names:
         with _counted(pipeline) as calls:
             flops = count_work(partial(_draw, pipeline, replace(settings, rounds=1), name)).flops
         passes = 1 if name == PLAIN else PRESETS[name].rounds
         rows[name] |= {key: value * passes for key, value in {**calls, "flops": flops}.items()}
-    for number in range(rounds + 1):
-        for name in names:
-            if name in (PLAIN, "per-step") or number == 1:
-                begun = time.perf_counter()
-                _draw(pipeline, settings, name)
-                if number:  # the first round warms up
-                    rows[name]["seconds"].append(time.perf_counter() - begun)
-    for row in rows.values():
-        row["median"] = median(row["seconds"])
-        row["ratio"] = median(a / b for a, b in zip(row["seconds"], rows[PLAIN]["seconds"], strict=False))
     return rows
 
 

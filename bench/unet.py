@@ -1,14 +1,10 @@
 """One guided call of the Stable Diffusion v1 U-Net, with and without control, beside the U-Net of `diffusers`.
 
-Random weights: only the architecture decides the time. All rows are measured in turn, round after round, so that what
-else the machine does meanwhile touches every row alike; a row is the median of its rounds, and its ratio the median of
-the ratios to the library's time in the same round.
+Random weights: only the architecture decides the time.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bench.timing import Call, in_turn
 from ldm.modules.packed import pack, paused
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
@@ -25,11 +22,10 @@ from ldm.util import UserError, instantiate_from_config, load_config
 
 LIBRARY = "diffusers, plain"
 CENTRES = ((0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75))
-Call = Callable[[], Any]
 
 
 def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[str, dict[str, Any]]:
-    """Seconds of a call by row: {"seconds": [...], "median": s, "ratio": to the library's}.
+    """Seconds of a call by row, and the ratio to the library's; see :func:`bench.timing.in_turn`.
 
     Args:
         size: pixels a side; the latents are an eighth of it, two rows of them (guidance).
@@ -40,19 +36,7 @@ def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[st
     Raises:
         UserError: `diffusers` is not installed.
     """
-    calls = _calls(size // 8, gradient)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            call()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - begun)
-    rows = {}
-    for name, own in seconds.items():
-        ratios = [a / b for a, b in zip(own, seconds[LIBRARY], strict=True)]
-        rows[name] = {"seconds": own, "median": statistics.median(own), "ratio": statistics.median(ratios)}
-    return rows
+    return in_turn(_calls(size // 8, gradient), LIBRARY, rounds)
 
 
 def _calls(side: int, gradient: bool) -> dict[str, Call]:
@@ -67,7 +51,7 @@ def _calls(side: int, gradient: bool) -> dict[str, Call]:
     for packed in (True, False):
         for objects in (0, 1, 2, 3) if packed else (0, 2):
             name = f"{objects} objects" if objects else "plain"
-            control = _control(objects, shared)
+            control = make_control(objects, shared)
             calls[f"ours, {name}{', packed weights' if packed else ''}"] = _own_call(
                 own, packed, x, t, context, control, gradient
             )
@@ -102,11 +86,12 @@ def _run(function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool,
     torch.autograd.grad(out.square().sum(), argument)
 
 
-def _control(objects: int, contexts: Tensor) -> SpatialControl | None:
+def make_control(objects: int, contexts: Tensor, batch: int = 1) -> SpatialControl | None:
+    """Of so many objects in every image, with contexts (at least `objects`, L, C); None for no object."""
     if not objects:
         return None
     layout = Layout(tuple(LayoutObject(f"object {i}", *CENTRES[i]) for i in range(objects)))
-    return SpatialControl.build([layout], lambda texts: contexts[: len(texts)])
+    return SpatialControl.build([layout] * batch, lambda texts: contexts[: len(texts)])
 
 
 def _library(side: int) -> Any:

@@ -28,9 +28,6 @@ class Work:
     bytes: float
     operations: float
 
-    def __sub__(self, other: Work) -> Work:
-        return Work(self.flops - other.flops, self.bytes - other.bytes, self.operations - other.operations)
-
     def row(self) -> tuple[float, float, float]:
         """(flops, bytes, operations)."""
         return self.flops, self.bytes, self.operations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from bench import schedules
 from bench.__main__ import main
 from bench.memory import PER_STEP, Case, count
-from bench.page import PAGES, TABLES, blocks, filled, markdown, pick
+from bench.page import PAGES, TABLES, blocks, filled, markdown
+from bench.timing import in_turn
 from bench.work import Work, count_work, fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,8 +84,23 @@ def test_what_the_readme_says_of_the_default_schedule() -> None:
 
 
 def test_tables() -> None:
-    table = [["", "seconds"], ["plain", "1.00"], ["two", "2.00"]]
-    assert markdown(pick(table, ["two"])) == "|  | seconds |\n|---|---|\n| two | 2.00 |"
+    assert markdown([["", "seconds"], ["two", "2.00"]]) == "|  | seconds |\n|---|---|\n| two | 2.00 |"
+
+
+def test_rows_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    costs = {"base": 2.0, "fast": 1.0, "slow": 20.0}
+
+    def clock(call: Any) -> float:
+        call()
+        return costs[made[-1]]
+
+    monkeypatch.setattr("bench.timing.timed", clock)
+    calls = {name: partial(made.append, name) for name in costs}
+    rows = in_turn(calls, "base", 2, once={"slow"})
+    assert made == ["base", "fast", "base", "fast", "slow", "base", "fast"]
+    assert rows["fast"] == {"seconds": [1.0, 1.0], "median": 1.0, "ratio": 0.5}
+    assert rows["slow"] == {"seconds": [20.0], "median": 20.0, "ratio": 10.0}
 
 
 @pytest.mark.parametrize(
