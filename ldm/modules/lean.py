@@ -23,9 +23,11 @@ from torch.nn.grad import conv2d_input
 
 def frozen(layer: nn.Module, x: Tensor) -> bool:
     """Whether a gradient passes through `layer` to x, and to none of its parameters."""
-    if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return False
-    return not any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+    return _differentiated(x) and not any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+
+
+def _differentiated(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class Conv2d(nn.Conv2d):
@@ -33,8 +35,9 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C_out, h', w')."""
-        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str) and x.dim() == 4
-        return _Convolution.apply(x, self) if plain and frozen(self, x) else super().forward(x)
+        if not frozen(self, x) or self.padding_mode != "zeros" or isinstance(self.padding, str) or x.dim() != 4:
+            return super().forward(x)
+        return _Convolution.apply(x, self)
 
 
 class Linear(nn.Linear):
@@ -64,10 +67,19 @@ def norm_silu(norm: nn.Module, x: Tensor) -> Tensor:
 
 def geglu(projected: Tensor) -> Tensor:
     """a * gelu(b) of (..., 2 C) = [a, b] -> (..., C); only the input is kept."""
-    if projected.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Geglu.apply(projected)
+    return _Geglu.apply(projected) if _differentiated(projected) else _gated(projected)
+
+
+def _gated(projected: Tensor) -> Tensor:
     value, gate = projected.chunk(2, dim=-1)
     return value * F.gelu(gate)
+
+
+def convolution_input_gradient(layer: nn.Conv2d, gradient: Tensor, shape: torch.Size) -> Tensor:
+    """Of a convolution's output (B, C_out, h', w') to that of its input of `shape` (B, C, h, w)."""
+    weight = layer.weight.to(gradient.dtype)
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return conv2d_input(shape, weight, gradient, *geometry)  # type: ignore[arg-type]
 
 
 class _Convolution(torch.autograd.Function):
@@ -78,12 +90,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        layer: Conv2d = ctx.layer
-        weight = layer.weight.to(gradient.dtype)
-        back = conv2d_input(
-            ctx.shape, weight, gradient, layer.stride, layer.padding, layer.dilation, layer.groups  # type: ignore[arg-type]
-        )
-        return back.to(ctx.dtype), None
+        return convolution_input_gradient(ctx.layer, gradient, ctx.shape).to(ctx.dtype), None
 
 
 class _Linear(torch.autograd.Function):
@@ -144,8 +151,7 @@ class _Geglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(projected)
-        value, gate = projected.chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return _gated(projected)
 
     @staticmethod
     @once_differentiable

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
 from ldm.modules import lean
 
@@ -131,9 +130,7 @@ class _PackedLayer:
         sides = zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
         padding = tuple(dilation * (size - 1) - own for dilation, size, own in sides)
         if layer.stride != (1, 1) or layer.groups != 1 or min(padding) < 0:
-            return conv2d_input(
-                shape, layer.weight, gradient, layer.stride, layer.padding, layer.dilation, layer.groups
-            )
+            return lean.convolution_input_gradient(layer, gradient, shape)
         if self.turned is None:
             turned = layer.weight.detach().flip(2, 3).transpose(0, 1).contiguous()  # (C, C_out, kh, kw)
             self.turned = _reorder(turned, gradient, padding, (1, 1), layer.dilation, 1)
