@@ -169,7 +169,7 @@ def _by_rounds(
                 control=chain.control,
                 weights=used,
                 checkpoint_steps=checkpoint_steps,
-                gradient_steps=preset.gradient_steps or None,
+                gradient_steps=preset.gradient_steps,
             )
             images = chain.images(latents)
             entry = _descend(adam, weights, objective(images))

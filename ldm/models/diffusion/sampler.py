@@ -49,7 +49,7 @@ class ChainOptions:
     weights: Tensor | None = None  # (S, N, B)
     weight_update: WeightUpdate | None = None
     checkpoint_steps: bool = False
-    gradient_steps: int | None = None  # how many of the last steps are differentiated; all if None
+    gradient_steps: int = 0  # how many of the last steps are differentiated; 0 is all
     callback: Callable[[dict[str, Any]], None] | None = None
     img_callback: Callable[[Tensor, int], None] | None = None
     log_every_t: int = 100
@@ -113,7 +113,7 @@ class Sampler(ABC):
         weights: Tensor | None = None,
         weight_update: WeightUpdate | None = None,
         checkpoint_steps: bool = False,
-        gradient_steps: int | None = None,
+        gradient_steps: int = 0,
     ) -> tuple[Tensor, Intermediates]:
         """Samples latents (B, C, H, W) in S steps. Returns them and {"x_inter": [...], "pred_x0": [...]}.
 
@@ -125,7 +125,7 @@ class Sampler(ABC):
         the steps. weight_update(i, weights of the step, predict_x0) is called before step i and returns the
         weights to take it with.
         checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
-        gradient_steps: the gradient passes through so many of the last steps only, an approximation; all if None.
+        gradient_steps: the gradient passes through so many of the last steps only, an approximation; 0 is all of them.
         UserError for a step count outside 1..1000 or an eta that the sampler can't do.
         """
         steps = self.schedule(S, eta)
@@ -221,7 +221,7 @@ def keep_known(x: Tensor, step: Step, options: ChainOptions) -> Tensor:
 
 
 def _differentiated(step: Step, total: int, options: ChainOptions) -> bool:
-    return options.gradient_steps is None or step.index >= total - options.gradient_steps
+    return options.gradient_steps == 0 or step.index >= total - options.gradient_steps
 
 
 def _step_noise(x: Tensor, step: Step, options: ChainOptions) -> Tensor | None:
