@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from layout_predictor.inference.nouns import category_of
+from layout_predictor.inference.nouns import LONGEST, category_of
 from layout_predictor.inference.sides import SIDES, before_sides
 from layout_predictor.LayoutTransformer.data.lexicon import ATTRIBUTES, COLOURS
 from layout_predictor.LayoutTransformer.data.wordlists import words
@@ -22,7 +22,6 @@ _NOUN_TAGS = {"NOUN", "PROPN"}
 _JOINTS = {",", "and", "or", "&"}
 _INSIDE_PHRASE = {"det", "amod", "compound", "nummod", "poss"}
 _MAX_MODIFIERS = 5
-_LONGEST_NAME = 3  # words of a category's name
 _ONE = {"a", "an", "another", "one"}
 _OWNS = {"'s", "’s", "'", "’"}
 _POSTURE = {"sit", "sat", "stand", "stood", "lie", "lay", "hang", "hung"}
@@ -134,8 +133,9 @@ def _with_whole_names(texts: list[str], found: list[tuple[int, int]]) -> list[tu
     Where a sentence has no other verb, the parser may see one in a word of a name: "a teddy | bear next to a chair" is
     a teddy that bears, and the rest of the name then a phrase of its own, or none.
     """
+    before_names = _ATTRIBUTES | DETERMINERS
     for last in range(1, len(texts)):
-        name = category_of(texts[max(0, last + 1 - _LONGEST_NAME) : last + 1])
+        name = category_of(texts[max(0, last + 1 - LONGEST) : last + 1])
         if name is None or name[1] == 1:
             continue
         start = last + 1 - name[1]
@@ -145,7 +145,7 @@ def _with_whole_names(texts: list[str], found: list[tuple[int, int]]) -> list[tu
             continue  # a part of something else, or whole
         first = min([start, *(phrase[0] for phrase in touched)])
         before = {head for _, head in found}
-        while first > 0 and first - 1 not in before and texts[first - 1] in _ATTRIBUTES | DETERMINERS:
+        while first > 0 and first - 1 not in before and texts[first - 1] in before_names:
             first -= 1
         found = [*(phrase for phrase in found if phrase not in touched), (first, last)]
     return found

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 # Kinds of things that can be drawn; a television set, not television as a means of communication.
 _KINDS = {"noun.artifact", "noun.animal", "noun.food", "noun.plant", "noun.person", "noun.object", "noun.substance"}
-_LONGEST = 3  # words of a synonym
+LONGEST = 3  # words of a category's name or synonym
 
 
 def category_of(words: Sequence[str]) -> tuple[str, int] | None:
@@ -26,7 +26,7 @@ def category_of(words: Sequence[str]) -> tuple[str, int] | None:
     if found is not None:
         return spoken_name(found[0]), found[1]
     net, synonyms = wordnet(), wordnet_synonyms()
-    for count in range(min(_LONGEST, len(words)), 0, -1) if net else ():
+    for count in range(min(LONGEST, len(words)), 0, -1) if net else ():
         term = "_".join(words[-count:])
         category = synonyms.get(term) or synonyms.get(net.morphy(term, net.NOUN) or "")
         if category is not None:
