@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ldm.evaluation.evidence import Record, from_word
-from ldm.evaluation.report import NAMES, evidence_blocks, markdown
+from ldm.evaluation.evidence_tables import evidence_blocks
+from ldm.evaluation.report import NAMES, markdown
 from ldm.evaluation.scoring import PictureScore, paired_bootstrap, per_prompt, summarise
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,14 +154,16 @@ def test_numbers_of_the_model_card() -> None:
 
 
 def test_the_page_of_the_evidence_is_up_to_date() -> None:
-    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     for name, block in evidence_blocks(result("evidence")).items():
-        assert f"<!-- {name} -->\n{block}\n<!-- end {name} -->" in page, f"run evaluate.py evidence --page ({name})"
+        page = ROOT / ("README.md" if name == "summary" else "docs/evidence.md")
+        made = f"<!-- {name} -->\n{block}\n<!-- end {name} -->"
+        assert made in page.read_text(encoding="utf-8"), f"run evaluate.py evidence --page {page} ({name})"
 
 
 def test_the_table_of_the_evidence_follows_from_the_words() -> None:
     content = result("evidence")
     counted: dict[str, list[int]] = {}
+    by_style: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
     for name in content["prompts"]:
         found = result(f"evidence-{name}")
         record = Record(RESULTS / f"evidence-{name}.json", found["settings"], content["prompts"][name])
@@ -171,6 +174,12 @@ def test_the_table_of_the_evidence_follows_from_the_words() -> None:
                 sums[0] += 1
                 sums[1] += sum(facts.found)
                 sums[2] += sum(relation.right for relation in facts.relations)
+            there = [digit for shown in pictures.values() for digit in shown.found]
+            right = [relation.right for shown in pictures.values() for relation in shown.relations]
+            shares = {ratio: {"hits": sum(values), "total": len(values)}
+                      for ratio, values in (("object_recall", there), ("relation", right))}  # fmt: skip
+            by_style.setdefault(method, {})[name] = shares
+    assert content["styles"] == by_style
     assert set(counted) == {row["method"] for row in content["rows"]}
     for row in content["rows"]:
         entry = row["ratios"]

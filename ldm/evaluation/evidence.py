@@ -24,7 +24,7 @@ from ldm.evaluation.harness import Make, Place, Task, run_tasks
 from ldm.evaluation.judge import Differences, Judges, differences, look, score_methods
 from ldm.evaluation.judge import Place as PictureOf
 from ldm.evaluation.methods import Method, parse_method
-from ldm.evaluation.metrics import PictureFacts, RelationFacts
+from ldm.evaluation.metrics import PictureFacts, RelationFacts, counts
 from ldm.evaluation.promptfiles import EvalPrompt, read_prompt_file
 from ldm.evaluation.runner import changed_keys, constants_of
 from ldm.util import UserError, atomic_write
@@ -308,3 +308,17 @@ def build_rows(records: dict[str, Record], methods: Sequence[str], second: str) 
             found: Differences = differences(facts[row["method"]], facts[second])
             row["against_second"] = {"method": second, "differences": found}
     return rows
+
+
+def by_set(records: dict[str, Record], methods: Sequence[str]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Hits and total by method, prompt set and ratio, where there is a picture: objects there, relations right."""
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {method: {} for method in methods}
+    for name, record in records.items():
+        for method, pictures in record.facts().items():
+            shares = [counts(shown) for shown in pictures.values()]
+            if shares and method in found:
+                found[method][name] = {
+                    ratio: {part: sum(share[ratio][i] for share in shares) for i, part in enumerate(("hits", "total"))}
+                    for ratio in ("object_recall", "relation")
+                }
+    return {method: sets for method, sets in found.items() if sets}

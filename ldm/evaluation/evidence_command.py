@@ -28,8 +28,8 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--plan", type=Path, default=ROOT / PLAN, metavar="YAML", help=f"({PLAN})")
     made.add_argument("--outdir", type=Path, default=Path("outputs/evidence"), metavar="DIR", help="pictures")
     made.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
-    made.add_argument("--page", type=Path, metavar="MD", help="bring the tables of this page up to date, as in "
-                      "--page docs/evidence.md")  # fmt: skip
+    made.add_argument("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the tables of these pages "
+                      "up to date, as in --page docs/evidence.md README.md")  # fmt: skip
     made.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="forget the scores of these methods")
     made.add_argument("--minutes", type=float, metavar="N", help="make pictures for so long; 0 makes only the table")
     made.add_argument("--threads", type=int, metavar="N", help="CPU threads")
@@ -48,9 +48,10 @@ def run_prompts(options: argparse.Namespace) -> str:
 
 def run_evidence(options: argparse.Namespace) -> str:
     """Makes and scores what lacks, writes the records and the table; the table."""
-    from ldm.evaluation.evidence import Record, build_rows, fill, read_plan
+    from ldm.evaluation.evidence import Record, build_rows, by_set, fill, read_plan
+    from ldm.evaluation.evidence_tables import evidence_blocks, evidence_markdown
     from ldm.evaluation.front import split_methods
-    from ldm.evaluation.report import evidence_blocks, evidence_markdown, write_json
+    from ldm.evaluation.report import write_json
     from ldm.evaluation.shards import Shard, hold
 
     if options.minutes is not None and options.minutes < 0:
@@ -73,10 +74,11 @@ def run_evidence(options: argparse.Namespace) -> str:
         rows = build_rows(records, plan.methods, SECOND)
         content = {"prompts": {name: len(prompts) for name, prompts in plan.sets.items()}, "pictures_left": left,
                    "settings": {name: record.settings for name, record in records.items()},
-                   "seconds_a_picture": _seconds(records.values()), "rows": rows}  # fmt: skip
+                   "seconds_a_picture": _seconds(records.values()), "styles": by_set(records, plan.methods),
+                   "rows": rows}  # fmt: skip
         write_json(options.out / "evidence.json", content)
-        if options.page is not None:
-            _update_page(options.page, evidence_blocks(content))
+        for page in options.page:
+            _update_page(page, evidence_blocks(content))
     more = [f"{left} pictures are left; the same command goes on"] if left else []
     return "\n".join([evidence_markdown(content), *more, str(options.out / "evidence.json")])
 
@@ -87,8 +89,11 @@ def _update_page(path: Path, blocks: dict[str, str]) -> None:
 
     try:
         text = path.read_text(encoding="utf-8")
-        for name, block in blocks.items():
-            text = replace_block(text, name, block)
+        named = [name for name in blocks if f"<!-- {name} -->" in text]
+        if not named:
+            raise ValueError(f"it has none of the blocks {', '.join(blocks)}")
+        for name in named:
+            text = replace_block(text, name, blocks[name])
     except (OSError, ValueError) as error:
         raise UserError(f"--page {path} can't be brought up to date: {error}") from None
     with atomic_write(path) as temporary:

@@ -137,66 +137,6 @@ def replace_block(text: str, name: str, block: str) -> str:
     return f"{before}{start}{block}\n{end}{after}"
 
 
-def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
-    """The generated blocks of docs/evidence.md by name, from what ``evaluate.py evidence`` wrote."""
-    seconds = content["seconds_a_picture"]
-    pace = "; ".join(f"`{method}` {seconds[method]:.1f}" for method in seconds)
-    made = sum(row["pictures"] for row in content["rows"])
-    prompts = ", ".join(f"{count} in the {name.upper()} style" for name, count in content["prompts"].items())
-    state = f"{made} pictures are scored, {content['pictures_left']} of the plan are left. Prompts: {prompts}."
-    return {
-        "table": evidence_markdown(content),
-        "ablations": second_markdown(content),
-        "state": f"{state} Seconds a picture as measured: {pace}.",
-    }
-
-
-_EVIDENCE = {
-    "object_recall": "objects there",
-    "relation_given_both": "relation right, given both",
-    "relation": "relation right",
-    "position_with_margin": "position, GenEval",
-    "background": "background right",
-}
-
-
-def evidence_markdown(content: dict[str, Any]) -> str:
-    """The table of ``evaluate.py evidence``: ratios with counts; below each the difference with interval and p-value.
-
-    The difference is from the first method, on the pictures that both have.
-    """
-    rows = content["rows"]
-    lines = ["| " + " | ".join(["method", "pictures", *_EVIDENCE.values()]) + " |", "|---" * (2 + len(_EVIDENCE)) + "|"]
-    for row in rows:
-        cells = [f"`{row['method']}`", str(row["pictures"])]
-        for name in _EVIDENCE:
-            entry = row["ratios"][name]
-            value = "-" if entry["value"] is None else f"{entry['value']:.3f}"
-            found = row["against"]["differences"][name] if "against" in row else None
-            more = f"<br>{_tested(found)}" if found else ""
-            cells.append(f"{value} ({entry['hits']:g}/{entry['total']:g}){more}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def second_markdown(content: dict[str, Any]) -> str:
-    """Differences of every ablation from the method that it changes, with interval and p-value."""
-    rows = [row for row in content["rows"] if "against_second" in row]
-    names = [name for name in _EVIDENCE if name != "position_with_margin"]
-    heads = ["method", *(_EVIDENCE[name] for name in names)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in rows:
-        found = [row["against_second"]["differences"][name] for name in names]
-        cells = [f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _tested(entry: dict[str, Any]) -> str:
-    p = f"p {entry['p']:.3f}" if entry["p"] >= 0.001 else "p < 0.001"
-    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f}), {p}"
-
-
 def _ratio(entry: dict[str, Any]) -> str:
     value = "-" if entry["value"] is None else f"{entry['value']:.3f}"
     return f"{value} ({entry['hits']}/{entry['total']})"
