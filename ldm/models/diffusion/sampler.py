@@ -166,20 +166,31 @@ class Sampler(ABC):
                 weights = options.weight_update(step.index, weights, partial(_predicted_x0, eps_fn, x, step))
             noise = _step_noise(x, step, options)
             with torch.set_grad_enabled(torch.is_grad_enabled() and _differentiated(step, len(steps), options)):
-                recompute = options.checkpoint_steps and torch.is_grad_enabled()
-                # Of a step with two calls, the backward pass should hold one call's activations at a time.
-                call = _recomputed(eps_fn) if recompute and not history and self.first_calls > 1 else eps_fn
-                body = partial(self._body, call, step, project)  # bound now: the backward pass runs it again
-                if recompute:
-                    # Everything random is an argument, so the global generators need no rewinding.
-                    x, pred_x0, entry = checkpoint(
-                        body, x, weights, noise, *history, use_reentrant=False, preserve_rng_state=False
-                    )
-                else:
-                    x, pred_x0, entry = body(x, weights, noise, *history)
+                take = partial(self._take, eps_fn, step, project, options.checkpoint_steps)
+                x, pred_x0, entry = take(x, weights, noise, *history)
             history = (entry, *history)[: self.history_length]
             _report(step, len(steps), x.detach(), pred_x0.detach(), weights, options, inter)
         return x, inter
+
+    def _take(
+        self,
+        eps_fn: WeightedEpsFn,
+        step: Step,
+        project: Project | None,
+        checkpoint_steps: bool,
+        x: Tensor,
+        weights: Tensor | None,
+        noise: Tensor | None,
+        *history: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step (x, pred_x0, entry of the history), its activations recomputed in the backward pass if asked."""
+        if not (checkpoint_steps and torch.is_grad_enabled()):
+            return self._body(eps_fn, step, project, x, weights, noise, *history)
+        # Of a step with two calls, the backward pass should hold one call's activations at a time.
+        call = eps_fn if history or self.first_calls == 1 else _recomputed(eps_fn)
+        body = partial(self._body, call, step, project)
+        # Everything random is an argument, so the global generators need no rewinding.
+        return checkpoint(body, x, weights, noise, *history, use_reentrant=False, preserve_rng_state=False)
 
     def _body(
         self,
