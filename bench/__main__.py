@@ -3,6 +3,7 @@
 python -m bench                        # all of it: half an hour on one idle core
 python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of diffusers
 python -m bench gradient               # the same, forward and backward
+python -m bench compile                # the same with compiled blocks; the first calls compile for minutes
 python -m bench memory                 # what a differentiated picture of 512x512 keeps alive, counted
 python -m bench schedules              # the schedules beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
@@ -34,6 +35,13 @@ def _calls(options: argparse.Namespace, gradient: bool = False) -> dict[str, Any
     return {"size": size, "rows": measure(size, options.rounds, gradient)}
 
 
+def _compile(options: argparse.Namespace) -> dict[str, Any]:
+    from bench.compiled import measure
+
+    size = options.size or 256
+    return {"size": size, "rows": measure(size, options.rounds)}
+
+
 def _memory(options: argparse.Namespace) -> dict[str, Any]:
     from bench.memory import measure
 
@@ -61,6 +69,7 @@ def _startup(options: argparse.Namespace) -> dict[str, Any]:
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "calls": _calls,
     "gradient": lambda options: _calls(options, gradient=True),
+    "compile": _compile,
     "memory": _memory,
     "schedules": _schedules,
     "cost": _cost,
@@ -96,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=what)
     parser.add_argument("what", nargs="?", choices=(*PARTS, "page"), help="(all)")
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model for memory and startup")
-    parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for calls)")
+    parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for calls, gradient and compile)")
     parser.add_argument("--rounds", type=int, default=5, help="after a warm-up (5)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (1)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go")

@@ -74,6 +74,18 @@ def calls_table(result: Result) -> Table:
     return [["", "seconds", "of the library's"], *rows]
 
 
+def compile_table(result: Result) -> Table:
+    """Of `bench.compiled`."""
+    head = ["", "seconds", "of the call as it is", "in products", "first call, seconds", "kept, GiB", "departure"]
+    rows = [
+        [name, f"{row['median']:.2f}", f"{row['ratio']:.2f}", f"{row['products']:.0%}",
+         f"{row['first']:.0f}", "" if row["saved"] is None else f"{row['saved'] / GIB:.2f}",
+         f"{row['departure']:.0e}" if row["departure"] else ""]
+        for name, row in result["rows"].items()
+    ]  # fmt: skip
+    return [head, *rows]
+
+
 def memory_table(result: Result) -> Table:
     """Of `bench.memory`."""
     head = ["schedule", "steps", "checkpoints", "precision", "counted", "GiB"]
@@ -126,6 +138,7 @@ def startup_table(result: Result) -> Table:
 TABLES: dict[str, Callable[[Result], Table]] = {
     "calls": calls_table,
     "gradient": calls_table,
+    "compile": compile_table,
     "memory": memory_table,
     "schedules": schedules_table,
     "cost": cost_table,

@@ -186,6 +186,16 @@ def test_the_table_of_the_evidence_follows_from_the_words() -> None:
         assert counted[row["method"]] == [row["pictures"], entry["object_recall"]["hits"], entry["relation"]["hits"]]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/evidence.md"])
+def test_what_the_pages_say_of_the_gradient_steps(page: str) -> None:
+    prose = re.sub(r"\s+", " ", (ROOT / page).read_text(encoding="utf-8"))
+    [row] = [row for row in result("evidence")["rows"] if row["method"] == "fixed:weight=1,blend=unconditional"]
+    found = row["against_second"]["differences"]["relation"]
+    pattern = r"without them the share of right relations is lower by ([\d.]+) \(([\d.]+) to ([\d.]+), p ([\d.]+),"
+    [stated] = re.findall(pattern, prose)
+    assert stated == tuple(f"{value:.3f}" for value in (-found["value"], -found["high"], -found["low"], found["p"]))
+
+
 def test_words_that_are_none() -> None:
     for word in ("", "2:1::-:-", "1:1:4:-:-", "1:1::-"):
         with pytest.raises(ValueError):

@@ -8,6 +8,7 @@ import logging
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,6 +126,14 @@ def test_step_pictures_end_in_the_picture(settings: GenerateSettings) -> None:
 def test_packed_weights_give_the_same_picture(settings: GenerateSettings) -> None:
     [plain], [packed] = (generate(replace(settings, pack_weights=on)) for on in (False, True))
     assert np.abs(packed.picture.astype(int) - plain.picture).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_blocks_give_the_same_picture(settings: GenerateSettings) -> None:
+    [plain], [compiled] = (generate(replace(settings, compile=on)) for on in (False, True))
+    torch.compiler.reset()
+    assert np.abs(compiled.picture.astype(int) - plain.picture).max() <= 1
 
 
 def test_block_checkpointing_and_autocast_run(settings: GenerateSettings) -> None:

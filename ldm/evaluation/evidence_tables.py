@@ -21,6 +21,7 @@ _TITLES = {
     "per-step:blend=conditional": "paper's equation, optimised as the default",
     "per-step:last=0.04,inner_steps=8": "default, weights constant over time",
     "per-step:swap=true": "default, centres exchanged",
+    "iccv-2023:shared=true": "`iccv-2023`, weights constant over time",
     "per-step:radius=0.1,half_side=0.1": "default, radius 0.1 for 0.2",
     "per-step:radius=0.3,half_side=0.3": "default, radius 0.3",
     "base:guidance=2": "plain model, guidance 2 for 5",

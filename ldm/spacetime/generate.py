@@ -73,6 +73,10 @@ def generate(settings: GenerateSettings, progress: Progress | None = None) -> li
     if settings.pack_weights and not pack(pipeline.model):
         logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
     settings = fit_to_model(settings, pipeline)
+    if settings.compile:
+        from ldm.modules.compiling import compile_blocks
+
+        compile_blocks(pipeline.model.model.diffusion_model, pipeline.device)
     recorder = make_recorder(settings, pipeline)
     outcomes: list[Outcome] = []
     for prompt, numbers, seeds in batches(settings):

@@ -59,6 +59,7 @@ class GenerateSettings:
     blend: str | None = None  # one of BLENDS
     block_checkpointing: bool = False  # less memory, more time
     pack_weights: bool = False  # less time on a CPU, a second copy of the weights
+    compile: bool = False  # torch.compile of the U-Net's blocks
     command: str | None = None  # how it was called; only recorded
 
 
@@ -79,6 +80,8 @@ def check_settings(settings: GenerateSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {value}")
+    if settings.compile and settings.pack_weights:
+        raise UserError("--compile and --pack-weights are two ways to compute the same layers; leave one of them out")
     if settings.columns < 0:
         raise UserError(f"pictures in a row must be 0 or more, not {settings.columns}")
     if settings.eta and settings.sampler != "ddim":
