@@ -14,7 +14,7 @@ import pytest
 from ldm.data.emoji_sprites import NAMES
 from ldm.evaluation import making
 from ldm.evaluation.backgrounds import background_colour
-from ldm.evaluation.evidence import Record, Workshop, build_rows, by_set, fill, from_word, read_plan, to_word
+from ldm.evaluation.evidence import Record, Workshop, build_rows, by_group, fill, from_word, read_plan, to_word
 from ldm.evaluation.evidence_tables import evidence_blocks
 from ldm.evaluation.judge import Judges
 from ldm.evaluation.making import Made, rule_layout
@@ -230,13 +230,16 @@ def test_blocks_of_the_page(tmp_path: Path) -> None:
     records = bench.records()
     fill(bench.plan, records, bench.shop("a"))
     content = {"prompts": {"one": 4, "two": 4}, "pictures_left": 0, "settings": {}, "seconds_a_picture": {"base": 0.7},
-               "styles": by_set(records, bench.plan.methods),
+               "styles": by_group(bench.plan, records, lambda name, prompt: name),
+               "objects": by_group(bench.plan, records, lambda name, prompt: str(len(prompt.objects))),
                "rows": build_rows(records, bench.plan.methods, "per-step")}  # fmt: skip
     blocks = evidence_blocks(content)
     assert "| `per-step` | 6 | 1.000 (12/12)<br>+1.000 (+1.000, +1.000), p 0.0" in blocks["table"]
     assert "| `fixed:weight=1` | +0.000 (+0.000, +0.000), p 1.000 |" in blocks["ablations"]
     assert "| `per-step` | 1.000 (6/6) | 1.000 (3/3) | 1.000 (6/6) | 1.000 (3/3) |" in blocks["styles"]
     assert "| `fixed:weight=1` | 1.000 (16/16) | 1.000 (8/8) | - | - |" in blocks["styles"]
+    assert "| method | two objects: objects there | two objects: relation right | three: obj" in blocks["objects"]
+    assert "| `fixed:weight=1` | 1.000 (16/16) | 1.000 (8/8) | - | - |" in blocks["objects"]
     assert "| plain model | 11 | 0.000 (0/22) |  | 0.000 (0/11) |  |" in blocks["summary"]
     assert "| `per-step`, the default | 6 | 1.000 (12/12) | +1.000 (+1.000, +1.000) | 1.000" in blocks["summary"]
     assert "25 pictures are scored, 0 of the plan are left" in blocks["state"]

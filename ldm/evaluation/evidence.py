@@ -310,15 +310,21 @@ def build_rows(records: dict[str, Record], methods: Sequence[str], second: str) 
     return rows
 
 
-def by_set(records: dict[str, Record], methods: Sequence[str]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Hits and total by method, prompt set and ratio, where there is a picture: objects there, relations right."""
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {method: {} for method in methods}
+def by_group(
+    plan: Plan, records: dict[str, Record], group: Callable[[str, EvalPrompt], str]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Hits and total by method, group and ratio ("object_recall", "relation"), where there is a picture.
+
+    Args:
+        group: name of a prompt set and a prompt of it -> name of its group.
+    """
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {method: {} for method in plan.methods}
     for name, record in records.items():
         for method, pictures in record.facts().items():
-            shares = [counts(shown) for shown in pictures.values()]
-            if shares and method in found:
-                found[method][name] = {
-                    ratio: {part: sum(share[ratio][i] for share in shares) for i, part in enumerate(("hits", "total"))}
-                    for ratio in ("object_recall", "relation")
-                }
-    return {method: sets for method, sets in found.items() if sets}
+            for (number, _), shown in pictures.items():
+                own = found.setdefault(method, {}).setdefault(group(name, plan.sets[name][number]), {})
+                for ratio in ("object_recall", "relation"):
+                    sums = own.setdefault(ratio, {"hits": 0, "total": 0})
+                    for part, value in zip(sums, counts(shown)[ratio], strict=True):
+                        sums[part] += value
+    return {method: found[method] for method in plan.methods if found[method]}

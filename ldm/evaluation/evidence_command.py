@@ -48,7 +48,7 @@ def run_prompts(options: argparse.Namespace) -> str:
 
 def run_evidence(options: argparse.Namespace) -> str:
     """Makes and scores what lacks, writes the records and the table; the table."""
-    from ldm.evaluation.evidence import Record, build_rows, by_set, fill, read_plan
+    from ldm.evaluation.evidence import Record, build_rows, by_group, fill, read_plan
     from ldm.evaluation.evidence_tables import evidence_blocks, evidence_markdown
     from ldm.evaluation.front import split_methods
     from ldm.evaluation.report import write_json
@@ -74,8 +74,9 @@ def run_evidence(options: argparse.Namespace) -> str:
         rows = build_rows(records, plan.methods, SECOND)
         content = {"prompts": {name: len(prompts) for name, prompts in plan.sets.items()}, "pictures_left": left,
                    "settings": {name: record.settings for name, record in records.items()},
-                   "seconds_a_picture": _seconds(records.values()), "styles": by_set(records, plan.methods),
-                   "rows": rows}  # fmt: skip
+                   "seconds_a_picture": _seconds(records.values()), "rows": rows,
+                   "styles": by_group(plan, records, lambda name, prompt: name),
+                   "objects": by_group(plan, records, lambda name, prompt: str(len(prompt.objects)))}  # fmt: skip
         write_json(options.out / "evidence.json", content)
         for page in options.page:
             _update_page(page, evidence_blocks(content))

@@ -11,6 +11,7 @@ _COLUMNS = {
     "position_with_margin": "position, GenEval",
     "background": "background right",
 }
+_OBJECTS = {2: "two objects", 3: "three", 4: "four", 5: "five"}
 # What a method is called in the README; the command's own name of it stands in docs/evidence.md.
 _TITLES = {
     "base": "plain model",
@@ -41,7 +42,8 @@ def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
     return {
         "table": evidence_markdown(content),
         "ablations": second_markdown(content),
-        "styles": styles_markdown(content),
+        "styles": groups_markdown(content["styles"], {name: name.upper() for name in content["prompts"]}),
+        "objects": groups_markdown(content["objects"], {str(n): _OBJECTS[n] for n in sorted(_OBJECTS)}),
         "summary": summary_markdown(content),
         "state": f"{state} Seconds a picture as measured: {pace}.",
     }
@@ -77,14 +79,14 @@ def second_markdown(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def styles_markdown(content: dict[str, Any]) -> str:
-    """Objects there and relations right of every method by prompt set, with counts."""
-    sets = list(content["prompts"])
-    heads = [f"{name.upper()}: {_COLUMNS[ratio]}" for name in sets for ratio in ("object_recall", "relation")]
+def groups_markdown(methods: dict[str, Any], groups: dict[str, str]) -> str:
+    """Objects there and relations right of every method by group of prompts; `groups` has the columns' titles."""
+    ratios = ("object_recall", "relation")
+    heads = [f"{title}: {_COLUMNS[ratio]}" for title in groups.values() for ratio in ratios]
     lines = ["| " + " | ".join(["method", *heads]) + " |", "|---" * (1 + len(heads)) + "|"]
-    for method, styles in content["styles"].items():
-        found = [styles.get(name, {}).get(ratio) for name in sets for ratio in ("object_recall", "relation")]
-        cells = [_ratio(entry["hits"], entry["total"]) if entry else "-" for entry in found]
+    for method, found in methods.items():
+        entries = [found.get(name, {}).get(ratio) for name in groups for ratio in ratios]
+        cells = [_ratio(entry["hits"], entry["total"]) if entry else "-" for entry in entries]
         lines.append("| " + " | ".join([f"`{method}`", *cells]) + " |")
     return "\n".join(lines)
 
