@@ -51,6 +51,8 @@ def compile_blocks(model: nn.Module, device: torch.device | str, backend: str = 
 
 def check_compiler(device: torch.device | str, backend: str = "inductor") -> None:
     """Compile one addition and run it. Raises UserError where that can't be done."""
+    if torch.device(device).type == "cpu":  # it warns of a CUDA compiler without a GPU, of which nothing is wanted
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         total = torch.compile(_next, backend=backend, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # of the compiler's many: none found, no headers, no room, no backend for the device
