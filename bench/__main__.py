@@ -1,13 +1,13 @@
 """Times and memory, each measured beside what it is compared with.
 
-python -m bench                        # all of it: half an hour on one idle core
+python -m bench                        # all of it: three quarters of an hour on one idle core
 python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of diffusers
 python -m bench gradient               # the same, forward and backward
-python -m bench compile                # the same with compiled blocks; the first calls compile for minutes
 python -m bench memory                 # what a differentiated picture of 512x512 keeps alive, counted
 python -m bench schedules              # the schedules beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
+python -m bench compile                # a call with compiled blocks beside the usual one; needs g++
 python -m bench page                   # the tables of docs/performance.md and README.md from the results
 
 With --out FOLDER each writes bench-NAME.json there; the published ones are in docs/results.
@@ -69,11 +69,11 @@ def _startup(options: argparse.Namespace) -> dict[str, Any]:
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "calls": _calls,
     "gradient": lambda options: _calls(options, gradient=True),
-    "compile": _compile,
     "memory": _memory,
     "schedules": _schedules,
     "cost": _cost,
     "startup": _startup,
+    "compile": _compile,  # last, since it needs a compiler
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import schedules
+from bench import compiled, schedules
 from bench.__main__ import main
 from bench.memory import PER_STEP, Case, count
 from bench.page import PAGES, TABLES, blocks, filled, markdown
@@ -81,6 +81,21 @@ def test_what_the_readme_says_of_the_default_schedule() -> None:
     rows = json.loads((ROOT / "docs/results/bench-schedules.json").read_text(encoding="utf-8"))["rows"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"costs {rows['per-step']['ratio']:.1f} times a plain one" in " ".join(text.split())
+
+
+def test_what_autograd_keeps_of_a_call_leaves_parameters_out() -> None:
+    layer = torch.nn.Linear(6, 4)
+    x = torch.randn(5, 6, requires_grad=True)
+    kept = compiled._Kept(layer)
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
+        layer(x).exp().sum()
+    assert kept.bytes == 4 * (5 * 6 + 5 * 4)  # the input of the product, the output of exp
+
+
+def test_shares_and_departures() -> None:
+    big = torch.randn(400, 400)
+    assert 0.5 < compiled._products(lambda: big @ big) <= 1 and compiled._products(lambda: big.exp()) == 0
+    assert compiled._departure([torch.tensor([1.0, 4.0])], [torch.tensor([1.0, 2.0])]) == 1
 
 
 def test_tables() -> None:
