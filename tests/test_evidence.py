@@ -27,6 +27,7 @@ from ldm.evaluation.report import replace_block
 from ldm.evaluation.runner import Sampling
 from ldm.modules.encoders.tokenizer import WordTokenizer, split_words
 from ldm.spacetime.layout import Layout
+from ldm.spacetime.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
 from ldm.util import UserError
 from tests.golden_data import ROOT
 from tests.scripts_under_test import load_script, refusal
@@ -35,6 +36,23 @@ PROMPTS = ROOT / "data" / "prompts"
 
 
 # ------------------------------------------------------------------------------------------------- prompts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", FILES)
+def test_the_predictor_places_objects_as_the_prompts_say(style: str) -> None:
+    pipeline = load_pipeline(choose_model(project_file(EMOJI_CONFIG)))
+    sides = {"left": lambda a, b: a.x < b.x, "right": lambda a, b: a.x > b.x,
+             "above": lambda a, b: a.y < b.y, "below": lambda a, b: a.y > b.y}  # fmt: skip
+    stated = 0
+    for prompt in read_prompt_file(PROMPTS / f"report-{FILES[style]}"):
+        layout = pipeline.predict_layout(prompt.text)
+        for relation in prompt.relations:
+            pair = [prompt.objects[i].name for i in (relation.first, relation.second)]
+            first, second = (next(o for o in layout.objects if name in o.phrase.lower()) for name in pair)
+            assert sides[relation.direction](first, second), prompt.text
+            stated += 1
+    assert stated >= 38
 
 
 @pytest.mark.parametrize("which", SETS)
