@@ -45,7 +45,7 @@ def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
         "styles": groups_markdown(content["styles"], {name: name.upper() for name in content["prompts"]}),
         "objects": groups_markdown(content["objects"], {str(n): _OBJECTS[n] for n in sorted(_OBJECTS)}),
         "summary": summary_markdown(content),
-        "state": f"{state} Seconds a picture as measured: {pace}.",
+        "state": f"{state} Seconds a picture, other work on the machine or not: {pace}.",
     }
 
 
