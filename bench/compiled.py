@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,12 +12,12 @@ from torch import Tensor
 from torch._inductor.utils import fresh_cache
 
 from bench.timing import Call, in_turn, timed
-from bench.unet import make_control, own_unet
+from bench.unet import make_control, own_unet, run
 from ldm.modules.compiling import compile_blocks
 from ldm.modules.packed import pack
 
+Tensors = Callable[[], tuple[Tensor, ...]]
 USUAL, COMPILED, PACKED = "as it is", "`--compile`", "`--pack-weights`"
-MODELS = (USUAL, COMPILED, PACKED)
 
 
 def measure(size: int = 256, rounds: int = 5) -> dict[str, dict[str, Any]]:
@@ -27,10 +30,9 @@ def measure(size: int = 256, rounds: int = 5) -> dict[str, dict[str, Any]]:
 
     The backward pass goes to the weights of the objects, all activations kept. The models share their parameters.
     """
-    models = {name: own_unet() for name in MODELS}
-    for name in (COMPILED, PACKED):
-        models[name].load_state_dict(models[USUAL].state_dict(), assign=True)
-        models[name].requires_grad_(False)
+    usual = own_unet()
+    shared = {id(parameter): parameter for parameter in usual.parameters()}
+    models = {USUAL: usual, **{name: copy.deepcopy(usual, dict(shared)) for name in (COMPILED, PACKED)}}
     compile_blocks(models[COMPILED], "cpu")
     pack(models[PACKED])
     with fresh_cache():
@@ -41,7 +43,7 @@ def _rows(models: dict[str, torch.nn.Module], side: int, rounds: int) -> dict[st
     rows: dict[str, dict[str, Any]] = {}
     for gradient in (False, True):
         what = "forward and backward" if gradient else "forward"
-        calls = {f"{what}, {name}": _call(model, side, gradient) for name, model in models.items()}
+        calls = {f"{what}, {name}": call for name, call in _calls(models, side, gradient).items()}
         first = {name: timed(call) for name, call in calls.items()}
         made = in_turn(calls, f"{what}, {USUAL}", rounds)
         expected = calls[f"{what}, {USUAL}"]()
@@ -69,20 +71,18 @@ class _Kept:
         return tensor
 
 
-def _call(unet: torch.nn.Module, side: int, gradient: bool) -> Call:
-    """Gives the output, or the output and the gradient."""
-    generator = torch.Generator().manual_seed(0)
-    x, t = torch.randn(2, 4, side, side, generator=generator), torch.tensor([500, 500])
-    context = torch.randn(2, 77, 768, generator=generator)
-    control = make_control(2, torch.randn(2, 77, 768, generator=generator))
+def _calls(models: dict[str, torch.nn.Module], side: int, gradient: bool) -> dict[str, Tensors]:
+    """Of every model a call that gives the output, or the output and the gradient."""
+    torch.manual_seed(0)
+    x, t = torch.randn(2, 4, side, side), torch.tensor([500, 500])
+    context = torch.randn(2, 77, 768)
+    control = make_control(2, torch.randn(2, 77, 768))
 
-    def call() -> tuple[Tensor, ...]:
-        weights = torch.ones(2, 1, requires_grad=gradient)
-        with torch.set_grad_enabled(gradient):
-            out = unet(x, t, context, control=control, weights=weights)
-        return (out.detach(), *torch.autograd.grad(out.square().sum(), weights)) if gradient else (out,)
+    def call(unet: torch.nn.Module) -> tuple[Tensor, ...]:
+        weights = torch.ones(2, 1)
+        return run(lambda w: unet(x, t, context, control=control, weights=w), weights, gradient, recompute=False)
 
-    return call
+    return {name: partial(call, unet) for name, unet in models.items()}
 
 
 def _products(call: Call) -> float:

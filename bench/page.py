@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ldm.evaluation.markdown import markdown_table, update_page
 from ldm.util import UserError, atomic_write
 
 GIB, GB = 2**30, 1e9
@@ -25,23 +26,7 @@ def lines(name: str, result: Result) -> list[str]:
 
 def blocks(results: Path) -> dict[str, str]:
     """The tables in Markdown by name, from the bench-*.json in `results`. UserError where one is missing."""
-    return {name: markdown(table(_read(results, name))) for name, table in TABLES.items()}
-
-
-def markdown(table: Table) -> str:
-    """A table in Markdown."""
-    rows = [f"| {' | '.join(row)} |" for row in table]
-    return "\n".join([rows[0], "|" + "---|" * len(table[0]), *rows[1:]])
-
-
-def filled(text: str, made: dict[str, str]) -> str:
-    """The text of a page with its own of the blocks brought up to date."""
-    from ldm.evaluation.report import replace_block
-
-    for name, block in made.items():
-        if f"<!-- {name} -->" in text:
-            text = replace_block(text, name, block)
-    return text
+    return {name: markdown_table(table(_read(results, name))) for name, table in TABLES.items()}
 
 
 def write_pages(results: Path) -> None:
@@ -50,12 +35,7 @@ def write_pages(results: Path) -> None:
 
     made = blocks(results)
     for page in PAGES:
-        try:
-            text = filled(page.read_text(encoding="utf-8"), made)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{page} can't be brought up to date: {error}") from None
-        with atomic_write(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        update_page(page, made)
     with atomic_write(PLOT) as temporary:
         plot(_read(results, "cost"), temporary)
 

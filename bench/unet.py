@@ -46,7 +46,7 @@ def _calls(side: int, gradient: bool) -> dict[str, Call]:
     context = torch.randn(2, 77, 768)
     library, own = _library(side), own_unet()
     shared = torch.randn(len(CENTRES), 77, 768)
-    calls: dict[str, Call] = {LIBRARY: lambda: _run(lambda y: library(y, t, context).sample, x, gradient, False)}
+    calls: dict[str, Call] = {LIBRARY: lambda: run(lambda y: library(y, t, context).sample, x, gradient, False)}
     pack(own)
     for packed in (True, False):
         for objects in (0, 1, 2, 3) if packed else (0, 2):
@@ -64,26 +64,27 @@ def _own_call(
     def call() -> None:
         with paused(own, not packed):  # packed once, in the warm-up
             if control is None:
-                _run(lambda y: own(y, t, context), x, grad)
+                run(lambda y: own(y, t, context), x, grad)
                 return
             weights = torch.ones(control.num_objects, 1)
             if grad:
-                _run(lambda w: own(x, t, context, control=control, weights=w), weights, True)
+                run(lambda w: own(x, t, context, control=control, weights=w), weights, True)
             else:
-                _run(lambda y: own(y, t, context, control=control, weights=weights), x, False)
+                run(lambda y: own(y, t, context, control=control, weights=weights), x, False)
 
     return call
 
 
-def _run(function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True) -> None:
-    """The function once; with `gradient` its derivative, recomputed from its input as a step of our chain is."""
+def run(
+    function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True
+) -> tuple[Tensor, ...]:
+    """The function once; with `gradient` also the derivative, recomputed from its input as a step of our chain is."""
     if not gradient:
         with torch.no_grad():
-            function(argument)
-        return
+            return (function(argument),)
     argument = argument.detach().clone().requires_grad_()
     out = checkpoint(function, argument, use_reentrant=False) if recompute else function(argument)
-    torch.autograd.grad(out.square().sum(), argument)
+    return (out.detach(), *torch.autograd.grad(out.square().sum(), argument))
 
 
 def make_control(objects: int, contexts: Tensor, batch: int = 1) -> SpatialControl | None:

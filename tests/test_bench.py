@@ -13,9 +13,10 @@ import torch
 from bench import compiled, schedules
 from bench.__main__ import main
 from bench.memory import PER_STEP, Case, count
-from bench.page import PAGES, TABLES, blocks, filled, markdown
+from bench.page import PAGES, TABLES, blocks
 from bench.timing import in_turn
 from bench.work import Work, count_work, fit
+from ldm.evaluation.markdown import markdown_table, replace_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 EMOJI = ROOT / "configs/emoji/inference.yaml"
@@ -74,7 +75,7 @@ def test_the_default_schedule_costs_less_than_four_plain_pictures_of_calls() -> 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_pages_are_made_of_the_results(page: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert filled(text, blocks(ROOT / "docs/results")) == text
+    assert replace_blocks(text, blocks(ROOT / "docs/results")) == text
 
 
 def test_what_the_readme_says_of_the_default_schedule() -> None:
@@ -99,7 +100,7 @@ def test_shares_and_departures() -> None:
 
 
 def test_tables() -> None:
-    assert markdown([["", "seconds"], ["two", "2.00"]]) == "|  | seconds |\n|---|---|\n| two | 2.00 |"
+    assert markdown_table([["", "seconds"], ["two", "2.00"]]) == "|  | seconds |\n|---|---|\n| two | 2.00 |"
 
 
 def test_rows_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ldm.modules.compiling import check_compiler, compile_blocks
 from ldm.spacetime.control import SpatialControl
+from ldm.spacetime.optimise import set_block_checkpoints
 from ldm.spacetime.settings import GenerateSettings, check_settings
 from ldm.util import UserError
 
@@ -41,8 +42,6 @@ def call(unet: nn.Module, controlled: bool = True) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_compiled_blocks_compute_the_same(backend: str, checkpoints: bool) -> None:
-    from ldm.spacetime.optimise import set_block_checkpoints
-
     unet = TinyDiffusion().unet
     expected = [call(unet, controlled) for controlled in (True, False)]
     with torch.no_grad():

@@ -18,12 +18,12 @@ from ldm.evaluation.evidence import Record, Workshop, build_rows, by_group, fill
 from ldm.evaluation.evidence_tables import evidence_blocks
 from ldm.evaluation.judge import Judges
 from ldm.evaluation.making import Made, rule_layout
+from ldm.evaluation.markdown import replace_block
 from ldm.evaluation.methods import Method, parse_method
 from ldm.evaluation.metrics import Box, PictureFacts, RelationFacts
 from ldm.evaluation.promptfiles import from_sentence, read_prompt_file
 from ldm.evaluation.prompts import SETS, pairs_of
 from ldm.evaluation.promptsets import COUNTS, FILES, gpt_style, prompt_file, write_sets
-from ldm.evaluation.report import replace_block
 from ldm.evaluation.runner import Sampling
 from ldm.modules.encoders.tokenizer import WordTokenizer, split_words
 from ldm.spacetime.layout import Layout

@@ -51,6 +51,7 @@ def run_evidence(options: argparse.Namespace) -> str:
     from ldm.evaluation.evidence import Record, build_rows, by_group, fill, read_plan
     from ldm.evaluation.evidence_tables import evidence_blocks, evidence_markdown
     from ldm.evaluation.front import split_methods
+    from ldm.evaluation.markdown import update_page
     from ldm.evaluation.report import write_json
     from ldm.evaluation.shards import Shard, hold
 
@@ -79,26 +80,9 @@ def run_evidence(options: argparse.Namespace) -> str:
                    "objects": by_group(plan, records, lambda name, prompt: str(len(prompt.objects)))}  # fmt: skip
         write_json(options.out / "evidence.json", content)
         for page in options.page:
-            _update_page(page, evidence_blocks(content))
+            update_page(page, evidence_blocks(content))
     more = [f"{left} pictures are left; the same command goes on"] if left else []
     return "\n".join([evidence_markdown(content), *more, str(options.out / "evidence.json")])
-
-
-def _update_page(path: Path, blocks: dict[str, str]) -> None:
-    from ldm.evaluation.report import replace_block
-    from ldm.util import atomic_write
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        named = [name for name in blocks if f"<!-- {name} -->" in text]
-        if not named:
-            raise ValueError(f"it has none of the blocks {', '.join(blocks)}")
-        for name in named:
-            text = replace_block(text, name, blocks[name])
-    except (OSError, ValueError) as error:
-        raise UserError(f"--page {path} can't be brought up to date: {error}") from None
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _workshop(options: argparse.Namespace, plan: Any) -> tuple[Any, dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldm.evaluation.markdown import markdown_table
+
 _COLUMNS = {
     "object_recall": "objects there",
     "relation_given_both": "relation right, given both",
@@ -11,7 +13,7 @@ _COLUMNS = {
     "position_with_margin": "position, GenEval",
     "background": "background right",
 }
-_OBJECTS = {2: "two objects", 3: "three", 4: "four", 5: "five"}
+_OBJECTS = {"2": "two objects", "3": "three", "4": "four", "5": "five"}
 # What a method is called in the README; the command's own name of it stands in docs/evidence.md.
 _TITLES = {
     "base": "plain model",
@@ -43,7 +45,7 @@ def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
         "table": evidence_markdown(content),
         "ablations": second_markdown(content),
         "styles": groups_markdown(content["styles"], {name: name.upper() for name in content["prompts"]}),
-        "objects": groups_markdown(content["objects"], {str(n): _OBJECTS[n] for n in sorted(_OBJECTS)}),
+        "objects": groups_markdown(content["objects"], _OBJECTS),
         "summary": summary_markdown(content),
         "state": f"{state} Seconds a picture, other work on the machine or not: {pace}.",
     }
@@ -54,55 +56,50 @@ def evidence_markdown(content: dict[str, Any]) -> str:
 
     The difference is from the first method, on the pictures that both have.
     """
-    rows = content["rows"]
-    lines = ["| " + " | ".join(["method", "pictures", *_COLUMNS.values()]) + " |", "|---" * (2 + len(_COLUMNS)) + "|"]
-    for row in rows:
+    lines = [["method", "pictures", *_COLUMNS.values()]]
+    for row in content["rows"]:
         cells = [f"`{row['method']}`", str(row["pictures"])]
         for name in _COLUMNS:
             entry = row["ratios"][name]
             found = row["against"]["differences"][name] if "against" in row else None
             cells.append(_ratio(entry["hits"], entry["total"]) + (f"<br>{_tested(found)}" if found else ""))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def second_markdown(content: dict[str, Any]) -> str:
     """Differences of every ablation from the method that it changes, with interval and p-value."""
     rows = [row for row in content["rows"] if "against_second" in row]
     names = [name for name in _COLUMNS if name != "position_with_margin"]
-    heads = ["method", *(_COLUMNS[name] for name in names)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = [["method", *(_COLUMNS[name] for name in names)]]
     for row in rows:
         found = [row["against_second"]["differences"][name] for name in names]
-        cells = [f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)])
+    return markdown_table(lines)
 
 
 def groups_markdown(methods: dict[str, Any], groups: dict[str, str]) -> str:
     """Objects there and relations right of every method by group of prompts; `groups` has the columns' titles."""
     ratios = ("object_recall", "relation")
-    heads = [f"{title}: {_COLUMNS[ratio]}" for title in groups.values() for ratio in ratios]
-    lines = ["| " + " | ".join(["method", *heads]) + " |", "|---" * (1 + len(heads)) + "|"]
+    lines = [["method", *(f"{title}: {_COLUMNS[ratio]}" for title in groups.values() for ratio in ratios)]]
     for method, found in methods.items():
         entries = [found.get(name, {}).get(ratio) for name in groups for ratio in ratios]
         cells = [_ratio(entry["hits"], entry["total"]) if entry else "-" for entry in entries]
-        lines.append("| " + " | ".join([f"`{method}`", *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([f"`{method}`", *cells])
+    return markdown_table(lines)
 
 
 def summary_markdown(content: dict[str, Any]) -> str:
     """A short table: objects there and relations right, with the differences from the first method."""
-    heads = ["", "pictures", "objects there", "difference", "relation right", "difference"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = [["", "pictures", "objects there", "difference", "relation right", "difference"]]
     for row in content["rows"]:
         cells = [_TITLES.get(row["method"], f"`{row['method']}`"), str(row["pictures"])]
         for name in ("object_recall", "relation"):
             entry = row["ratios"][name]
             found = row["against"]["differences"][name] if "against" in row else None
             cells += [_ratio(entry["hits"], entry["total"]), _interval(found) if found else ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def _ratio(hits: float, total: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.evaluation.calibration import Picture, detect_pictures
+from ldm.evaluation.markdown import markdown_table
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt, rule_layout
 from ldm.evaluation.runner import Job, PictureStore, constants_of
@@ -116,25 +117,15 @@ def markdown(table: dict[str, Any], readme: bool = False) -> str:
         heads.append(title)
         if name in _COMPARED:
             heads.append("difference" if readme else f"against {first}")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = [heads]
     for row in table["rows"]:
         cells = [NAMES.get(row["method"], f"`{row['method']}`") if readme else row["method"]]
         for name in _COLUMNS:
             cells.append(_ratio(row[name]))
             if name in _COMPARED:
                 cells.append(_interval(row.get("against_" + first, {}).get(name)))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def replace_block(text: str, name: str, block: str) -> str:
-    """The text with what stands between `<!-- name -->` and `<!-- end name -->` replaced. ValueError without these."""
-    start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
-    before, found, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"there is no block {name}")
-    return f"{before}{start}{block}\n{end}{after}"
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def _ratio(entry: dict[str, Any]) -> str:

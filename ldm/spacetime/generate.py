@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.modules.compiling import compile_blocks
 from ldm.modules.packed import pack
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
@@ -74,8 +75,6 @@ def generate(settings: GenerateSettings, progress: Progress | None = None) -> li
         logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
     settings = fit_to_model(settings, pipeline)
     if settings.compile:
-        from ldm.modules.compiling import compile_blocks
-
         compile_blocks(pipeline.model.model.diffusion_model, pipeline.device)
     recorder = make_recorder(settings, pipeline)
     outcomes: list[Outcome] = []

@@ -166,33 +166,14 @@ class Sampler(ABC):
                 weights = options.weight_update(step.index, weights, partial(_predicted_x0, eps_fn, x, step))
             noise = _step_noise(x, step, options)
             with torch.set_grad_enabled(torch.is_grad_enabled() and _differentiated(step, len(steps), options)):
-                take = partial(self._take, eps_fn, step, project, options.checkpoint_steps)
-                x, pred_x0, entry = take(x, weights, noise, *history)
+                recompute = options.checkpoint_steps and torch.is_grad_enabled()
+                take = self._take_recomputed if recompute else self._take
+                x, pred_x0, entry = take(eps_fn, step, project, x, weights, noise, *history)
             history = (entry, *history)[: self.history_length]
             _report(step, len(steps), x.detach(), pred_x0.detach(), weights, options, inter)
         return x, inter
 
     def _take(
-        self,
-        eps_fn: WeightedEpsFn,
-        step: Step,
-        project: Project | None,
-        checkpoint_steps: bool,
-        x: Tensor,
-        weights: Tensor | None,
-        noise: Tensor | None,
-        *history: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step (x, pred_x0, entry of the history), its activations recomputed in the backward pass if asked."""
-        if not (checkpoint_steps and torch.is_grad_enabled()):
-            return self._body(eps_fn, step, project, x, weights, noise, *history)
-        # Of a step with two calls, the backward pass should hold one call's activations at a time.
-        call = eps_fn if history or self.first_calls == 1 else _recomputed(eps_fn)
-        body = partial(self._body, call, step, project)
-        # Everything random is an argument, so the global generators need no rewinding.
-        return checkpoint(body, x, weights, noise, *history, use_reentrant=False, preserve_rng_state=False)
-
-    def _body(
         self,
         eps_fn: WeightedEpsFn,
         step: Step,
@@ -204,6 +185,17 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step as a function of tensors, which is what checkpointing needs."""
         return self._advance(lambda y, t: eps_fn(y, t, weights), x, step, history, noise, project)
+
+    def _take_recomputed(
+        self, eps_fn: WeightedEpsFn, step: Step, project: Project | None, *tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`_take`, its activations recomputed in the backward pass."""
+        # Of a step with two calls, the backward pass should hold one call's activations at a time.
+        has_history = len(tensors) > 3  # besides x, weights and noise
+        call = eps_fn if has_history or self.first_calls == 1 else _recomputed(eps_fn)
+        # Everything random is an argument, so the global generators need no rewinding.
+        take = partial(self._take, call, step, project)
+        return checkpoint(take, *tensors, use_reentrant=False, preserve_rng_state=False)
 
 
 def _recomputed(eps_fn: WeightedEpsFn) -> WeightedEpsFn:
