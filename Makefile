@@ -35,7 +35,7 @@ browser:
 	  && apt-get update -qq && apt-get install -y -qq chromium; } \
 	  || echo "chromium is not installed: tests that look at the report are skipped"
 
-demo: $(STAMP)  ## make the picture of the README with the embedded model, and a small report of six prompts
+demo: $(STAMP)  ## make the image of the README with the embedded model, and a small report of six prompts
 	$(PY) scripts/txt2img-refine.py --plms --baseline --prompt "$(PROMPT)" --outdir $(OUT) $(ARGS)
 	$(PY) scripts/txt2img-gpt.py --config configs/emoji/inference.yaml --prompts data/prompts/choose-gpt.txt --to 6 \
 	  --methods base,per-step --steps 25 --batch-size 6 --outdir $(OUT)/report
@@ -48,7 +48,7 @@ test: $(STAMP) font browser  ## run the tests (ARGS= for pytest's own flags)
 test-slow: $(STAMP) font browser  ## run all tests, the slow ones too
 	$(PY) -m pytest -m '' $(ARGS)
 
-bench: $(STAMP)  ## time sampling and one optimised picture, count the memory of a differentiated chain
+bench: $(STAMP)  ## time sampling and one optimized image, count the memory of a differentiated chain
 	$(PY) -m bench $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy

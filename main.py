@@ -28,8 +28,10 @@ from ldm.util import UserError, atomic_write, instantiate_from_config, load_conf
 logger = logging.getLogger("main")
 SECTIONS = ("model", "data", "lightning")
 # Published configs name these classes as main.py's own.
-PUBLISHED_TARGETS = {"main.DataModuleFromConfig": "ldm.data.base.DataModuleFromConfig",
-                     "main.ImageLogger": "ldm.callbacks.ImageLogger"}  # fmt: skip
+PUBLISHED_TARGETS = {
+    "main.DataModuleFromConfig": "ldm.data.base.DataModuleFromConfig",
+    "main.ImageLogger": "ldm.callbacks.ImageLogger",
+}
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -45,9 +47,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
     p.add_argument("-s", "--seed", type=int, default=23, help="of weights and noise")
-    p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL",
-                   help="learning rate = base rate x batch x devices x accumulated batches "
-                        "(the config's model.scale_lr, else true, as published)")
+    p.add_argument(
+        "--scale_lr",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        metavar="BOOL",
+        help="learning rate = base rate x batch x devices x accumulated batches "
+        "(the config's model.scale_lr, else true, as published)",
+    )
     p.add_argument("--threads", type=int, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
@@ -133,8 +141,13 @@ def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
     every = section.get("every_n_train_steps", 500)
     checkpoints = folder / "checkpoints"
     callbacks: list[Any] = [
-        ModelCheckpoint(checkpoints, filename="last", every_n_train_steps=every, enable_version_counter=False,
-                        save_on_train_epoch_end=False),
+        ModelCheckpoint(
+            checkpoints,
+            filename="last",
+            every_n_train_steps=every,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        ),
         SignalCheckpoint(checkpoints / "last.ckpt"),
         FinalCheckpoint(checkpoints / "last.ckpt"),
         NoiseSeed(seed),
@@ -200,7 +213,7 @@ def scales_rate(config: Any) -> bool:
 
 
 def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
-    """The config's base rate; multiplied by the images of an optimiser step where `scale`.
+    """The config's base rate; multiplied by the images of an optimizer step where `scale`.
 
     Raises:
         UserError: a rate to be scaled by a batch size that the config does not say.
@@ -211,12 +224,12 @@ def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
     if "batch_size" not in config.data.get("params", {}):
         raise UserError("the config has no data.params.batch_size to scale the learning rate by; add --scale_lr false")
     batch = int(config.data.params.batch_size)
-    own = int(config.model.get("params", {}).get("accumulate_grad_batches", 1))  # of models with two optimisers
+    own = int(config.model.get("params", {}).get("accumulate_grad_batches", 1))  # of models with two optimizers
     return base * batch * trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches * own
 
 
 def check_manual(model: Any, trainer: Any) -> None:
-    """Refuse trainer options that Lightning can't honour for a model with two optimisers, such as a GAN loss.
+    """Refuse trainer options that Lightning can't honour for a model with two optimizers, such as a GAN loss.
 
     Raises:
         UserError: naming the option and what to write instead.

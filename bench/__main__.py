@@ -3,7 +3,7 @@
 python -m bench                        # all of it: three quarters of an hour on one idle core
 python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of diffusers
 python -m bench gradient               # the same, forward and backward
-python -m bench memory                 # what a differentiated picture of 512x512 keeps alive, counted
+python -m bench memory                 # what a differentiated image of 512x512 keeps alive, counted
 python -m bench schedules              # the schedules beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldm.spacetime.pipeline import SD_CONFIG, project_file
+from ldm.generation.pipeline import SD_CONFIG, project_file
 from ldm.util import UserError
 
 RESULTS = Path("docs/results")

@@ -13,8 +13,8 @@ from torch._inductor.utils import fresh_cache
 
 from bench.timing import Call, in_turn, timed
 from bench.unet import make_control, own_unet, run
+from ldm.extensions.packed import pack
 from ldm.modules.compiling import compile_blocks
-from ldm.modules.packed import pack
 
 Tensors = Callable[[], tuple[Tensor, ...]]
 USUAL, COMPILED, PACKED = "as it is", "`--compile`", "`--pack-weights`"
@@ -51,8 +51,13 @@ def _rows(models: dict[str, torch.nn.Module], side: int, rounds: int) -> dict[st
             kept = _Kept(models[USUAL])
             with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
                 result = call()
-            rows[name] = {**made[name], "first": first[name], "departure": _departure(result, expected),
-                          "products": _products(call), "saved": kept.bytes if gradient else None}  # fmt: skip
+            rows[name] = {
+                **made[name],
+                "first": first[name],
+                "departure": _departure(result, expected),
+                "products": _products(call),
+                "saved": kept.bytes if gradient else None,
+            }
     return rows
 
 

@@ -1,7 +1,7 @@
-"""What a U-Net call and a picture cost against steps, objects, pixels and batch, and a model that explains it.
+"""What a U-Net call and an image cost against steps, objects, pixels and batch, and a model that explains it.
 
 The model: seconds = flops x a + bytes x b + operations x c, the three counted (`bench.work`), the three costs fitted to
-the medians. One fit for calls of the Stable Diffusion v1 U-Net (packed weights, random numbers), one for whole pictures
+the medians. One fit for calls of the Stable Diffusion v1 U-Net (packed weights, random numbers), one for whole images
 of the embedded model, in which starting an operation costs as much as computing it.
 """
 
@@ -17,34 +17,55 @@ import torch
 from torch import Tensor
 
 from bench.timing import Call, timed
-from bench.unet import CENTRES, make_control, own_unet
+from bench.unet import CENTERS, make_control, own_unet
 from bench.work import Work, count_work, fit
-from ldm.modules.packed import pack, unpack
-from ldm.spacetime.generate import make_batch
+from ldm.extensions.packed import pack, unpack
+from ldm.generation.generate import make_batch
+from ldm.generation.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
+from ldm.generation.settings import GenerateSettings, fit_to_model
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.spacetime.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
-from ldm.spacetime.settings import GenerateSettings, fit_to_model
 from ldm.util import UserError
 
 Case = dict[str, int | str]
 WORDS = ("cat", "bus", "dog", "car")
 # pixels a side, objects, batch
 CALLS = (
-    (64, 2, 1), (128, 2, 1), (192, 2, 1), (256, 2, 1), (128, 0, 1), (128, 1, 1), (128, 4, 1), (128, 2, 2), (128, 2, 4),
-)  # fmt: skip
+    (64, 2, 1),
+    (128, 2, 1),
+    (192, 2, 1),
+    (256, 2, 1),
+    (128, 0, 1),
+    (128, 1, 1),
+    (128, 4, 1),
+    (128, 2, 2),
+    (128, 2, 4),
+)
 # schedule, steps, pixels, objects, batch
-PICTURES = (
-    ("plain", 10, 64, 2, 1), ("plain", 25, 64, 2, 1), ("plain", 50, 64, 2, 1), ("plain", 100, 64, 2, 1),
-    ("plain", 25, 64, 2, 4), ("plain", 25, 64, 2, 8), ("plain", 25, 96, 2, 1), ("plain", 25, 128, 2, 1),
-    ("per-step", 10, 64, 2, 1), ("per-step", 25, 64, 2, 1), ("per-step", 50, 64, 2, 1), ("per-step", 100, 64, 2, 1),
-    ("per-step", 25, 64, 1, 1), ("per-step", 25, 64, 3, 1), ("per-step", 25, 64, 4, 1), ("per-step", 25, 64, 2, 4),
-    ("per-step", 25, 96, 2, 1), ("per-step", 25, 128, 2, 1),
-)  # fmt: skip
+IMAGES = (
+    ("plain", 10, 64, 2, 1),
+    ("plain", 25, 64, 2, 1),
+    ("plain", 50, 64, 2, 1),
+    ("plain", 100, 64, 2, 1),
+    ("plain", 25, 64, 2, 4),
+    ("plain", 25, 64, 2, 8),
+    ("plain", 25, 96, 2, 1),
+    ("plain", 25, 128, 2, 1),
+    ("per-step", 10, 64, 2, 1),
+    ("per-step", 25, 64, 2, 1),
+    ("per-step", 50, 64, 2, 1),
+    ("per-step", 100, 64, 2, 1),
+    ("per-step", 25, 64, 1, 1),
+    ("per-step", 25, 64, 3, 1),
+    ("per-step", 25, 64, 4, 1),
+    ("per-step", 25, 64, 2, 4),
+    ("per-step", 25, 96, 2, 1),
+    ("per-step", 25, 128, 2, 1),
+)
 
 
 def measure(rounds: int = 5) -> dict[str, Any]:
-    """Both tables with their fits: {"calls": {...}, "pictures": {...}}. The number of threads is the process's."""
-    return {"calls": _table(_calls(), rounds), "pictures": _table(_pictures(), rounds)}
+    """Both tables with their fits: {"calls": {...}, "images": {...}}. The number of threads is the process's."""
+    return {"calls": _table(_calls(), rounds), "images": _table(_images(), rounds)}
 
 
 def _table(cases: Iterator[tuple[Case, Work, Call]], rounds: int) -> dict[str, Any]:
@@ -54,8 +75,16 @@ def _table(cases: Iterator[tuple[Case, Work, Call]], rounds: int) -> dict[str, A
     for case, work, call in cases:
         seconds = [timed(call) for _ in range(rounds + 1)][1:]  # the first warms up
         works.append(work)
-        rows.append({**case, "flops": work.flops, "bytes": work.bytes, "operations": work.operations,
-                     "seconds": seconds, "median": median(seconds)})  # fmt: skip
+        rows.append(
+            {
+                **case,
+                "flops": work.flops,
+                "bytes": work.bytes,
+                "operations": work.operations,
+                "seconds": seconds,
+                "median": median(seconds),
+            }
+        )
     costs, explained = fit(works, [row["median"] for row in rows])
     for row, value in zip(rows, explained, strict=True):
         row["model"] = value
@@ -67,7 +96,7 @@ def _calls() -> Iterator[tuple[Case, Work, Call]]:
     """A guided, controlled call of the Stable Diffusion v1 U-Net in float32."""
     model = own_unet()
     torch.manual_seed(0)
-    texts = torch.randn(len(CENTRES), 77, 768)
+    texts = torch.randn(len(CENTERS), 77, 768)
     for pixels, objects, batch in CALLS:
         x, t = torch.randn(2 * batch, 4, pixels // 8, pixels // 8), torch.full((2 * batch,), 500)
         context = torch.randn(2 * batch, 77, 768)
@@ -79,23 +108,23 @@ def _calls() -> Iterator[tuple[Case, Work, Call]]:
                 model(x, t, c, control=s, weights=w)
 
         unpack(model)
-        call()  # what is computed once a picture is not part of a call
+        call()  # what is computed once an image is not part of a call
         work = count_work(call)
         pack(model)
         yield {"pixels": pixels, "objects": objects, "batch": batch}, work, call
 
 
-def _pictures() -> Iterator[tuple[Case, Work, Call]]:
-    """Pictures of the embedded model, PLMS, decoding included, loading and files not."""
+def _images() -> Iterator[tuple[Case, Work, Call]]:
+    """Images of the embedded model, PLMS, decoding included, loading and files not."""
     config = project_file(EMOJI_CONFIG)
     if not config.is_file():
         raise UserError(f"{config} is not there; run this in the project's folder")
     pipeline = load_pipeline(choose_model(config))
-    for schedule, steps, pixels, objects, batch in PICTURES:
+    for schedule, steps, pixels, objects, batch in IMAGES:
         settings = GenerateSettings(("",), sampler="plms", steps=steps, height=pixels, width=pixels, samples=batch)
         settings = fit_to_model(settings, pipeline)
         plain = schedule == "plain"
-        placed = tuple(LayoutObject(f"a {word}", *at) for word, at in zip(WORDS, CENTRES, strict=True))[:objects]
+        placed = tuple(LayoutObject(f"a {word}", *at) for word, at in zip(WORDS, CENTERS, strict=True))[:objects]
         layout = Layout(() if plain else placed)
         prompt = " and ".join(f"a {word}" for word in WORDS[:objects])
         chosen = settings if plain else replace(settings, schedule=schedule)
@@ -103,8 +132,17 @@ def _pictures() -> Iterator[tuple[Case, Work, Call]]:
         def call(settings: GenerateSettings = chosen, prompt: str = prompt, layout: Layout = layout) -> None:
             make_batch(pipeline, settings, prompt, layout, range(settings.samples))
 
-        yield {"schedule": schedule, "steps": steps, "pixels": pixels, "objects": 0 if plain else objects,
-               "batch": batch}, count_work(call), call  # fmt: skip
+        yield (
+            {
+                "schedule": schedule,
+                "steps": steps,
+                "pixels": pixels,
+                "objects": 0 if plain else objects,
+                "batch": batch,
+            },
+            count_work(call),
+            call,
+        )
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -112,7 +150,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    titles = {"calls": "a U-Net call, Stable Diffusion v1", "pictures": "pictures of the embedded model"}
+    titles = {"calls": "a U-Net call, Stable Diffusion v1", "images": "images of the embedded model"}
     for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         rows = result[name]["rows"]
         marks = sorted({str(row.get("schedule", "")) for row in rows})

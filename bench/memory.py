@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.live import live_peak
+from ldm.generation.pipeline import SD_CONFIG, make_sampler, project_file
 from ldm.models.diffusion.sampler import Sampler
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.objective import ClipObjective
-from ldm.spacetime.optimise import block_checkpoints, frozen
-from ldm.spacetime.pipeline import SD_CONFIG, make_sampler, project_file
+from ldm.spacetime.optimize import block_checkpoints, frozen
 from ldm.util import instantiate_from_config, load_config
 
 PROMPT = "The motorcycle is parking to the right of a bus."
@@ -35,10 +35,10 @@ CLIP_SIDE, CLIP_WIDTH = 224, 512  # of ViT-B/32
 
 @dataclass(frozen=True)
 class Case:
-    """One way of differentiating a picture.
+    """One way of differentiating an image.
 
     Attributes:
-        schedule: "whole chain", as the published ones, or "per-step": the predicted picture of one step.
+        schedule: "whole chain", as the published ones, or "per-step": the predicted image of one step.
         size: pixels a side.
         steps: of the chain.
         blocks: whether the blocks of U-Net and decoder are checkpointed too.
@@ -73,7 +73,7 @@ def measure(size: int = 512, config: Path = SD_CONFIG) -> list[dict[str, Any]]:
 
 
 def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: bool = True) -> int:
-    """Peak in bytes of the gradient of a guided picture's loss with respect to the weights of every step.
+    """Peak in bytes of the gradient of a guided image's loss with respect to the weights of every step.
 
     Args:
         config: of the diffusion model; its U-Net and decoder get random weights.
@@ -132,7 +132,7 @@ class _Seen(Exception):
 
 
 def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialControl, weights: Tensor) -> Tensor:
-    """The predicted picture's latents of the first step, which the default schedule's loss looks at."""
+    """The predicted image's latents of the first step, which the default schedule's loss looks at."""
     first: list[Tensor] = []
 
     def look(index: int, _: Tensor | None, predict_x0: Any) -> Tensor:
@@ -164,7 +164,7 @@ class Model(nn.Module):
         return self.unet(x, t, context, control=control, weights=weights)
 
     def decode_first_stage(self, z: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1], of latents (B, C, h, w)."""
+        """Images (B, 3, H, W), about [-1, 1], of latents (B, C, h, w)."""
         return self.first_stage_model.decode(z / self.scale)
 
 

@@ -58,11 +58,17 @@ def compile_table(result: Result) -> Table:
     """Of `bench.compiled`."""
     head = ["", "seconds", "of the call as it is", "in products", "first call, seconds", "kept, GiB", "departure"]
     rows = [
-        [name, f"{row['median']:.2f}", f"{row['ratio']:.2f}", f"{row['products']:.0%}",
-         f"{row['first']:.0f}", "" if row["saved"] is None else f"{row['saved'] / GIB:.2f}",
-         f"{row['departure']:.0e}" if row["departure"] else ""]
+        [
+            name,
+            f"{row['median']:.2f}",
+            f"{row['ratio']:.2f}",
+            f"{row['products']:.0%}",
+            f"{row['first']:.0f}",
+            "" if row["saved"] is None else f"{row['saved'] / GIB:.2f}",
+            f"{row['departure']:.0e}" if row["departure"] else "",
+        ]
         for name, row in result["rows"].items()
-    ]  # fmt: skip
+    ]
     return [head, *rows]
 
 
@@ -70,11 +76,16 @@ def memory_table(result: Result) -> Table:
     """Of `bench.memory`."""
     head = ["schedule", "steps", "checkpoints", "precision", "counted", "GiB"]
     rows = [
-        [row["schedule"], str(row["steps"]), "steps and blocks" if row["blocks"] else "steps",
-         "bfloat16 autocast" if row["autocast"] else "float32",
-         "with decoder and CLIP" if row["whole"] else "the chain", f"{row['peak'] / GIB:.2f}"]
+        [
+            row["schedule"],
+            str(row["steps"]),
+            "steps and blocks" if row["blocks"] else "steps",
+            "bfloat16 autocast" if row["autocast"] else "float32",
+            "with decoder and CLIP" if row["whole"] else "the chain",
+            f"{row['peak'] / GIB:.2f}",
+        ]
         for row in result["rows"]
-    ]  # fmt: skip
+    ]
     return [head, *rows]
 
 
@@ -84,22 +95,42 @@ def schedules_table(result: Result) -> Table:
     flops = rows["plain"]["flops"]
     return [
         ["", "U-Net calls", "backward passes", "both, of plain", "operations, of plain", "seconds", "of plain"],
-        *([name, str(row["calls"]), str(row["backward"]),
-           f"{(row['calls'] + row['backward']) / rows['plain']['calls']:.1f}", f"{row['flops'] / flops:.1f}",
-           f"{row['median']:.2f}", f"{row['ratio']:.1f}"] for name, row in rows.items()),
-    ]  # fmt: skip
+        *(
+            [
+                name,
+                str(row["calls"]),
+                str(row["backward"]),
+                f"{(row['calls'] + row['backward']) / rows['plain']['calls']:.1f}",
+                f"{row['flops'] / flops:.1f}",
+                f"{row['median']:.2f}",
+                f"{row['ratio']:.1f}",
+            ]
+            for name, row in rows.items()
+        ),
+    ]
 
 
 def cost_table(result: Result) -> Table:
     """Of `bench.cost`."""
     head = ["", "steps", "pixels", "objects", "batch", "TFLOP", "GB moved", "operations", "seconds", "the model says"]
     rows = []
-    for name, part in (("call", result["calls"]), ("picture", result["pictures"])):
+    for name, part in (("call", result["calls"]), ("image", result["images"])):
         for row in part["rows"]:
             what = f"{name}, {row['schedule']}" if "schedule" in row else name
-            rows.append([what, str(row.get("steps", "")), str(row["pixels"]), str(row["objects"]), str(row["batch"]),
-                         f"{row['flops'] / 1e12:.3f}", f"{row['bytes'] / GB:.1f}", str(row["operations"]),
-                         f"{row['median']:.2f}", f"{row['model']:.2f}"])  # fmt: skip
+            rows.append(
+                [
+                    what,
+                    str(row.get("steps", "")),
+                    str(row["pixels"]),
+                    str(row["objects"]),
+                    str(row["batch"]),
+                    f"{row['flops'] / 1e12:.3f}",
+                    f"{row['bytes'] / GB:.1f}",
+                    str(row["operations"]),
+                    f"{row['median']:.2f}",
+                    f"{row['model']:.2f}",
+                ]
+            )
     return [head, *rows]
 
 
@@ -107,11 +138,18 @@ def startup_table(result: Result) -> Table:
     """Of `bench.startup`."""
     head = ["", "seconds", "of the processor", "peak memory, of the weights", "without interpreter and libraries"]
     timed = {f"`{script} --help`": row for script, row in result["help"].items()}
-    timed["emoji picture, to the end of the first step"] = result["first denoising step"]
+    timed["emoji image, to the end of the first step"] = result["first denoising step"]
     rows = [[name, f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", "", ""] for name, row in timed.items()]
     for suffix, row in result["loading"].items():
-        rows.append([f"loading SD v1, `{suffix}`", f"{row['seconds']:.2f}", f"{row['cpu']:.2f}",
-                     f"{row['ratio']:.2f}", f"{row['beyond']:.2f}"])  # fmt: skip
+        rows.append(
+            [
+                f"loading SD v1, `{suffix}`",
+                f"{row['seconds']:.2f}",
+                f"{row['cpu']:.2f}",
+                f"{row['ratio']:.2f}",
+                f"{row['beyond']:.2f}",
+            ]
+        )
     return [head, *rows]
 
 

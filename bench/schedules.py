@@ -11,11 +11,11 @@ from typing import Any
 from bench.memory import LAYOUT, PROMPT
 from bench.timing import in_turn
 from bench.work import count_work
-from ldm.spacetime.generate import make_batch
+from ldm.generation.generate import make_batch
+from ldm.generation.pipeline import EMOJI_CONFIG, Pipeline, choose_model, load_pipeline, project_file
+from ldm.generation.settings import SCHEDULES, GenerateSettings, fit_to_model
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.pipeline import EMOJI_CONFIG, Pipeline, choose_model, load_pipeline, project_file
 from ldm.spacetime.presets import PRESETS
-from ldm.spacetime.settings import SCHEDULES, GenerateSettings, fit_to_model
 
 PLAIN = "plain"
 

@@ -24,10 +24,21 @@ from typing import Any
 from ldm.util import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("scripts/txt2img-refine.py", "scripts/txt2img.py", "scripts/evaluate.py", "main.py",
-           "layout_predictor/train.py")  # fmt: skip
-PICTURE = ("scripts/txt2img-refine.py", "--plms", "--prompt", "The motorcycle is parking to the right of a bus.",
-           "--config", "configs/emoji/inference.yaml")  # fmt: skip
+SCRIPTS = (
+    "scripts/txt2img-refine.py",
+    "scripts/txt2img.py",
+    "scripts/evaluate.py",
+    "main.py",
+    "layout_predictor/train.py",
+)
+IMAGE = (
+    "scripts/txt2img-refine.py",
+    "--plms",
+    "--prompt",
+    "The motorcycle is parking to the right of a bus.",
+    "--config",
+    "configs/emoji/inference.yaml",
+)
 SUFFIXES = (".ckpt", ".safetensors", ".half.safetensors")  # the last is float16, and float32 once loaded
 MARGIN = 1.05  # of the disk space, beyond the weights themselves
 Row = dict[str, Any]
@@ -49,8 +60,8 @@ def measure(config: Path, rounds: int = 5, threads: int = 1) -> Row:
         size = weight_bytes(config)
         check_space(folder, size)
         rows: Row = {"help": {script: _repeat(partial(_help, script), rounds) for script in SCRIPTS}}
-        first = _repeat(partial(first_picture_step, folder / "pictures", threads), rounds)
-        rows["first denoising step"] = {"command": " ".join(PICTURE), **first}
+        first = _repeat(partial(first_image_step, folder / "images", threads), rounds)
+        rows["first denoising step"] = {"command": " ".join(IMAGE), **first}
         rows["loading"] = {suffix: loading(config, folder / f"model{suffix}", threads) for suffix in SUFFIXES}
     return rows
 
@@ -119,8 +130,8 @@ def _child(threads: int, *arguments: Any) -> Row:
     return result
 
 
-def first_picture_step(outdir: Path, threads: int) -> Row:
-    """Seconds from the start of the picture's process to its first denoising step."""
+def first_image_step(outdir: Path, threads: int) -> Row:
+    """Seconds from the start of the image's process to its first denoising step."""
     return _child(threads, "first-step", time.time(), outdir)
 
 
@@ -145,8 +156,8 @@ def first_step(begun: str, outdir: str) -> None:
         os._exit(0)
 
     common.ProgressBar.__call__ = told  # type: ignore[method-assign]
-    sys.argv = [*PICTURE, "--outdir", outdir]
-    runpy.run_path(PICTURE[0], run_name="__main__")
+    sys.argv = [*IMAGE, "--outdir", outdir]
+    runpy.run_path(IMAGE[0], run_name="__main__")
 
 
 def make(config: str, path: str) -> None:

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench.timing import Call, in_turn
-from ldm.modules.packed import pack, paused
+from ldm.extensions.packed import pack, paused
+from ldm.generation.pipeline import SD_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.spacetime.optimise import set_block_checkpoints
-from ldm.spacetime.pipeline import SD_CONFIG, project_file
+from ldm.spacetime.optimize import set_block_checkpoints
 from ldm.util import UserError, instantiate_from_config, load_config
 
 LIBRARY = "diffusers, plain"
-CENTRES = ((0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75))
+CENTERS = ((0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75))
 
 
 def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[str, dict[str, Any]]:
@@ -45,7 +45,7 @@ def _calls(side: int, gradient: bool) -> dict[str, Call]:
     x, t = torch.randn(2, 4, side, side), torch.tensor([500, 500])
     context = torch.randn(2, 77, 768)
     library, own = _library(side), own_unet()
-    shared = torch.randn(len(CENTRES), 77, 768)
+    shared = torch.randn(len(CENTERS), 77, 768)
     calls: dict[str, Call] = {LIBRARY: lambda: run(lambda y: library(y, t, context).sample, x, gradient, False)}
     pack(own)
     for packed in (True, False):
@@ -91,7 +91,7 @@ def make_control(objects: int, contexts: Tensor, batch: int = 1) -> SpatialContr
     """Of so many objects in every image, with contexts (at least `objects`, L, C); None for no object."""
     if not objects:
         return None
-    layout = Layout(tuple(LayoutObject(f"object {i}", *CENTRES[i]) for i in range(objects)))
+    layout = Layout(tuple(LayoutObject(f"object {i}", *CENTERS[i]) for i in range(objects)))
     return SpatialControl.build([layout] * batch, lambda texts: contexts[: len(texts)])
 
 

@@ -15,9 +15,29 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # What only gives another view of the same memory, or none at all.
 FREE = frozenset(
-    {"view", "_unsafe_view", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "select", "slice", "split",
-     "unbind", "alias", "detach", "as_strided", "empty", "new_empty", "empty_like", "_reshape_alias", "chunk"}
-)  # fmt: skip
+    {
+        "view",
+        "_unsafe_view",
+        "expand",
+        "permute",
+        "transpose",
+        "t",
+        "unsqueeze",
+        "squeeze",
+        "select",
+        "slice",
+        "split",
+        "unbind",
+        "alias",
+        "detach",
+        "as_strided",
+        "empty",
+        "new_empty",
+        "empty_like",
+        "_reshape_alias",
+        "chunk",
+    }
+)
 
 
 @dataclass(frozen=True)

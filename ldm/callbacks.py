@@ -1,4 +1,4 @@
-"""Lightning callbacks of `main.py`: pictures during training, checkpoints on a signal, a log line a while."""
+"""Lightning callbacks of `main.py`: images during training, checkpoints on a signal, a log line a while."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ImageLogger(pl.Callback):
     """Writes what ``module.log_images(batch)`` gives as PNG grids into ``<logdir>/images/<split>``.
 
     Args:
-        batch_frequency: steps between pictures.
-        max_images: pictures of a batch to show.
+        batch_frequency: steps between images.
+        max_images: images of a batch to show.
         clamp: cut values to [-1, 1]; otherwise values beyond are scaled into it, the largest to the edge.
         increase_log_steps: also at the steps 1, 2, 4, 8, ... below `batch_frequency`.
         log_first_step: also after the first step.
@@ -56,11 +56,11 @@ class ImageLogger(pl.Callback):
         self.kwargs = log_images_kwargs or {}
 
     def wants(self, step: int) -> bool:
-        """Whether pictures are due after step (or batch) number `step`, counted from 1."""
+        """Whether images are due after step (or batch) number `step`, counted from 1."""
         return not self.disabled and step > 0 and (step % self.batch_frequency == 0 or step in self.extra)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A grid of training pictures where one is due."""
+        """A grid of training images where one is due."""
         step = trainer.global_step
         if trainer.is_global_zero and self.wants(batch_idx + 1 if self.log_on_batch_idx else step):
             self._log(trainer, pl_module, batch, "train", step)
@@ -78,7 +78,7 @@ class ImageLogger(pl.Callback):
         batch = {k: v[: self.max_images] if isinstance(v, (Tensor, list, tuple)) else v for k, v in batch.items()}
         was_training = pl_module.training
         pl_module.eval()
-        # Pictures must not change the numbers that training draws after them.
+        # Images must not change the numbers that training draws after them.
         with torch.no_grad(), torch.random.fork_rng():
             grids: dict[str, Tensor] = pl_module.log_images(batch, split=split, **self.kwargs)
         pl_module.train(was_training)

@@ -20,7 +20,7 @@ class Freeze(pl.Callback):
         self.prefixes = tuple(prefixes)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Before the optimisers are made."""
+        """Before the optimizers are made."""
         names = [name for name, _ in pl_module.named_parameters()]
         for prefix in self.prefixes:
             if not any(name.startswith(prefix) for name in names):

@@ -56,4 +56,4 @@ def target_hint(target: str) -> str:
     near = difflib.get_close_matches(parts[found], sorted(names), 1)
     if not near:
         return ""
-    return f"; did you mean '{'.'.join([*parts[:found], near[0], *parts[found + 1:]])}'?"
+    return f"; did you mean '{'.'.join([*parts[:found], near[0], *parts[found + 1 :]])}'?"

@@ -348,5 +348,5 @@ def ismap(x: Any) -> bool:
 
 
 def isimage(x: Any) -> bool:
-    """Whether `x` is a batch of grey or colour images: (B, 1 or 3, H, W)."""
+    """Whether `x` is a batch of grey or color images: (B, 1 or 3, H, W)."""
     return hasattr(x, "ndim") and x.ndim == 4 and x.shape[1] in (1, 3)

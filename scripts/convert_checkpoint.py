@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Convert a model between CompVis checkpoints (.ckpt, .safetensors) and the folders of diffusers.
 
-    python scripts/convert_checkpoint.py model.ckpt model.safetensors --half
-    python scripts/convert_checkpoint.py model.ckpt my-diffusers-folder
-    python scripts/convert_checkpoint.py my-diffusers-folder model.safetensors
+python scripts/convert_checkpoint.py model.ckpt model.safetensors --half
+python scripts/convert_checkpoint.py model.ckpt my-diffusers-folder
+python scripts/convert_checkpoint.py my-diffusers-folder model.safetensors
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ def build_parser() -> common.Parser:
     add = parser.add_argument
     add("source", type=Path, help="checkpoint file or diffusers folder")
     add("target", type=Path, help="file ending in .ckpt or .safetensors, or a new folder")
-    add("--config", type=Path, default=None, metavar="YAML",
-        help="of the model (a checkpoint: Stable Diffusion v1's; a folder: derived and written beside the target)")
+    add(
+        "--config",
+        type=Path,
+        default=None,
+        metavar="YAML",
+        help="of the model (a checkpoint: Stable Diffusion v1's; a folder: derived and written beside the target)",
+    )
     add("--half", action="store_true", default=False, help="store half precision")
     return parser
 
@@ -33,7 +38,7 @@ def build_parser() -> common.Parser:
 def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
     """Convert; yields what was written."""
     from ldm.convert.convert import convert
-    from ldm.spacetime.pipeline import SD_CONFIG, project_file
+    from ldm.generation.pipeline import SD_CONFIG, project_file
 
     written = convert(options.source, options.target, options.config, options.half, project_file(SD_CONFIG))
     for path in written:

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Scores the embedded model's pictures: how often objects are there, and where the prompt puts them.
+"""Scores the embedded model's images: how often objects are there, and where the prompt puts them.
 
     python scripts/evaluate.py detector                        is the detector right on fresh scenes?
-    python scripts/evaluate.py calibrate                       ... and on generated pictures labelled by eye?
+    python scripts/evaluate.py calibrate                       ... and on generated images labeled by eye?
     python scripts/evaluate.py single                          does the plain model draw a single object?
     python scripts/evaluate.py table --set report --count 300  the README's table
     python scripts/evaluate.py prompts                         prompt files in the paper's three styles
     python scripts/evaluate.py evidence                        methods and ablations on them (docs/evidence.md)
-    python scripts/evaluate.py score --run DIR                 pictures of txt2img-gpt.py and alike
+    python scripts/evaluate.py score --run DIR                 images of txt2img-gpt.py and alike
     python scripts/evaluate.py report --run DIR                ... and one HTML page about them
 
-Pictures are kept under --outdir: a run that was stopped goes on where it was when started again.
+Images are kept under --outdir: a run that was stopped goes on where it was when started again.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def build_parser() -> Parser:
         made.add_argument("--detector", type=Path, metavar="FILE", help="weights of the detector (the shipped ones)")
         return made
 
-    detector = command("detector", "precision, recall and centre error of the detector on fresh scenes")
+    detector = command("detector", "precision, recall and center error of the detector on fresh scenes")
     detector.add_argument("--count", type=at_least(1), default=600, metavar="N", help="scenes (600)")
 
-    calibrate = command("calibrate", "the same on generated pictures labelled by eye")
+    calibrate = command("calibrate", "the same on generated images labeled by eye")
     calibrate.add_argument("--labels", type=Path, default=LABELS, metavar="JSON")
 
-    sheet = command("sheet", "choose pictures to be labelled: copies, a label file, a numbered contact sheet")
+    sheet = command("sheet", "choose images to be labeled: copies, a label file, a numbered contact sheet")
     sheet.add_argument("--labels", type=Path, default=LABELS, metavar="JSON", help="label file to start")
-    sheet.add_argument("--outdir", type=Path, default=OUTDIR, metavar="DIR", help="pictures to choose from")
-    sheet.add_argument("--count", type=at_least(1), default=50, metavar="N", help="pictures (50)")
+    sheet.add_argument("--outdir", type=Path, default=OUTDIR, metavar="DIR", help="images to choose from")
+    sheet.add_argument("--count", type=at_least(1), default=50, metavar="N", help="images (50)")
     sheet.add_argument("--seed", type=int, default=0, help="of the choice")
 
     single = command("single", "share of one-object prompts whose object the plain model draws")
@@ -88,10 +88,16 @@ def build_parser() -> Parser:
         help="base fixed:weight=1 per-step "
         "april-2023 iccv-2023; constants may follow: per-step:inner_steps=2,learning_rate=0.2",
     )
-    table.add_argument("--layout", choices=("rule", "predictor"), default="rule", help="target centres (rule)")
-    table.add_argument("--known", nargs="+", type=Path, default=(), metavar="JSON", help="earlier results of these "
-                       "prompts, whose pictures are not made again")  # fmt: skip
-    table.add_argument("--batch-size", type=at_least(1), metavar="N", help="pictures made together")
+    table.add_argument("--layout", choices=("rule", "predictor"), default="rule", help="target centers (rule)")
+    table.add_argument(
+        "--known",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="JSON",
+        help="earlier results of these prompts, whose images are not made again",
+    )
+    table.add_argument("--batch-size", type=at_least(1), metavar="N", help="images made together")
     _sampling_flags(table)
     runs.add_commands(commands)
     evidence_command.add_commands(commands)
@@ -99,12 +105,16 @@ def build_parser() -> Parser:
 
 
 def _sampling_flags(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(resumes=True)  # pictures that are there are kept
-    parser.add_argument("--outdir", type=Path, default=OUTDIR, metavar="DIR", help=f"pictures ({OUTDIR})")
+    parser.set_defaults(resumes=True)  # images that are there are kept
+    parser.add_argument("--outdir", type=Path, default=OUTDIR, metavar="DIR", help=f"images ({OUTDIR})")
     parser.add_argument("--steps", type=at_least(1, 1000), default=25, metavar="N", help="PLMS steps (25)")
     parser.add_argument("--scale", type=float, default=5.0, help="guidance (5)")
-    parser.add_argument("--keep-activations", action="store_true", help="published schedules: recompute nothing; "
-                        "a quarter faster, 0.7 GB for every picture of a batch (embedded model)")  # fmt: skip
+    parser.add_argument(
+        "--keep-activations",
+        action="store_true",
+        help="published schedules: recompute nothing; "
+        "a quarter faster, 0.7 GB for every image of a batch (embedded model)",
+    )
     parser.add_argument("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
     parser.add_argument("--ckpt", type=Path, metavar="FILE", help="weights of another model")
     parser.add_argument("--clip", type=Path, metavar="FILE", help="weights of another CLIP")
@@ -120,30 +130,30 @@ def run_detector(options: argparse.Namespace) -> str:
     detector = load_detector(options.detector)
     result: dict[str, Any] = {"scenes": options.count}
     for name, degraded, close_ups in (("clean", False, 0.0), ("degraded", True, 0.0), ("close_ups", True, 1.0)):
-        pictures, truths = zip(*fresh_scenes(options.count, degraded, close_ups), strict=True)
-        result[name] = agreement(detector, pictures, truths).to_json()
+        images, truths = zip(*fresh_scenes(options.count, degraded, close_ups), strict=True)
+        result[name] = agreement(detector, images, truths).to_json()
     write_json(options.out or RESULTS / "detector.json", result)
     return "\n".join(f"{name}: {_agreement(result[name])}" for name in ("clean", "degraded", "close_ups"))
 
 
 def run_calibrate(options: argparse.Namespace) -> str:
-    """Scores the detector on the pictures labelled by eye."""
+    """Scores the detector on the images labeled by eye."""
     from ldm.evaluation.calibration import agreement, read_labels
     from ldm.evaluation.report import write_json
     from ldm.models.detector import load_detector
 
-    labelled = read_labels(options.labels)
+    labeled = read_labels(options.labels)
     detector = load_detector(options.detector)
-    found = agreement(detector, [item.load() for item in labelled], [item.objects for item in labelled])
-    result = {"pictures": len(labelled), "generated": found.to_json()}
+    found = agreement(detector, [item.load() for item in labeled], [item.objects for item in labeled])
+    result = {"images": len(labeled), "generated": found.to_json()}
     write_json(options.out or RESULTS / "calibration.json", result)
-    return f"{len(labelled)} generated pictures: {_agreement(result['generated'])}"
+    return f"{len(labeled)} generated images: {_agreement(result['generated'])}"
 
 
 def _agreement(entry: Any) -> str:
     parts = [f"{name} {_ratio(entry[name])}" for name in ("precision", "recall")]
-    error = entry["centre_error_px"]
-    return ", ".join([*parts, "no centre" if error is None else f"centre error {error:.2f} px"])
+    error = entry["center_error_px"]
+    return ", ".join([*parts, "no center" if error is None else f"center error {error:.2f} px"])
 
 
 def _ratio(entry: Any) -> str:
@@ -152,25 +162,25 @@ def _ratio(entry: Any) -> str:
 
 
 def run_sheet(options: argparse.Namespace) -> str:
-    """Starts a label file with pictures chosen at random, blind to the method."""
-    from ldm.evaluation.calibration import contact_sheet, pick_pictures, read_labels, start_labels
+    """Starts a label file with images chosen at random, blind to the method."""
+    from ldm.evaluation.calibration import contact_sheet, pick_images, read_labels, start_labels
     from ldm.util import atomic_write
 
-    start_labels(pick_pictures(options.outdir, options.count, options.seed), options.labels)
-    picture = contact_sheet([item.load() for item in read_labels(options.labels)])
+    start_labels(pick_images(options.outdir, options.count, options.seed), options.labels)
+    image = contact_sheet([item.load() for item in read_labels(options.labels)])
     path = options.out or options.outdir / "sheet.png"
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
-    return f"fill in the objects in {options.labels}; the pictures are on {path}"
+        image.save(temporary, format="PNG")
+    return f"fill in the objects in {options.labels}; the images are on {path}"
 
 
 def run_single(options: argparse.Namespace) -> str:
-    """Makes one-object pictures with the plain model and counts those that show their object."""
-    from ldm.evaluation.calibration import detect_pictures
+    """Makes one-object images with the plain model and counts those that show their object."""
+    from ldm.evaluation.calibration import detect_images
     from ldm.evaluation.methods import parse_method
     from ldm.evaluation.prompts import single_prompts
     from ldm.evaluation.report import write_json
-    from ldm.evaluation.runner import Job, PictureStore, make_pictures
+    from ldm.evaluation.runner import ImageStore, Job, make_images
     from ldm.evaluation.scoring import Ratio
     from ldm.models.detector import load_detector
     from ldm.spacetime.layout import Layout
@@ -178,10 +188,10 @@ def run_single(options: argparse.Namespace) -> str:
     sampling, load, described = _model(options, needs_clip=False)
     prompts, base = single_prompts(options.count), parse_method("base")
     detector = load_detector(options.detector)
-    store = PictureStore(options.outdir / "single", {**described, "prompts": "single"})
+    store = ImageStore(options.outdir / "single", {**described, "prompts": "single"})
     jobs = [Job(i, prompt.text, Layout((), prompt.text), prompt.seed) for i, prompt in enumerate(prompts)]
-    make_pictures(store, [base], jobs, load, sampling)
-    found = detect_pictures(detector, [store.load(base, job.index) for job in jobs])
+    make_images(store, [base], jobs, load, sampling)
+    found = detect_images(detector, [store.load(base, job.index) for job in jobs])
     hits: dict[str, list[bool]] = {}
     for prompt, detections in zip(prompts, found, strict=True):
         hits.setdefault(prompt.name, []).append(any(item.name == prompt.name for item in detections))
@@ -194,14 +204,14 @@ def run_single(options: argparse.Namespace) -> str:
 
 
 def run_table(options: argparse.Namespace) -> str:
-    """Makes what pictures are missing, scores all, and writes the table."""
+    """Makes what images are missing, scores all, and writes the table."""
     from ldm.evaluation.known import read_known
     from ldm.evaluation.methods import DEFAULT_METHODS, parse_method
     from ldm.evaluation.prompts import relation_prompts
     from ldm.evaluation.report import build_table, markdown, write_json
-    from ldm.evaluation.runner import PictureStore, make_jobs, make_pictures
+    from ldm.evaluation.runner import ImageStore, make_images, make_jobs
+    from ldm.generation.images import file_hash
     from ldm.models.detector import DEFAULT_WEIGHTS, load_detector
-    from ldm.spacetime.outputs import file_hash
 
     methods = [parse_method(text) for text in options.methods or DEFAULT_METHODS]
     prompts = relation_prompts(options.set, options.count)
@@ -210,11 +220,11 @@ def run_table(options: argparse.Namespace) -> str:
     predictor = load().predict_layout if options.layout == "predictor" else None
     jobs = make_jobs(prompts, predictor)
     described = {**described, "prompts": options.set, "layout": options.layout}
-    store = PictureStore(options.outdir / f"{options.set}-{options.layout}", described)
+    store = ImageStore(options.outdir / f"{options.set}-{options.layout}", described)
     settings = {**described, "count": options.count, "detector_sha256": file_hash(options.detector or DEFAULT_WEIGHTS)}
     known = read_known(options.known, settings, prompts, methods)
     counts = {label: len(scores) for label, scores in known.items()}
-    make_pictures(store, methods, jobs, load, sampling, options.batch_size, counts)
+    make_images(store, methods, jobs, load, sampling, options.batch_size, counts)
     table = build_table(detector, store, methods, prompts, jobs, settings, known)
     name = f"table-{options.set}{'-predictor' if predictor else ''}.json"
     write_json(options.out or RESULTS / name, table)
@@ -226,15 +236,8 @@ def _model(options: argparse.Namespace, needs_clip: bool) -> tuple[Any, Any, dic
     from functools import cache
 
     from ldm.evaluation.runner import Sampling
-    from ldm.spacetime.outputs import file_hash
-    from ldm.spacetime.pipeline import (
-        EMOJI_CKPT,
-        EMOJI_CLIP,
-        EMOJI_CONFIG,
-        choose_model,
-        load_pipeline,
-        project_file,
-    )
+    from ldm.generation.images import file_hash
+    from ldm.generation.pipeline import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, choose_model, load_pipeline, project_file
 
     config, ckpt = options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT)
     choice = choose_model(config, ckpt)

@@ -18,14 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldm.util import (  # noqa: E402
-    UserError,
-    load_config,
-    load_into,
-    load_model_from_config,
-    load_state_dict,
-    save_safetensors,
-)
+from ldm.util import UserError, load_config, load_into, load_model_from_config, load_state_dict, save_safetensors  # noqa: E402
 
 SCENES = 1024  # for the statistics of the latents
 
@@ -45,12 +38,12 @@ def export_first_stage(run: Path, out: Path) -> None:
     import numpy as np
     import torch
 
-    from ldm.data.emoji import EmojiScenes
+    from ldm.data.emoji.scenes import EmojiScenes
 
     model = load_run(run)
     data = EmojiScenes(size=SCENES, seed=7, split="validation")
     images = torch.from_numpy(np.stack([data[i]["image"] for i in range(SCENES)])).permute(0, 3, 1, 2)
-    mean, std = model.normalise_latents(images)
+    mean, std = model.normalize_latents(images)
     with torch.no_grad():
         parts = images[:256].split(32)
         errors = [(model(part, sample_posterior=False)[0].clamp(-1, 1) - part).square() for part in parts]
@@ -86,7 +79,7 @@ def replace_first_stage(current: Any, path: Path) -> None:
 
 def export_clip(run: Path, out: Path) -> None:
     """Save the CLIP of `run` under OpenAI's names."""
-    from ldm.spacetime.clip import save_clip
+    from ldm.modules.encoders.openai_clip import save_clip
 
     save_clip(load_state_dict(run / "checkpoints" / "last.ckpt"), out)
 
@@ -97,11 +90,7 @@ def export_detector(run: Path, out: Path) -> None:
     save_safetensors(out, {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
 
 
-EXPORTS = {
-    "first-stage": export_first_stage,
-    "clip": export_clip,
-    "detector": export_detector,
-}
+EXPORTS = {"first-stage": export_first_stage, "clip": export_clip, "detector": export_detector}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

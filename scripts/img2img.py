@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Image to image: variations of a picture towards a prompt.
+"""Image to image: variations of an image towards a prompt.
 
     python scripts/img2img.py --init-img sketch.png --strength 0.6 --prompt "a cat to the left of a dog"
 
@@ -25,12 +25,12 @@ def build_parser() -> common.Parser:
     """All flags; those of the published script keep its names and its defaults."""
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
-    add = parser.add_argument_group("the picture").add_argument
-    add("--init-img", type=Path, required=True, metavar="FILE", help="the picture to begin from")
-    add("--strength", type=float, default=0.75, help="0 keeps the picture, 1 keeps nothing of it (0.75)")
-    add("--n_samples", type=int, dest="samples", default=2, metavar="N", help="pictures made together (2)")
+    add = parser.add_argument_group("the image").add_argument
+    add("--init-img", type=Path, required=True, metavar="FILE", help="the image to begin from")
+    add("--strength", type=float, default=0.75, help="0 keeps the image, 1 keeps nothing of it (0.75)")
+    add("--n_samples", type=int, dest="samples", default=2, metavar="N", help="images made together (2)")
     add("--n_iter", type=int, dest="iterations", metavar="N", help="times every prompt is taken (1)")
-    add("--seed", type=int, metavar="N", help="picture i starts from seed + i (42)")
+    add("--seed", type=int, metavar="N", help="image i starts from seed + i (42)")
     add("--fixed_code", action="store_true", help="the same noise in every batch")
     add = parser.add_argument_group("sampling").add_argument
     add("--plms", dest="sampler", action="store_const", const="plms", help="refused: DDIM only, as published")
@@ -50,7 +50,7 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     guard = common.take_guard(given)
     init, strength = given.pop("init_img"), given.pop("strength")
     from ldm.cli import img2img, txt2img
-    from ldm.spacetime.settings import GenerateSettings
+    from ldm.generation.settings import GenerateSettings
 
     settings = GenerateSettings(prompts=prompts, **given)
     yield from txt2img.told_files(img2img.redraw(settings, init, strength, guard, progress, logging.warning))

@@ -23,10 +23,10 @@ def build_parser() -> common.Parser:
     """All flags; --indir, --outdir and --steps as published."""
     parser = common.Parser(__doc__)
     add = parser.add_argument
-    add("--indir", type=Path, required=True, metavar="DIR", help="holds the pairs of pictures and masks")
-    add("--outdir", type=Path, required=True, metavar="DIR", help="where the results go, under the pictures' names")
+    add("--indir", type=Path, required=True, metavar="DIR", help="holds the pairs of images and masks")
+    add("--outdir", type=Path, required=True, metavar="DIR", help="where the results go, under the images' names")
     add("--steps", type=int, metavar="N", help="of DDIM (50)")
-    add("--seed", type=int, metavar="N", help="picture i starts from seed + i (42)")
+    add("--seed", type=int, metavar="N", help="image i starts from seed + i (42)")
     add("--prompt", help="for text-to-image models: what the painted place should show")
     add("--scale", type=float, help="for text-to-image models: guidance (7.5, or 5 for the embedded model)")
     add("--config", type=Path, metavar="YAML", help="of the model")
@@ -37,13 +37,13 @@ def build_parser() -> common.Parser:
 
 
 def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
-    """Paint; yields a line for each picture."""
+    """Paint; yields a line for each image."""
     from ldm.cli import inpaint
 
     given = dict(vars(options))
     guard = common.take_guard(given)
     for path in inpaint.inpaint_folder(inpaint.InpaintSettings(**given), guard, progress, logging.warning):
-        yield f"picture: {path}"
+        yield f"image: {path}"
 
 
 def main(arguments: list[str] | None = None) -> int:

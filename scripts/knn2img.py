@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Text to image by a retrieval-augmented model, with or without neighbours from a database.
+"""Text to image by a retrieval-augmented model, with or without neighbors from a database.
 
-    python scripts/knn2img.py --prompt "a happy pineapple" --use_neighbors --knn 20 --database artbench-surrealism
+python scripts/knn2img.py --prompt "a happy pineapple" --use_neighbors --knn 20 --database artbench-surrealism
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def build_parser() -> common.Parser:
     """All flags; those of the published script keep its names and its defaults."""
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
-    add = parser.add_argument_group("neighbours").add_argument
+    add = parser.add_argument_group("neighbors").add_argument
     add("--use_neighbors", action="store_true", help="add the prompt's nearest image patches to the context")
     add("--knn", type=int, metavar="N", help="how many (10)")
     add("--database", metavar="NAME|DIR", help="published name or folder (artbench-surrealism)")
@@ -32,9 +32,9 @@ def build_parser() -> common.Parser:
     add = parser.add_argument_group("size, number and sampling").add_argument
     add("--H", type=int, dest="height", metavar="PX", help="(768)")
     add("--W", type=int, dest="width", metavar="PX", help="(768)")
-    add("--n_samples", type=int, dest="samples", metavar="N", help="pictures made together (1)")
+    add("--n_samples", type=int, dest="samples", metavar="N", help="images made together (1)")
     add("--n_iter", type=int, dest="iterations", metavar="N", help="times every prompt is taken (1)")
-    add("--seed", type=int, metavar="N", help="picture i starts from seed + i (42)")
+    add("--seed", type=int, metavar="N", help="image i starts from seed + i (42)")
     add("--plms", dest="sampler", action="store_const", const="plms", help="PLMS instead of DDIM")
     add("--ddim_steps", type=int, dest="steps", metavar="N", help="(50)")
     add("--ddim_eta", type=float, dest="eta", metavar="ETA", help="(0)")
@@ -57,8 +57,8 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
 
     settings = knn2img.RetrievalSettings(prompts=prompts, **given)
     knn2img.check(settings)
-    for path in knn2img.draw_with_neighbours(settings, guard, progress):
-        yield f"{'grid' if path.name.startswith('grid-') else 'picture'}: {path}"
+    for path in knn2img.draw_with_neighbors(settings, guard, progress):
+        yield f"{'grid' if path.name.startswith('grid-') else 'image'}: {path}"
 
 
 def main(arguments: list[str] | None = None) -> int:

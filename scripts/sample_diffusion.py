@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Samples of an unconditional model: PNG files and one .npz for measures such as FID.
 
-    python scripts/sample_diffusion.py -r models/ldm/celeba256 -n 1000 -c 100 -e 1.0
+python scripts/sample_diffusion.py -r models/ldm/celeba256 -n 1000 -c 100 -e 1.0
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Build the nearest-neighbour index of a retrieval database, for knn2img.py.
+"""Build the nearest-neighbor index of a retrieval database, for knn2img.py.
 
-    python scripts/train_searcher.py --database data/rdm/retrieval_databases/openimages
+python scripts/train_searcher.py --database data/rdm/retrieval_databases/openimages
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def build_parser() -> common.Parser:
     database = Path("data/rdm/retrieval_databases/openimages")
     add("-d", "--database", type=Path, default=database, metavar="DIR", help=f"({database})")
     add("-t", "--target_path", type=Path, metavar="DIR", help="where the index goes (data/rdm/searchers/NAME)")
-    add("-k", "--knn", type=int, default=20, metavar="N", help="neighbours that will be asked for (20)")
+    add("-k", "--knn", type=int, default=20, metavar="N", help="neighbors that will be asked for (20)")
     add("--backend", choices=("scann", "faiss"), help="(scann where it is installed, else faiss)")
     return parser
 
 
 def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
     """Build; yields where the index is."""
-    from ldm.cli import neighbours
+    from ldm.cli import neighbors
 
-    target = getattr(options, "target_path", neighbours.SEARCHER_ROOT / options.database.name)
-    path = neighbours.train_searcher(options.database, target, options.knn, getattr(options, "backend", None))
+    target = getattr(options, "target_path", neighbors.SEARCHER_ROOT / options.database.name)
+    path = neighbors.train_searcher(options.database, target, options.knn, getattr(options, "backend", None))
     yield f"searcher: {path}"
 
 

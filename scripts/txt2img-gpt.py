@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Pictures of prompts written by GPT, of two to five objects, for the evaluation.
+"""Images of prompts written by GPT, of two to five objects, for the evaluation.
 
-    python scripts/txt2img-gpt.py --prompts FILE --methods base,per-step --seeds 42 43 --outdir DIR
-    torchrun --nproc-per-node 4 scripts/txt2img-gpt.py ...      shared among four processes
-    python scripts/evaluate.py score --run DIR                 what the pictures show
+python scripts/txt2img-gpt.py --prompts FILE --methods base,per-step --seeds 42 43 --outdir DIR
+torchrun --nproc-per-node 4 scripts/txt2img-gpt.py ...      shared among four processes
+python scripts/evaluate.py score --run DIR                 what the images show
 """
 
 import sys

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from ldm.cli import common
-from ldm.spacetime.settings import BLENDS, SCHEDULES, GenerateSettings
+from ldm.generation.settings import BLENDS, SCHEDULES, GenerateSettings
 
 OUTDIR = Path("outputs/txt2img-refine")
 
@@ -27,19 +27,19 @@ def build_parser() -> common.Parser:
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
     add = parser.add_argument_group("layout, size and number").add_argument
-    add("--layout", type=Path, metavar="JSON", help="objects and centres by hand, no prediction")
+    add("--layout", type=Path, metavar="JSON", help="objects and centers by hand, no prediction")
     add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")
     add("--H", type=int, dest="height", metavar="PX", help="height (the model's own by default: 512 or 64)")
     add("--W", type=int, dest="width", metavar="PX", help="width (the model's own by default: 512 or 64)")
-    add("--n_samples", type=int, dest="samples", metavar="N", help="pictures made together (1)")
+    add("--n_samples", type=int, dest="samples", metavar="N", help="images made together (1)")
     add("--n_iter", type=int, dest="iterations", metavar="N", help="times every prompt is taken (1)")
-    add("--seed", type=int, metavar="N", help="picture i starts from seed + i (42)")
+    add("--seed", type=int, metavar="N", help="image i starts from seed + i (42)")
     add("--fixed_code", action="store_true", help="the same starting noise in every batch")
 
     common.add_output_flags(parser, OUTDIR)
     add = parser.add_argument_group("what else is written").add_argument
-    add("--baseline", action="store_true", help="also the plain model's picture, from the same seed")
-    add("--save-steps", action="store_true", help="also the predicted picture of every step")
+    add("--baseline", action="store_true", help="also the plain model's image, from the same seed")
+    add("--save-steps", action="store_true", help="also the predicted image of every step")
 
     how = parser.add_argument_group("sampling (DDIM without a flag)")
     kind = how.add_mutually_exclusive_group().add_argument
@@ -51,17 +51,26 @@ def build_parser() -> common.Parser:
     add("--scale", type=float, help="guidance (7.5, or 5 for the embedded model)")
 
     add = parser.add_argument_group("the method").add_argument
-    add("--schedule", choices=SCHEDULES, help="when the weights are optimised (per-step)")
+    add("--schedule", choices=SCHEDULES, help="when the weights are optimized (per-step)")
     add("--inner-steps", type=int, metavar="N", help="gradient steps in a denoising step (per-step)")
     add("--lr", type=float, dest="learning_rate", metavar="RATE", help="learning rate of the weights")
     add("--rounds", type=int, metavar="N", help="passes through the chain (published schedules)")
-    add("--gradient-steps", type=int, metavar="N", help="published schedules: the gradient passes through the last N "
-        "steps only, for less time and memory; the weights of earlier steps stay as they are (all)")
+    add(
+        "--gradient-steps",
+        type=int,
+        metavar="N",
+        help="published schedules: the gradient passes through the last N "
+        "steps only, for less time and memory; the weights of earlier steps stay as they are (all)",
+    )
     add("--blend", choices=BLENDS, help="attention that the local one is measured against (the schedule's)")
     add("--block-checkpointing", action="store_true", help="less memory, more time")
     add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")
-    add("--compile", action="store_true", help="torch.compile of the U-Net's blocks, which takes minutes at the start; "
-        "meant for GPUs, no faster on a CPU")
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile of the U-Net's blocks, which takes minutes at the start; "
+        "meant for GPUs, no faster on a CPU",
+    )
 
     common.add_model_flags(parser)
     add = parser.add_argument_group("the models around it").add_argument
@@ -84,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
         settings = settings_from(options, command)
-        from ldm.spacetime.generate import generate
+        from ldm.generation.generate import generate
 
         for outcome in generate(settings, progress):
             for kind, path in outcome.files.items():

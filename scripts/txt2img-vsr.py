@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Pictures of captions of VSR (Liu et al., 2023), a relation each, for the evaluation.
+"""Images of captions of VSR (Liu et al., 2023), a relation each, for the evaluation.
 
-    python scripts/txt2img-vsr.py --prompts FILE --methods base,per-step --seeds 42 43 --outdir DIR
-    torchrun --nproc-per-node 4 scripts/txt2img-vsr.py ...      shared among four processes
-    python scripts/evaluate.py score --run DIR                 what the pictures show
+python scripts/txt2img-vsr.py --prompts FILE --methods base,per-step --seeds 42 43 --outdir DIR
+torchrun --nproc-per-node 4 scripts/txt2img-vsr.py ...      shared among four processes
+python scripts/evaluate.py score --run DIR                 what the images show
 """
 
 import sys

@@ -28,9 +28,9 @@ def build_parser() -> common.Parser:
     add = parser.add_argument_group("size and number").add_argument
     add("--H", type=int, dest="height", metavar="PX", help="height (the model's own: 512, 64 embedded)")
     add("--W", type=int, dest="width", metavar="PX", help="width (the model's own: 512, 64 embedded)")
-    add("--n_samples", type=int, dest="samples", default=3, metavar="N", help="pictures made together (3)")
+    add("--n_samples", type=int, dest="samples", default=3, metavar="N", help="images made together (3)")
     add("--n_iter", type=int, dest="iterations", default=2, metavar="N", help="times every prompt is taken (2)")
-    add("--seed", type=int, metavar="N", help="picture i starts from seed + i (42)")
+    add("--seed", type=int, metavar="N", help="image i starts from seed + i (42)")
     add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     how = parser.add_argument_group("sampling (DDIM without a flag)")
     kind = how.add_mutually_exclusive_group().add_argument
@@ -53,8 +53,8 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     guard = common.take_guard(given)
     laion = given.pop("laion400m")
     from ldm.cli import txt2img
-    from ldm.spacetime.pipeline import project_file
-    from ldm.spacetime.settings import GenerateSettings
+    from ldm.generation.pipeline import project_file
+    from ldm.generation.settings import GenerateSettings
 
     if laion:
         given.setdefault("config", project_file(txt2img.LAION_CONFIG))

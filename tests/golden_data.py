@@ -7,6 +7,7 @@ compared with the stored arrays (`golden`). A case is looked for in `tests/golde
 
 Bars on `relative_error`: 1e-4 for one module or a sampling chain, 1e-3 for a gradient through a chain.
 """
+
 from __future__ import annotations
 
 import ast

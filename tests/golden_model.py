@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from golden_data import fill_
-
 from ldm.util import instantiate_from_config
+from tests.golden_data import fill_
 
 
 def golden_diffusion(config: Mapping[str, Any]) -> Any:

@@ -71,7 +71,7 @@ def without_text(params: dict[str, Any]) -> None:
 
 
 def concat(params: dict[str, Any]) -> None:
-    """The kind of `inpainting_big`: latents of the masked picture and the mask join the noisy latents."""
+    """The kind of `inpainting_big`: latents of the masked image and the mask join the noisy latents."""
     without_text(params)
     params["unet_config"]["params"]["in_channels"] = 4 + 4 + 1
     params.update(conditioning_key="concat", concat_mode=True, cond_stage_config="__is_first_stage__")
@@ -86,14 +86,14 @@ def write_model(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
         torch.manual_seed(0)
         model = instantiate_from_config(config["model"])
         for parameter in model.model.parameters():
-            if not parameter.any():  # published zero-initialised layers would make the U-Net's output 0
+            if not parameter.any():  # published zero-initialized layers would make the U-Net's output 0
                 torch.nn.init.normal_(parameter, std=0.05)
     save_safetensors(folder / "model.safetensors", model.state_dict())
     return folder / "config.yaml", folder / "model.safetensors"
 
 
-def write_picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
-    """A smooth random picture as PNG."""
+def write_image(path: Path, width: int, height: int, seed: int = 0) -> Path:
+    """A smooth random image as PNG."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
     return path

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from golden_data import fill_, tensor
 from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.diffusionmodules.util import make_beta_schedule
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
+from tests.golden_data import fill_, tensor
 
 CONTEXT = (3, 8)  # length and width of a context
 SIZE = 4  # side of a latent
@@ -23,17 +23,26 @@ NONE = Layout((), "nothing")
 
 
 class TinyDiffusion(nn.Module):
-    """What the samplers and the optimiser use of a LatentDiffusion: latents (4, 4, 4), images (3, 8, 8)."""
+    """What the samplers and the optimizer use of a LatentDiffusion: latents (4, 4, 4), images (3, 8, 8)."""
 
     alphas_cumprod: Tensor
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.unet = UNetModel(
-            image_size=SIZE, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=1,
-            attention_resolutions=(1,), channel_mult=(1,), num_heads=2, use_spatial_transformer=True,
-            transformer_depth=1, context_dim=CONTEXT[1], legacy=False,
-        )  # fmt: skip
+            image_size=SIZE,
+            in_channels=4,
+            model_channels=32,
+            out_channels=4,
+            num_res_blocks=1,
+            attention_resolutions=(1,),
+            channel_mult=(1,),
+            num_heads=2,
+            use_spatial_transformer=True,
+            transformer_depth=1,
+            context_dim=CONTEXT[1],
+            legacy=False,
+        )
         self.decoder = nn.Conv2d(4, 3, 3, padding=1)
         fill_(self, 1, "tiny.")
         betas = torch.from_numpy(make_beta_schedule("linear", 1000, 0.00085, 0.012))

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from ldm.modules.encoders.openai_clip import clip_package, save_clip
 from ldm.modules.encoders.tokenizer import WordTokenizer
-from ldm.spacetime.clip import clip_package, save_clip
 from ldm.util import instantiate_from_config, save_safetensors
 
 CONFIG = {
@@ -81,7 +81,7 @@ LAYOUT = {
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """Paths of its files. Pictures are 32x32; sizes go in multiples of 32, as for the embedded model."""
+    """Paths of its files. Images are 32x32; sizes go in multiples of 32, as for the embedded model."""
 
     config: Path
     ckpt: Path
@@ -96,17 +96,13 @@ class TinyWorld:
 
 def build(folder: Path) -> TinyWorld:
     """Write the files of the world into `folder`."""
-    world = TinyWorld(
-        *(folder / name for name in ("tiny.yaml", "tiny.safetensors", "clip.safetensors", "a.json"))
-    )
+    world = TinyWorld(*(folder / name for name in ("tiny.yaml", "tiny.safetensors", "clip.safetensors", "a.json")))
     world.config.write_text(yaml.safe_dump(CONFIG))
     world.layout.write_text(json.dumps(LAYOUT))
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
     model = instantiate_from_config(CONFIG["model"])
-    for (
-        parameter
-    ) in model.model.parameters():  # published zero-initialised layers would make the U-Net's output 0
+    for parameter in model.model.parameters():  # published zero-initialized layers would make the U-Net's output 0
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     save_safetensors(world.ckpt, model.state_dict())

@@ -41,6 +41,6 @@ class Line(pl.LightningModule):
         self.log("val/loss", (self.layer(batch["x"]) - batch["y"]).square().mean(), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        optimiser = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.9**step)
-        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]

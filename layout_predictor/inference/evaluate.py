@@ -20,7 +20,7 @@ from layout_predictor.inference.separate import MIN_DISTANCE
 from layout_predictor.LayoutTransformer.data.dataset import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.training.evaluate import Score, add_sentence
-from ldm.spacetime.outputs import save_json
+from ldm.generation.images import save_json
 from ldm.util import UserError
 
 

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from layout_predictor.inference.predictor import Prediction
 from layout_predictor.LayoutTransformer.model.mixture import Mixture, density
-from ldm.spacetime.outputs import COLOURS, Picture, draw_layout
+from ldm.generation.images import COLORS, ImageArray, draw_layout
 from ldm.util import UserError
 
 MAX_SIDE = 4096
@@ -27,7 +27,7 @@ def density_maps(mixture: Mixture, width: int, height: int) -> np.ndarray:
     return density(each, grid).numpy()
 
 
-def draw_heatmap(prediction: Prediction, canvas: Picture) -> Image.Image:
+def draw_heatmap(prediction: Prediction, canvas: ImageArray) -> Image.Image:
     """The canvas (H, W, 3) under every object's density in its colour, with the centres and names.
 
     Each map is scaled to its own highest value: it says where, not how sure.
@@ -36,21 +36,21 @@ def draw_heatmap(prediction: Prediction, canvas: Picture) -> Image.Image:
     picture = canvas.astype(np.float64)
     maps = () if prediction.mixture is None else density_maps(prediction.mixture, width, height)
     for number, values in enumerate(maps):
-        colour = np.array([int(COLOURS[number % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5)])
+        colour = np.array([int(COLORS[number % len(COLORS)][i : i + 2], 16) for i in (1, 3, 5)])
         relative = np.sqrt(values / max(values.max(), np.finfo(float).tiny))  # the root brings out the tails
         opacity = _STRONGEST * relative[..., None]  # (H, W, 1)
         picture = (1 - opacity) * picture + opacity * colour
     return draw_layout(picture.round().astype(np.uint8), prediction.layout, radius=0.0)
 
 
-def blank(width: int, height: int) -> Picture:
+def blank(width: int, height: int) -> ImageArray:
     """An empty canvas (height, width, 3). UserError for a size that is no picture's."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise UserError(f"a picture of {width}x{height} cannot be drawn: give sides between 1 and {MAX_SIDE} pixels")
     return np.full((height, width, 3), _BLANK, dtype=np.uint8)
 
 
-def read_picture(path: str | Path, size: tuple[int, int] | None = None) -> Picture:
+def read_picture(path: str | Path, size: tuple[int, int] | None = None) -> ImageArray:
     """A picture file as (H, W, 3), resized to `size` (width, height) if given. UserError when it is none."""
     try:
         with Image.open(path) as image:

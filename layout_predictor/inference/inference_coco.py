@@ -22,7 +22,7 @@ from layout_predictor.inference.batch import predict_file, read_sentences  # noq
 from layout_predictor.inference.heatmap import blank, draw_heatmap, read_picture  # noqa: E402
 from layout_predictor.inference.predictor import DEFAULT_WEIGHTS, load_predictor  # noqa: E402
 from ldm.spacetime.layout import Layout  # noqa: E402
-from ldm.spacetime.outputs import draw_layout, file_hash, save_png  # noqa: E402
+from ldm.generation.images import draw_layout, file_hash, save_png  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
 _SIDE = 512

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from ldm.cli.guard import Guard
+    from ldm.generation.safety import Guard
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
 
@@ -28,9 +28,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str | None = None, **more: Any) -> None:
-        usual = {
-            "formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS,
-        }  # fmt: skip
+        usual = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
         super().__init__(description=description, **{**usual, **more})
 
     def error(self, message: str) -> NoReturn:
@@ -78,9 +76,7 @@ def no_progress(what: str, done: int, total: int, losses: Mapping[str, float]) -
 
 
 def run_script(
-    parser: Parser,
-    arguments: Sequence[str] | None,
-    action: Callable[[argparse.Namespace, Progress], Iterable[str]],
+    parser: Parser, arguments: Sequence[str] | None, action: Callable[[argparse.Namespace, Progress], Iterable[str]]
 ) -> int:
     """Parse, run `action` and print each line that it yields.
 
@@ -121,12 +117,12 @@ def add_prompt_flags(parser: Parser) -> None:
 
 
 def add_output_flags(parser: Parser, outdir: Path) -> None:
-    """Where pictures and grid go; the names are dests of :class:`ldm.spacetime.settings.GenerateSettings`."""
+    """Where images and grid go; the names are dests of :class:`ldm.generation.settings.GenerateSettings`."""
     add = parser.add_argument_group("where it goes").add_argument
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"({outdir})")
-    add("--skip_grid", action="store_true", help="no grid of all pictures")
-    add("--skip_save", action="store_true", help="no files of single pictures")
-    add("--n_rows", type=int, dest="columns", metavar="N", help="pictures in a row of the grid (n_samples)")
+    add("--skip_grid", action="store_true", help="no grid of all images")
+    add("--skip_save", action="store_true", help="no files of single images")
+    add("--n_rows", type=int, dest="columns", metavar="N", help="images in a row of the grid (n_samples)")
 
 
 def add_model_flags(parser: Parser) -> None:
@@ -148,20 +144,32 @@ def add_device_flags(parser: Parser) -> None:
 
 
 def add_guard_flags(parser: Parser) -> None:
-    """What is done to a finished picture; see :mod:`ldm.cli.guard`."""
+    """What is done to a finished image; see :mod:`ldm.generation.safety`."""
     add = parser.add_argument_group("safety checker and watermark").add_argument
     add("--no-safety-checker", dest="safety", action="store_false", default=True, help="leave it out")
     add("--no-watermark", dest="watermark", action="store_false", default=True, help="leave it out")
-    add("--safety-checker", type=Path, default=None, metavar="DIR", dest="safety_folder",
-        help="folder with its weights (the cache of Hugging Face)")
+    add(
+        "--safety-checker",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        dest="safety_folder",
+        help="folder with its weights (the cache of Hugging Face)",
+    )
 
 
 def add_asked_guard_flags(parser: Parser) -> None:
-    """The same, for scripts whose published pictures have neither: off unless asked for."""
+    """The same, for scripts whose published images have neither: off unless asked for."""
     add = parser.add_argument_group("safety checker and watermark (off)").add_argument
-    add("--watermark", action="store_true", default=False, help="mark pictures invisibly, as txt2img.py does")
-    add("--safety-checker", type=Path, default=None, metavar="DIR", dest="safety_folder",
-        help="check pictures, with the weights in this folder")
+    add("--watermark", action="store_true", default=False, help="mark images invisibly, as txt2img.py does")
+    add(
+        "--safety-checker",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        dest="safety_folder",
+        help="check images, with the weights in this folder",
+    )
 
 
 def take_guard(given: dict[str, Any]) -> Guard:
@@ -170,7 +178,7 @@ def take_guard(given: dict[str, Any]) -> Guard:
     Raises:
         UserError: what is asked for cannot be had.
     """
-    from ldm.cli.guard import Guard
+    from ldm.generation.safety import Guard
 
     asked = "safety" not in given
     watermark, folder = given.pop("watermark"), given.pop("safety_folder")

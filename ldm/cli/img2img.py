@@ -1,4 +1,4 @@
-"""Image to image: a picture noised part of the way and denoised towards a prompt (SDEdit, Meng et al. 2022)."""
+"""Image to image: an image noised part of the way and denoised towards a prompt (SDEdit, Meng et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress
-from ldm.cli.pictures import fit_size, image_tensor, read_image
+from ldm.cli.images import fit_size, image_tensor, read_image
 from ldm.cli.txt2img import Guarding, finish, open_pipeline, write_grid
+from ldm.generation.generate import Outcome, batches, make_recorder
+from ldm.generation.images import to_images
+from ldm.generation.pipeline import Pipeline
+from ldm.generation.settings import GenerateSettings, fit_to_model
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
-from ldm.spacetime.generate import Outcome, batches, make_recorder
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.outputs import to_pictures
-from ldm.spacetime.pipeline import Pipeline
-from ldm.spacetime.settings import GenerateSettings, fit_to_model
 from ldm.util import UserError
 
 
@@ -31,12 +31,12 @@ def redraw(
     progress: Progress = no_progress,
     notice: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
-    """Make variations of a picture; files where `settings` names a folder.
+    """Make variations of an image; files where `settings` names a folder.
 
     Args:
-        settings: as for :func:`ldm.cli.txt2img.draw`; height and width are the picture's.
+        settings: as for :func:`ldm.cli.txt2img.draw`; height and width are the image's.
         init_image: an image file; its sides are cut to what the model can do.
-        strength: 0 keeps the picture, 1 keeps nothing of it.
+        strength: 0 keeps the image, 1 keeps nothing of it.
         guard, progress, notice: as for :func:`ldm.cli.txt2img.draw`.
 
     Raises:
@@ -60,8 +60,8 @@ def redraw(
     for prompt, numbers, seeds in batches(settings):
         images = vary(pipeline, settings, start, prompt, seeds, strength, progress)
         made = [
-            Outcome(i, seed, prompt, Layout((), prompt), picture)
-            for i, (seed, picture) in enumerate(zip(seeds, to_pictures(images, low=-1), strict=True))
+            Outcome(i, seed, prompt, Layout((), prompt), pixels)
+            for i, (seed, pixels) in enumerate(zip(seeds, to_images(images, low=-1), strict=True))
         ]
         outcomes += finish(made, numbers, guard, recorder)
     return write_grid(outcomes, recorder)
@@ -104,7 +104,7 @@ def vary(
 
 
 def _draw(model: Any, posterior: Any, generator: torch.Generator) -> Tensor:
-    """A latent (1, C, h, w) of the picture; a code of a VQ model has nothing to draw."""
+    """A latent (1, C, h, w) of the image; a code of a VQ model has nothing to draw."""
     if isinstance(posterior, Tensor):
         return model.get_first_stage_encoding(posterior)
     return model.get_first_stage_encoding(posterior, generator=generator)

@@ -1,6 +1,6 @@
-"""Inpainting of a folder of pictures and masks: what `scripts/inpaint.py` does, as a function.
+"""Inpainting of a folder of images and masks: what `scripts/inpaint.py` does, as a function.
 
-A model that is conditioned on the masked picture (`inpainting_big`, conditioning key "concat") is given it as
+A model that is conditioned on the masked image (`inpainting_big`, conditioning key "concat") is given it as
 published. A text-to-image model keeps the noised latents outside the mask at every step instead.
 """
 
@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
-from ldm.cli.pictures import image_tensor, mask_tensor, pad_to_multiple, read_image
+from ldm.cli.images import image_tensor, mask_tensor, pad_to_multiple, read_image
 from ldm.cli.txt2img import Guarding
+from ldm.generation.images import save_png, to_images
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, project_file
+from ldm.generation.settings import check_writable
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
-from ldm.spacetime.outputs import save_png, to_pictures
-from ldm.spacetime.pipeline import Pipeline, choose_model, load_pipeline, project_file
-from ldm.spacetime.settings import check_writable
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,16 +45,16 @@ class InpaintSettings:
     ckpt: Path | None = None
     prompt: str = ""  # for text-to-image models: what the painted place should show
     scale: float | None = None  # classifier-free guidance, for text-to-image models
-    seed: int = 42  # of the first picture; the next has the next
+    seed: int = 42  # of the first image; the next has the next
     device: str | None = None
     threads: int | None = None
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(picture, mask) files of a folder, by name.
+    """(image, mask) files of a folder, by name.
 
     Raises:
-        UserError: no folder, no mask in it, or a mask without its picture.
+        UserError: no folder, no mask in it, or a mask without its image.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; --indir names one with pairs such as dog.png and dog{MASK_ENDING}")
@@ -64,20 +64,20 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     pairs = [(mask.with_name(mask.name.removesuffix(MASK_ENDING) + ".png"), mask) for mask in masks]
     for image, mask in pairs:
         if not image.is_file():
-            raise UserError(f"mask {mask} has no picture beside it; add {image.name}")
+            raise UserError(f"mask {mask} has no image beside it; add {image.name}")
     return pairs
 
 
 def read_pair(image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
-    """A picture (1, 3, H, W) in [-1, 1] and its mask (1, 1, H, W), 1 where to paint.
+    """An image (1, 3, H, W) in [-1, 1] and its mask (1, 1, H, W), 1 where to paint.
 
     Raises:
-        UserError: a file that is no picture, or two of different size.
+        UserError: a file that is no image, or two of different size.
     """
     image, mask = read_image(image_path), read_image(mask_path, "L")
     if image.size != mask.size:
         sizes = [f"{i.width}x{i.height}" for i in (mask, image)]
-        raise UserError(f"mask {mask_path} is {sizes[0]} but its picture is {sizes[1]}; make them the same size")
+        raise UserError(f"mask {mask_path} is {sizes[0]} but its image is {sizes[1]}; make them the same size")
     return image_tensor(image), mask_tensor(mask)
 
 
@@ -90,11 +90,11 @@ def inpaint_folder(
     """Paint every pair of the folder; yields the path of each result as it is written.
 
     Args:
-        guard: safety checker and watermark, see :class:`ldm.cli.guard.Guard`; published results have neither.
+        guard: safety checker and watermark, see :class:`ldm.generation.safety.Guard`; published results have neither.
         progress, notice: as for :func:`ldm.cli.txt2img.draw`.
 
     Raises:
-        UserError: a folder, picture, mask or model that cannot be used.
+        UserError: a folder, image, mask or model that cannot be used.
     """
     pairs = [(image, *read_pair(image, mask)) for image, mask in find_pairs(settings.indir)]
     check_writable(settings.outdir)
@@ -102,7 +102,7 @@ def inpaint_folder(
     pipeline = open_inpainter(settings, notice)
     for number, (path, image, mask) in enumerate(pairs):
         painted = inpaint(pipeline, image, mask, settings, settings.seed + number, progress)
-        yield save_png(settings.outdir / path.name, guard(to_pictures(painted, low=-1))[0])
+        yield save_png(settings.outdir / path.name, guard(to_images(painted, low=-1))[0])
 
 
 def open_inpainter(settings: InpaintSettings, notice: Callable[[str], None]) -> Pipeline:
@@ -130,7 +130,7 @@ def inpaint(
     """`image` (1, 3, H, W) in [-1, 1] with the place where `mask` (1, 1, H, W) is 1 painted anew.
 
     Raises:
-        UserError: the model is conditioned neither on pictures nor on text.
+        UserError: the model is conditioned neither on images nor on text.
     """
     height, width = image.shape[-2:]
     # Any size works: what is padded counts as known and is cut off again.
@@ -164,7 +164,7 @@ def inpaint(
 
 
 def masked_condition(model: Any, image: Tensor, mask: Tensor) -> Tensor:
-    """The published condition (1, C + 1, h, w): latents of the masked picture, and the mask in [-1, 1].
+    """The published condition (1, C + 1, h, w): latents of the masked image, and the mask in [-1, 1].
 
     What is masked is black, which is -1.
     """
@@ -175,7 +175,7 @@ def masked_condition(model: Any, image: Tensor, mask: Tensor) -> Tensor:
 
 
 def text_condition(pipeline: Pipeline, settings: InpaintSettings, image: Tensor, mask: Tensor) -> dict[str, Any]:
-    """What the sampler needs to paint by a prompt: contexts, the picture's latents, and where they are kept."""
+    """What the sampler needs to paint by a prompt: contexts, the image's latents, and where they are kept."""
     model = pipeline.model
     posterior = model.encode_first_stage(image)
     latents = model.get_first_stage_encoding(posterior if isinstance(posterior, Tensor) else posterior.mode())

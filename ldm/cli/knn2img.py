@@ -1,6 +1,6 @@
-"""Text to image with retrieved neighbours (Blattmann et al. 2022): what `scripts/knn2img.py` does, as a function.
+"""Text to image with retrieved neighbors (Blattmann et al. 2022): what `scripts/knn2img.py` does, as a function.
 
-The context is the prompt's CLIP embedding and, with neighbours, the embeddings of its nearest image patches.
+The context is the prompt's CLIP embedding and, with neighbors, the embeddings of its nearest image patches.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
-from ldm.cli.neighbours import DATABASE_ROOT, SEARCHER_ROOT, build_searcher, load_database, load_searcher, normalised
-from ldm.cli.pictures import PictureFolder
+from ldm.cli.images import ImageFolder
+from ldm.cli.neighbors import DATABASE_ROOT, SEARCHER_ROOT, build_searcher, load_database, load_searcher, normalized
+from ldm.generation.images import ImageArray, parameters_text, to_images
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, make_sampler, project_file
+from ldm.generation.settings import SAMPLERS, check_writable
 from ldm.models.diffusion.sampling import check_steps, noise_like, seeded_generators
-from ldm.spacetime.clip import ClipBundle, load_clip
-from ldm.spacetime.outputs import Picture, parameters_text, to_pictures
-from ldm.spacetime.pipeline import Pipeline, choose_model, load_pipeline, make_sampler, project_file
-from ldm.spacetime.settings import SAMPLERS, check_writable
+from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,9 +29,17 @@ logger = logging.getLogger(__name__)
 CONFIG = Path("configs/retrieval-augmented-diffusion/768x768.yaml")
 CKPT = Path("models/rdm/rdm768x768/model.ckpt")
 ARTBENCH = (
-    "art_nouveau", "baroque", "expressionism", "impressionism", "post_impressionism", "realism", "renaissance",
-    "romanticism", "surrealism", "ukiyo_e",
-)  # fmt: skip
+    "art_nouveau",
+    "baroque",
+    "expressionism",
+    "impressionism",
+    "post_impressionism",
+    "realism",
+    "renaissance",
+    "romanticism",
+    "surrealism",
+    "ukiyo_e",
+)
 DATABASES = ("openimages", *(f"artbench-{style}" for style in ARTBENCH))
 
 
@@ -75,7 +83,7 @@ class Retriever:
     _searcher: Any = field(default=None, repr=False)
 
     def context(self, prompts: list[str], device: torch.device) -> Tensor:
-        """(B, n_repeat, D), or (B, n_repeat + knn, D) with neighbours; every row of length 1.
+        """(B, n_repeat, D), or (B, n_repeat + knn, D) with neighbors; every row of length 1.
 
         Raises:
             UserError: the database or its searcher cannot be used.
@@ -86,13 +94,13 @@ class Retriever:
         context = embedded[:, None].repeat(1, self.settings.n_repeat, 1)
         if not self.settings.use_neighbors:
             return context
-        return torch.cat([context, self.neighbours(embedded).to(context)], dim=1)
+        return torch.cat([context, self.neighbors(embedded).to(context)], dim=1)
 
-    def neighbours(self, queries: Tensor) -> Tensor:
+    def neighbors(self, queries: Tensor) -> Tensor:
         """Embeddings of the patches nearest to (B, D), nearest first: (B, knn, D)."""
         self._open(queries.shape[1])
         vectors, k = self._database.embedding, self.settings.knn
-        rows = self._searcher.search(normalised(queries.cpu().numpy()), k)  # (B, k)
+        rows = self._searcher.search(normalized(queries.cpu().numpy()), k)  # (B, k)
         return torch.from_numpy(vectors[rows])
 
     def _open(self, width: int) -> None:
@@ -142,12 +150,12 @@ def open_model(settings: RetrievalSettings) -> Pipeline:
     return pipeline
 
 
-def draw_with_neighbours(
+def draw_with_neighbors(
     settings: RetrievalSettings,
-    guard: Callable[[list[Picture]], list[Picture]] = list,
+    guard: Callable[[list[ImageArray]], list[ImageArray]] = list,
     progress: Progress = no_progress,
 ) -> list[Path]:
-    """Make the pictures; returns the paths of what was written, the grid last.
+    """Make the images; returns the paths of what was written, the grid last.
 
     Raises:
         UserError: a setting, a file, a folder or a model that cannot be used.
@@ -157,16 +165,16 @@ def draw_with_neighbours(
     set_threads(settings.threads)
     pipeline = open_model(settings)
     retriever = Retriever(settings, load_clip(settings.clip_type, pipeline.device))
-    folder, files, pictures, seed = PictureFolder(settings.outdir), [], [], settings.seed
+    folder, files, images, seed = ImageFolder(settings.outdir), [], [], settings.seed
     for _ in range(settings.iterations):
         for prompt in settings.prompts:
             seeds = list(range(seed, seed + settings.samples))
             seed += settings.samples
-            made = guard(to_pictures(sample_batch(pipeline, retriever, prompt, seeds, progress), low=-1))
-            pictures += made
+            made = guard(to_images(sample_batch(pipeline, retriever, prompt, seeds, progress), low=-1))
+            images += made
             if not settings.skip_save:
                 files += [folder.save(p, _text(settings, prompt, s)) for p, s in zip(made, seeds, strict=True)]
-    if not settings.skip_grid and (sheet := folder.save_grid(pictures, settings.columns or settings.samples)):
+    if not settings.skip_grid and (sheet := folder.save_grid(images, settings.columns or settings.samples)):
         files.append(sheet)
     return files
 
@@ -175,7 +183,7 @@ def draw_with_neighbours(
 def sample_batch(
     pipeline: Pipeline, retriever: Retriever, prompt: str, seeds: list[int], progress: Progress = no_progress
 ) -> Tensor:
-    """Pictures of one prompt, one a seed: (B, 3, H, W), about [-1, 1]."""
+    """Images of one prompt, one a seed: (B, 3, H, W), about [-1, 1]."""
     settings = retriever.settings
     context = retriever.context([prompt], pipeline.device).repeat(len(seeds), 1, 1)
     wanted = getattr(pipeline.config["model"]["params"]["unet_config"]["params"], "context_dim", None)
@@ -210,6 +218,6 @@ def _text(settings: RetrievalSettings, prompt: str, seed: int) -> str:
         "CFG scale": settings.scale,
         "Seed": seed,
         "Size": f"{settings.width}x{settings.height}",
-        "Neighbours": f"{settings.knn} of {settings.database}" if settings.use_neighbors else None,
+        "Neighbors": f"{settings.knn} of {settings.database}" if settings.use_neighbors else None,
     }
     return parameters_text(prompt, fields)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.txt2img import Guarding
+from ldm.generation.images import ImageArray, save_png, to_images
+from ldm.generation.settings import check_writable
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
-from ldm.spacetime.outputs import Picture, save_png, to_pictures
-from ldm.spacetime.settings import check_writable
 from ldm.suggest import did_you_mean
 from ldm.util import UserError, atomic_write, load_config, load_model_from_config, pick_device
 
@@ -69,13 +69,11 @@ def find_model(resume: Path) -> tuple[Path, Path]:
     return config, ckpt
 
 
-def sample_folder(
-    settings: SampleSettings, guard: Guarding = list, progress: Progress = no_progress
-) -> Path:
+def sample_folder(settings: SampleSettings, guard: Guarding = list, progress: Progress = no_progress) -> Path:
     """Write PNG files and one ``.npz`` of all samples; returns the new folder that holds them.
 
     Args:
-        guard: safety checker and watermark, see :class:`ldm.cli.guard.Guard`; published samples have neither.
+        guard: safety checker and watermark, see :class:`ldm.generation.safety.Guard`; published samples have neither.
 
     Raises:
         UserError: a setting, a model or a folder that cannot be used, or a conditional model.
@@ -104,19 +102,19 @@ def sample_folder(
     begun, made = time.monotonic(), []
     for first in range(0, settings.n_samples, settings.batch_size):
         numbers = range(first, min(first + settings.batch_size, settings.n_samples))
-        pictures = guard(to_pictures(sample_batch(model, settings, numbers, progress), low=-1))
-        for number, picture in zip(numbers, pictures, strict=True):
-            save_png(folder / "img" / f"sample_{number:06d}.png", picture)
-        made += pictures
+        images = guard(to_images(sample_batch(model, settings, numbers, progress), low=-1))
+        for number, image in zip(numbers, images, strict=True):
+            save_png(folder / "img" / f"sample_{number:06d}.png", image)
+        made += images
     _save_all(folder, made)
     rate = len(made) / (time.monotonic() - begun)
     logger.info("%d samples, %.2f a second", len(made), rate)
     return folder
 
 
-def _save_all(folder: Path, pictures: Sequence[Picture]) -> None:
-    """All pictures as one uint8 array (N, H, W, 3), its shape in the file's name as published."""
-    array = np.stack(pictures)
+def _save_all(folder: Path, images: Sequence[ImageArray]) -> None:
+    """All images as one uint8 array (N, H, W, 3), its shape in the file's name as published."""
+    array = np.stack(images)
     name = "x".join(str(n) for n in array.shape) + "-samples.npz"
     with atomic_write(folder / "numpy" / name) as temporary:
         np.savez(temporary, array)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm.cli.common import Progress, no_progress, set_threads
-from ldm.spacetime.generate import Outcome, batches, make_batch, make_recorder
+from ldm.generation.generate import Outcome, batches, make_batch, make_recorder
+from ldm.generation.images import ImageArray, save_png
+from ldm.generation.pipeline import ModelChoice, Pipeline, choose_model, load_pipeline
+from ldm.generation.record import Recorder
+from ldm.generation.settings import GenerateSettings, check_settings, check_writable, fit_to_model
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.outputs import Picture, save_png
-from ldm.spacetime.pipeline import ModelChoice, Pipeline, choose_model, load_pipeline
-from ldm.spacetime.record import Recorder
-from ldm.spacetime.settings import GenerateSettings, check_settings, check_writable, fit_to_model
 
-Guarding = Callable[[Sequence[Picture]], list[Picture]]  # see ldm.cli.guard
+Guarding = Callable[[Sequence[ImageArray]], list[ImageArray]]  # see ldm.generation.safety
 
 
 def open_pipeline(settings: GenerateSettings) -> tuple[Pipeline, ModelChoice]:
@@ -33,11 +33,11 @@ def draw(
     progress: Progress = no_progress,
     notice: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
-    """Make the pictures of `settings` without any spatial control; files where it names a folder.
+    """Make the images of `settings` without any spatial control; files where it names a folder.
 
     Args:
         settings: those of the method are not used.
-        guard: safety checker and watermark, see :class:`ldm.cli.guard.Guard`.
+        guard: safety checker and watermark, see :class:`ldm.generation.safety.Guard`.
         progress: called after every denoising step.
         notice: told which model is used where the user named none.
 
@@ -61,12 +61,12 @@ def finish(
 ) -> list[Outcome]:
     """A batch numbered, guarded and written into ``samples``."""
     outcomes = []
-    pictures = guard([outcome.picture for outcome in made])
-    for number, outcome, picture in zip(numbers, made, pictures, strict=True):
-        outcome = replace(outcome, index=number, picture=picture)
+    images = guard([outcome.image for outcome in made])
+    for number, outcome, image in zip(numbers, made, images, strict=True):
+        outcome = replace(outcome, index=number, image=image)
         if recorder is not None and not recorder.settings.skip_save:
             path = recorder.outdir / "samples" / f"{recorder.first + number:05d}.png"
-            outcome.files["picture"] = save_png(path, picture, recorder.parameters(outcome, plain=True))
+            outcome.files["image"] = save_png(path, image, recorder.parameters(outcome, plain=True))
         outcomes.append(outcome)
     return outcomes
 

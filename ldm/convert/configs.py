@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm.util import UserError
 
-GROUPS = 32  # of the normalisations of every published U-Net
+GROUPS = 32  # of the normalizations of every published U-Net
 CLIP_L = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
@@ -67,10 +67,20 @@ def unet_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: a kind of U-Net that our UNetModel does not have.
     """
-    fixed = {"norm_num_groups": GROUPS, "act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0,
-             "class_embed_type": None, "addition_embed_type": None, "resnet_time_scale_shift": "default",
-             "dual_cross_attention": False, "only_cross_attention": False, "transformer_layers_per_block": 1,
-             "mid_block_type": "UNetMidBlock2DCrossAttn", "time_embedding_type": "positional"}  # fmt: skip
+    fixed = {
+        "norm_num_groups": GROUPS,
+        "act_fn": "silu",
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "class_embed_type": None,
+        "addition_embed_type": None,
+        "resnet_time_scale_shift": "default",
+        "dual_cross_attention": False,
+        "only_cross_attention": False,
+        "transformer_layers_per_block": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "time_embedding_type": "positional",
+    }
     for key, value in fixed.items():
         if config.get(key, value) != value:
             _refuse("a U-Net", key, config[key])
@@ -151,8 +161,13 @@ def vae_from_diffusers(config: Mapping[str, Any]) -> tuple[dict[str, Any], float
     Raises:
         UserError: a kind of autoencoder that ours is not.
     """
-    fixed = {"act_fn": "silu", "mid_block_add_attention": True, "shift_factor": None,
-             "use_quant_conv": True, "use_post_quant_conv": True}  # fmt: skip
+    fixed = {
+        "act_fn": "silu",
+        "mid_block_add_attention": True,
+        "shift_factor": None,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+    }
     for key, value in fixed.items():
         if config.get(key, value) != value:
             _refuse("an autoencoder", key, config[key])

@@ -24,8 +24,13 @@ RES_BLOCK = {  # of the U-Net
     "out_layers.3.": "conv2.",
     "skip_connection.": "conv_shortcut.",
 }
-VAE_BLOCK = {"norm1.": "norm1.", "conv1.": "conv1.", "norm2.": "norm2.", "conv2.": "conv2.",
-             "nin_shortcut.": "conv_shortcut."}  # fmt: skip
+VAE_BLOCK = {
+    "norm1.": "norm1.",
+    "conv1.": "conv1.",
+    "norm2.": "norm2.",
+    "conv2.": "conv2.",
+    "nin_shortcut.": "conv_shortcut.",
+}
 VAE_ATTENTION = {"norm.": "group_norm.", "q.": "to_q.", "k.": "to_k.", "v.": "to_v.", "proj_out.": "to_out.0."}
 # How diffusers called them before its version 0.17.
 OLD_VAE_ATTENTION = {"query.": "to_q.", "key.": "to_k.", "value.": "to_v.", "proj_attn.": "to_out.0."}

@@ -107,9 +107,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         self.drop_last = drop_last
         self.dataset_configs: dict[str, Config] = {
             split: config
-            for split, config in (
-                ("train", train), ("validation", validation), ("test", test), ("predict", predict)
-            )
+            for split, config in (("train", train), ("validation", validation), ("test", test), ("predict", predict))
             if config is not None
         }
         self.datasets: dict[str, Dataset[Any]] = {}

@@ -33,17 +33,17 @@ def interpolation(name: str) -> Image.Resampling:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3). UserError where it is no picture."""
+    """An image file as (H, W, 3). UserError where it is no image."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as err:
-        raise UserError(f"picture {path} of the data set does not exist; look at its data_root") from err
+        raise UserError(f"image {path} of the data set does not exist; look at its data_root") from err
     except (UnidentifiedImageError, OSError, ValueError) as err:
-        raise UserError(f"{path} of the data set is not a picture that can be read; remove or replace it") from err
+        raise UserError(f"{path} of the data set is not an image that can be read; remove or replace it") from err
 
 
-def centre_square(image: NDArray[np.uint8]) -> Square:
+def center_square(image: NDArray[np.uint8]) -> Square:
     """The middle square of (H, W, 3), as wide as its shorter side."""
     side = min(image.shape[:2])
     y, x = ((n - side) // 2 for n in image.shape[:2])

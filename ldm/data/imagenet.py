@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ldm import unpickle
 from ldm.data.image_folder import (
     SUFFIXES,
-    centre_square,
+    center_square,
     existing_folder,
     interpolation,
     read_lines,
@@ -96,7 +96,7 @@ class ImageNetBase(Dataset[dict[str, Any]]):
             "file_path_": str(path),
         }
         if self.process_images:
-            image = centre_square(read_rgb(path))
+            image = center_square(read_rgb(path))
             if self.size is not None:
                 image = resized(image, self.size, Image.Resampling.BICUBIC)
             sample["image"] = to_signed(image)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ldm.data.image_folder import (
-    centre_square,
+    center_square,
     draw_flip,
     existing_folder,
     interpolation,
@@ -56,7 +56,7 @@ class LSUNBase(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         name = self.image_paths[index]
         path = self.data_root / name
-        image = centre_square(read_rgb(path))
+        image = center_square(read_rgb(path))
         if self.size is not None:
             image = resized(image, self.size, self.interpolation)
         rng = np.random.default_rng(int(torch.randint(2**62, ())))

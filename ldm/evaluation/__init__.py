@@ -1,1 +1,1 @@
-"""Measuring pictures of the emoji world: prompts, scores, intervals, and the runs behind the table."""
+"""Measuring images of the emoji world: prompts, scores, intervals, and the runs behind the table."""

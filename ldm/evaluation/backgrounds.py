@@ -1,28 +1,28 @@
-"""The colour of a flat background, as the emoji world draws them: measured, not guessed by a network."""
+"""The color of a flat background, as the emoji world draws them: measured, not guessed by a network."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ldm.data.emoji_scene import SOFT
-from ldm.evaluation.runner import Picture
+from ldm.data.emoji.scene import SOFT
+from ldm.evaluation.runner import ImageArray
 
-FRAME = 4  # pixels from the picture's edge that are looked at
-_SHADE, _TINT = 7.0, 3.5  # deviations of a background from its word's colour: of all channels together, of each alone
+FRAME = 4  # pixels from the image's edge that are looked at
+_SHADE, _TINT = 7.0, 3.5  # deviations of a background from its word's color: of all channels together, of each alone
 
 
-def background_colour(picture: Picture) -> str:
-    """The word of :data:`ldm.data.emoji_captions.BACKGROUND_COLOURS` nearest to the frame of a (H, W, 3) picture.
+def background_color(image: ImageArray) -> str:
+    """The word of :data:`ldm.data.emoji.captions.BACKGROUND_COLORS` nearest to the frame of a (H, W, 3) image.
 
-    Nearest in units of the deviations with which the scenes are drawn, of the frame's median colour: objects touch
+    Nearest in units of the deviations with which the scenes are drawn, of the frame's median color: objects touch
     less than half of the frame.
     """
-    inner = np.zeros(picture.shape[:2], bool)
+    inner = np.zeros(image.shape[:2], bool)
     inner[FRAME:-FRAME, FRAME:-FRAME] = True
-    colour = np.median(picture[~inner], axis=0)  # (3,)
+    color = np.median(image[~inner], axis=0)  # (3,)
 
     def distance(word: str) -> float:
-        offset = colour - np.array(SOFT[word])
+        offset = color - np.array(SOFT[word])
         shade = offset.mean()
         return float((shade / _SHADE) ** 2 + (((offset - shade) / _TINT) ** 2).sum())
 

@@ -14,30 +14,30 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ldm.data.emoji_degrade import degrade
-from ldm.data.emoji_scene import make_scene, scene_rng
-from ldm.data.emoji_sprites import NAMES
+from ldm.data.emoji.degrade import degrade
+from ldm.data.emoji.scene import make_scene, scene_rng
+from ldm.data.emoji.sprites import NAMES
 from ldm.evaluation.scoring import Matches, match
 from ldm.models.detector import Detection, EmojiDetector
 from ldm.util import UserError, atomic_write
 
-Picture = NDArray[np.uint8]  # (H, W, 3)
+ImageArray = NDArray[np.uint8]  # (H, W, 3)
 Truth = list[tuple[str, float, float]]  # name, x, y
 _BATCH = 64
 _TEST_SEED = 7_000_003  # a series of scenes that no training split uses
 
 
-def detect_pictures(detector: EmojiDetector, pictures: Sequence[Picture]) -> list[list[Detection]]:
-    """What the detector finds in each of (H, W, 3) uint8 pictures of one size."""
+def detect_images(detector: EmojiDetector, images: Sequence[ImageArray]) -> list[list[Detection]]:
+    """What the detector finds in each of (H, W, 3) uint8 images of one size."""
     found: list[list[Detection]] = []
-    for first in range(0, len(pictures), _BATCH):
-        stack = np.stack(pictures[first : first + _BATCH]).transpose(0, 3, 1, 2)  # (B, 3, H, W)
-        images = torch.from_numpy(np.ascontiguousarray(stack)).float() / 255
-        found += detector.detect(images.to(detector.device))
+    for first in range(0, len(images), _BATCH):
+        stack = np.stack(images[first : first + _BATCH]).transpose(0, 3, 1, 2)  # (B, 3, H, W)
+        batch = torch.from_numpy(np.ascontiguousarray(stack)).float() / 255
+        found += detector.detect(batch.to(detector.device))
     return found
 
 
-def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> Iterator[tuple[Picture, Truth]]:
+def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> Iterator[tuple[ImageArray, Truth]]:
     """Scenes that no training run saw, with their truth. UserError if the font is not installed.
 
     `close_ups` is the share of the scenes of one object that show it large.
@@ -49,64 +49,60 @@ def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> 
         yield image, [(item.name, item.x, item.y) for item in scene.objects]
 
 
-def agreement(detector: EmojiDetector, pictures: Sequence[Picture], truths: Sequence[Truth]) -> Matches:
-    """The detector's matches with the truth, over all pictures."""
+def agreement(detector: EmojiDetector, images: Sequence[ImageArray], truths: Sequence[Truth]) -> Matches:
+    """The detector's matches with the truth, over all images."""
     total = Matches(0, 0, 0)
-    for found, truth in zip(detect_pictures(detector, pictures), truths, strict=True):
+    for found, truth in zip(detect_images(detector, images), truths, strict=True):
         total = total + match(found, truth)
     return total
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A generated picture and the objects that a person sees in it, named by categories."""
+class LabelledImage:
+    """A generated image and the objects that a person sees in it, named by categories."""
 
     path: Path
     objects: Truth
 
-    def load(self) -> Picture:
-        """The picture's pixels. UserError if the file can't be read."""
+    def load(self) -> ImageArray:
+        """The image's pixels. UserError if the file can't be read."""
         try:
-            with Image.open(self.path) as picture:
-                return np.asarray(picture.convert("RGB"))
+            with Image.open(self.path) as image:
+                return np.asarray(image.convert("RGB"))
         except OSError as error:
-            raise UserError(f"The labelled picture {self.path} can't be read: {error}.") from error
+            raise UserError(f"The labeled image {self.path} can't be read: {error}.") from error
 
 
-def read_labels(path: Path) -> list[LabelledPicture]:
-    """The labels of a file {"pictures": [{"file": relative path, "objects": [{"name", "x", "y"}]}]}.
+def read_labels(path: Path) -> list[LabelledImage]:
+    """The labels of a file {"images": [{"file": relative path, "objects": [{"name", "x", "y"}]}]}.
 
     Raises:
-        UserError: if it is missing or of another form, names an unknown category, or has a centre outside
+        UserError: if it is missing or of another form, names an unknown category, or has a center outside
         [0, 1].
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        pictures = [
-            LabelledPicture(
+        images = [
+            LabelledImage(
                 path.parent / entry["file"],
                 [(item["name"], float(item["x"]), float(item["y"])) for item in entry["objects"]],
             )
-            for entry in content["pictures"]
+            for entry in content["images"]
         ]
     except OSError as error:
-        raise UserError(
-            f"The labels {path} can't be read; start some with `scripts/evaluate.py sheet`."
-        ) from error
+        raise UserError(f"The labels {path} can't be read; start some with `scripts/evaluate.py sheet`.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"The labels {path} are not of the form that `scripts/evaluate.py sheet` writes: {error!r}."
         ) from error
-    for picture in pictures:
-        for name, x, y in picture.objects:
+    for image in images:
+        for name, x, y in image.objects:
             if name not in NAMES or not (0 <= x <= 1 and 0 <= y <= 1):
-                raise UserError(
-                    f"{path} labels {picture.path.name} with '{name}' at ({x:g}, {y:g}), which can't be."
-                )
-    return pictures
+                raise UserError(f"{path} labels {image.path.name} with '{name}' at ({x:g}, {y:g}), which can't be.")
+    return images
 
 
-def pick_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
+def pick_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
     """A random choice of the PNG files below a folder, in random order, so that labelling is blind to the
     method.
 
@@ -115,19 +111,19 @@ def pick_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
     """
     files = sorted(folder.rglob("[0-9]*.png"))
     if len(files) < count:
-        raise UserError(f"{folder} holds {len(files)} pictures, fewer than the {count} to be labelled.")
+        raise UserError(f"{folder} holds {len(files)} images, fewer than the {count} to be labeled.")
     return random.Random(seed).sample(files, count)
 
 
-def contact_sheet(pictures: Sequence[Picture], columns: int = 5, zoom: int = 4) -> Image.Image:
-    """The pictures enlarged and numbered, with marks at every tenth of the side, for labelling by eye."""
-    side, gap = pictures[0].shape[0] * zoom, 22
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: Sequence[ImageArray], columns: int = 5, zoom: int = 4) -> Image.Image:
+    """The images enlarged and numbered, with marks at every tenth of the side, for labelling by eye."""
+    side, gap = images[0].shape[0] * zoom, 22
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         left, top = index % columns * (side + gap) + gap, index // columns * (side + gap) + gap
-        sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST), (left, top))
+        sheet.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (left, top))
         draw.text((left, top - 20), f"#{index}", fill="red")
         for tenth in range(1, 10):
             at = side * tenth // 10
@@ -139,7 +135,7 @@ def contact_sheet(pictures: Sequence[Picture], columns: int = 5, zoom: int = 4) 
 
 
 def start_labels(files: Sequence[Path], labels: Path) -> None:
-    """Copies pictures beside a new label file that lists them without objects. UserError if it exists."""
+    """Copies images beside a new label file that lists them without objects. UserError if it exists."""
     if labels.exists():
         raise UserError(f"{labels} exists already; choose another name, so that no labels are lost.")
     folder = labels.with_suffix("")
@@ -150,4 +146,4 @@ def start_labels(files: Sequence[Path], labels: Path) -> None:
             temporary.write_bytes(file.read_bytes())
         entries.append({"file": f"{folder.name}/{target.name}", "source": file.parent.name, "objects": []})
     with atomic_write(labels) as temporary:
-        temporary.write_text(json.dumps({"pictures": entries}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"images": entries}, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Scores by CLIP: how well picture and sentence agree, and which colour an object has."""
+"""Scores by CLIP: how well image and sentence agree, and which color an object has."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ldm.evaluation.metrics import Box
-from ldm.evaluation.promptfiles import COLOURS, EvalPrompt
-from ldm.evaluation.runner import Picture
+from ldm.evaluation.promptfiles import COLORS, EvalPrompt
+from ldm.evaluation.runner import ImageArray
 from ldm.util import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ldm.spacetime.clip import ClipBundle
+    from ldm.modules.encoders.openai_clip import ClipBundle
 
-ClipScore = Callable[[Picture, str], float]
-_COLOUR_TEXTS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
+ClipScore = Callable[[ImageArray, str], float]
+_COLOR_TEXTS = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
 
 def bundle_score(bundle: ClipBundle) -> ClipScore:
     """CLIPScore as torchmetrics defines it, 100 max(cos(image, text), 0) (Hessel et al., 2021, without their 2.5)."""
 
-    def score(picture: Picture, text: str) -> float:
-        cosine = float((embed_pictures(bundle, [picture]) @ embed_texts(bundle, [text]).T).item())
+    def score(image: ImageArray, text: str) -> float:
+        cosine = float((embed_images(bundle, [image]) @ embed_texts(bundle, [text]).T).item())
         return 100 * max(cosine, 0.0)
 
     return score
@@ -43,7 +43,7 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
         UserError: it can't be opened, or torchmetrics is not installed and `source` is no file.
     """
     if Path(source).is_file():
-        from ldm.spacetime.clip import load_clip
+        from ldm.modules.encoders.openai_clip import load_clip
 
         return bundle_score(load_clip(source)), f"100 max(cos, 0) by {Path(source).name}, torchmetrics' formula"
     try:
@@ -60,12 +60,12 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
         raise UserError(f"the CLIP '{source}' can't be loaded: {str(error).splitlines()[0]}") from None
     metric = CLIPScore(model_name_or_path=lambda: (_plain_features(model), processor))
 
-    def score(picture: Picture, text: str) -> float:
+    def score(image: ImageArray, text: str) -> float:
         import torch
 
-        image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # (3, H, W) uint8
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W) uint8
         with torch.no_grad():
-            return float(metric(image, text))
+            return float(metric(pixels, text))
 
     return score, f"torchmetrics' CLIPScore with {Path(source).name}"
 
@@ -83,61 +83,61 @@ def _plain_features(model: Any) -> Any:
     return model
 
 
-# -------------------------------------------------------------------------------------------------- colours
+# -------------------------------------------------------------------------------------------------- colors
 
 
-def colour_facts(
-    bundle: ClipBundle, picture: Picture, boxes: Sequence[Box], prompt: EvalPrompt
+def color_facts(
+    bundle: ClipBundle, image: ImageArray, boxes: Sequence[Box], prompt: EvalPrompt
 ) -> tuple[bool | None, ...]:
-    """For every object whether CLIP gives its crop the demanded colour, of the ten of GenEval.
+    """For every object whether CLIP gives its crop the demanded color, of the ten of GenEval.
 
     Attribute binding as in GenEval (Ghosh et al., 2023, section 3): zero-shot classification of the crop of the surest
-    box, each colour described by three texts whose embeddings are averaged. There the background of the crop is masked
-    by a segmentation; here, with boxes alone, it is not. None where no colour is demanded or the object is not there.
+    box, each color described by three texts whose embeddings are averaged. There the background of the crop is masked
+    by a segmentation; here, with boxes alone, it is not. None where no color is demanded or the object is not there.
     """
     judged: list[bool | None] = []
     for item in prompt.objects:
         of_name = [box for box in boxes if box.name == item.name]
-        if item.colour is None or not of_name:
+        if item.color is None or not of_name:
             judged.append(None)
             continue
-        crop = crop_of(picture, max(of_name, key=lambda box: box.score))
-        judged.append(classify_colour(bundle, crop, item.name) == item.colour)
+        crop = crop_of(image, max(of_name, key=lambda box: box.score))
+        judged.append(classify_color(bundle, crop, item.name) == item.color)
     return tuple(judged)
 
 
-def crop_of(picture: Picture, box: Box) -> Picture:
-    """The pixels of a box, at least one, cut to the picture."""
-    height, width = picture.shape[:2]
+def crop_of(image: ImageArray, box: Box) -> ImageArray:
+    """The pixels of a box, at least one, cut to the image."""
+    height, width = image.shape[:2]
     left, right = (min(max(round(x * width), 0), width) for x in (box.left, box.right))
     top, bottom = (min(max(round(y * height), 0), height) for y in (box.top, box.bottom))
     left, top = min(left, width - 1), min(top, height - 1)
-    return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def classify_colour(bundle: ClipBundle, crop: Picture, name: str) -> str:
-    """The colour of :data:`ldm.evaluation.promptfiles.COLOURS` whose texts are nearest to the crop."""
+def classify_color(bundle: ClipBundle, crop: ImageArray, name: str) -> str:
+    """The color of :data:`ldm.evaluation.promptfiles.COLORS` whose texts are nearest to the crop."""
     import torch
     import torch.nn.functional as F
 
-    texts = [text.format(colour=colour, name=name) for colour in COLOURS for text in _COLOUR_TEXTS]
+    texts = [text.format(color=color, name=name) for color in COLORS for text in _COLOR_TEXTS]
     with torch.no_grad():
-        classes = embed_texts(bundle, texts).unflatten(0, (len(COLOURS), -1)).mean(1)  # (colours, D)
-        similarity = embed_pictures(bundle, [crop]) @ F.normalize(classes, dim=-1).T  # (1, colours)
-    return COLOURS[int(similarity.argmax())]
+        classes = embed_texts(bundle, texts).unflatten(0, (len(COLORS), -1)).mean(1)  # (colors, D)
+        similarity = embed_images(bundle, [crop]) @ F.normalize(classes, dim=-1).T  # (1, colors)
+    return COLORS[int(similarity.argmax())]
 
 
 # ----------------------------------------------------------------------------------------------- embeddings
 
 
-def embed_pictures(bundle: ClipBundle, pictures: Sequence[Picture]) -> Tensor:
-    """Pictures (H, W, 3) of any size to unit vectors (B, D), brought to the CLIP's square by bicubic resizing."""
+def embed_images(bundle: ClipBundle, images: Sequence[ImageArray]) -> Tensor:
+    """Images (H, W, 3) of any size to unit vectors (B, D), brought to the CLIP's square by bicubic resizing."""
     import torch
     import torch.nn.functional as F
     from PIL import Image
 
     side = bundle.resolution
-    resized = [Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC) for p in pictures]
+    resized = [Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC) for p in images]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized])).float() / 255  # (B, R, R, 3)
     pixels = (pixels - torch.tensor(bundle.mean)) / torch.tensor(bundle.std)
     with torch.no_grad():

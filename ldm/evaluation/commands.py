@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py score` and `report`: what the pictures of a run show, and one page about it."""
+"""`scripts/evaluate.py score` and `report`: what the images of a run show, and one page about it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ldm.util import UserError
 def add_commands(commands: Any) -> None:
     """The two subcommands with their flags."""
     for name, text in (
-        ("score", "what the pictures of a run show: recall, relations, colours, counts, CLIP score"),
-        ("report", "one HTML page about a scored run: table, curves, pictures"),
+        ("score", "what the images of a run show: recall, relations, colors, counts, CLIP score"),
+        ("report", "one HTML page about a scored run: table, curves, images"),
     ):
         made = commands.add_parser(name, help=text, description=text)
         made.add_argument("--run", type=Path, required=True, metavar="DIR", help="--outdir of txt2img-gpt.py and alike")
@@ -25,60 +25,71 @@ def add_commands(commands: Any) -> None:
             made.add_argument("--out", type=Path, metavar="HTML", help="(report.html in the run's folder)")
             made.add_argument("--cases", type=int, default=60, metavar="N", help="prompts shown, worst first (60)")
             continue
-        made.add_argument("--detector", default="emoji", metavar="KIND",
-                          help="emoji, transformers:FOLDER-OR-NAME, torchvision:MODEL[=FILE] (emoji)")  # fmt: skip
+        made.add_argument(
+            "--detector",
+            default="emoji",
+            metavar="KIND",
+            help="emoji, transformers:FOLDER-OR-NAME, torchvision:MODEL[=FILE] (emoji)",
+        )
         made.add_argument("--threshold", type=float, metavar="X", help="least score of a box (the detector's own)")
-        made.add_argument("--clip", metavar="FILE", help="for CLIP score and colours: a CLIP in OpenAI's format, "
-                          "or for the score alone a folder or hub name of transformers (the embedded one, with "
-                          "the emoji detector)")  # fmt: skip
+        made.add_argument(
+            "--clip",
+            metavar="FILE",
+            help="for CLIP score and colors: a CLIP in OpenAI's format, "
+            "or for the score alone a folder or hub name of transformers (the embedded one, with "
+            "the emoji detector)",
+        )
         made.add_argument("--device", metavar="NAME", help="of the detector (cpu)")
 
 
 def run_score(options: argparse.Namespace) -> Iterator[str]:
-    """Scores a run's pictures into scores.json; yields the lines of the table and where it is.
+    """Scores a run's images into scores.json; yields the lines of the table and where it is.
 
     Raises:
-        UserError: the run can't be scored; or, once the scores of the others are written, it lacks pictures.
+        UserError: the run can't be scored; or, once the scores of the others are written, it lacks images.
     """
-    from ldm.evaluation.backgrounds import background_colour
+    from ldm.evaluation.backgrounds import background_color
     from ldm.evaluation.detectors import open_detector
     from ldm.evaluation.judge import Judges, judge_run
     from ldm.evaluation.manifest import read_run, write_json
 
     run = read_run(options.run)
     detector = open_detector(options.detector, options.device, options.threshold)
-    clip_score, colours, told = _open_clip(options)
-    background = background_colour if options.detector.partition(":")[0] == "emoji" else None
-    scores = judge_run(run, Judges(detector, clip_score, colours, background, told))
+    clip_score, colors, told = _open_clip(options)
+    background = background_color if options.detector.partition(":")[0] == "emoji" else None
+    scores = judge_run(run, Judges(detector, clip_score, colors, background, told))
     path = options.scores or options.run / "scores.json"
     write_json(path, scores)
     for row in scores["rows"]:
-        cells = [f"{name} {entry['value']:.3f} ({entry['hits']:g}/{entry['total']:g})"
-                 for name, entry in row["ratios"].items() if entry["value"] is not None]  # fmt: skip
+        cells = [
+            f"{name} {entry['value']:.3f} ({entry['hits']:g}/{entry['total']:g})"
+            for name, entry in row["ratios"].items()
+            if entry["value"] is not None
+        ]
         yield f"{row['method']}: {', '.join(cells)}"
     yield str(path)
     if lost := len(scores["missing"]) + len(scores["corrupt"]):
         raise UserError(
-            f"{lost} of {len(run.entries)} pictures are missing or damaged, {path} names them; start the run again "
+            f"{lost} of {len(run.entries)} images are missing or damaged, {path} names them; start the run again "
             "with the same flags to make them, and then score it again"
         )
 
 
 def _open_clip(options: argparse.Namespace) -> tuple[Any, Any, tuple[str, ...]]:
-    """The CLIP score, the CLIP for colours, and lines about both."""
+    """The CLIP score, the CLIP for colors, and lines about both."""
     from ldm.evaluation.clipscores import open_clip_score
-    from ldm.spacetime.clip import load_clip
-    from ldm.spacetime.pipeline import EMOJI_CLIP, project_file
+    from ldm.generation.pipeline import EMOJI_CLIP, project_file
+    from ldm.modules.encoders.openai_clip import load_clip
 
     source = options.clip
     if source is None and options.detector.partition(":")[0] == "emoji" and project_file(EMOJI_CLIP).is_file():
         source = str(project_file(EMOJI_CLIP))
     if source is None:
-        return None, None, ("No CLIP was named, so there is no CLIP score and no judgement of colours.",)
+        return None, None, ("No CLIP was named, so there is no CLIP score and no judgement of colors.",)
     clip_score, line = open_clip_score(source)
     if not Path(source).is_file():
-        return clip_score, None, (f"CLIP score: {line}.", "Colours are judged by a CLIP in OpenAI's format only.")
-    return clip_score, load_clip(source), (f"CLIP score: {line}; colours by the same CLIP on the crop of the box.",)
+        return clip_score, None, (f"CLIP score: {line}.", "Colors are judged by a CLIP in OpenAI's format only.")
+    return clip_score, load_clip(source), (f"CLIP score: {line}; colors by the same CLIP on the crop of the box.",)
 
 
 def run_report(options: argparse.Namespace) -> str:

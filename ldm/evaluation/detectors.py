@@ -1,9 +1,9 @@
-"""Detectors behind one protocol: pictures and the names that are asked for, to boxes by these names.
+"""Detectors behind one protocol: images and the names that are asked for, to boxes by these names.
 
-    emoji                        the embedded detector (emoji:FILE for other weights)
-    transformers:FOLDER          DETR, OWL-ViT, Grounding DINO, ...; a folder, or a name on the Hugging Face hub
-    torchvision:MODEL            e.g. fasterrcnn_resnet50_fpn with the weights that torchvision downloads;
-                                 torchvision:MODEL=FILE with those of a file
+emoji                        the embedded detector (emoji:FILE for other weights)
+transformers:FOLDER          DETR, OWL-ViT, Grounding DINO, ...; a folder, or a name on the Hugging Face hub
+torchvision:MODEL            e.g. fasterrcnn_resnet50_fpn with the weights that torchvision downloads;
+                             torchvision:MODEL=FILE with those of a file
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 from PIL import Image
 
 from ldm.evaluation.metrics import Box
-from ldm.evaluation.runner import Picture
+from ldm.evaluation.runner import ImageArray
 from ldm.util import UserError
 
-EMOJI_HALF_SIDE = 0.2  # of the nominal box around a centre: the embedded detector finds centres only
+EMOJI_HALF_SIDE = 0.2  # of the nominal box around a center: the embedded detector finds centers only
 THRESHOLD = 0.3  # least score that counts; GenEval's for Mask2Former
 ZERO_SHOT_THRESHOLD = 0.1  # OWL-ViT's scores are lower
 
 
 class Detector(Protocol):
-    """Finds objects in pictures."""
+    """Finds objects in images."""
 
     @property
     def name(self) -> str:
         """For the report."""
 
-    def detect(self, picture: Picture, names: Sequence[str]) -> list[Box]:
-        """Boxes of what one (H, W, 3) uint8 picture shows of `names`, the boxes called by these names.
+    def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
+        """Boxes of what one (H, W, 3) uint8 image shows of `names`, the boxes called by these names.
 
         What else a detector with fixed categories sees is left out.
         """
@@ -76,28 +76,28 @@ def _renamed(boxes: Iterable[Box], names: Sequence[str]) -> list[Box]:
     ]
 
 
-def _box(name: str, score: float, corners: Sequence[float], picture: Picture) -> Box:
+def _box(name: str, score: float, corners: Sequence[float], image: ImageArray) -> Box:
     """A box from corners in pixels (left, top, right, bottom)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     left, top, right, bottom = corners
     return Box(name, float(score), left / width, top / height, right / width, bottom / height)
 
 
 class EmojiBoxes:
-    """The embedded detector. It gives centres; the boxes are nominal squares around them."""
+    """The embedded detector. It gives centers; the boxes are nominal squares around them."""
 
     def __init__(self, weights: Path | None = None, threshold: float | None = None) -> None:
         from ldm.models.detector import THRESHOLD as OWN
         from ldm.models.detector import load_detector
 
         self.model, self.threshold = load_detector(weights), OWN if threshold is None else threshold
-        self.name = "embedded emoji detector (centres; boxes are nominal)"
+        self.name = "embedded emoji detector (centers; boxes are nominal)"
 
-    def detect(self, picture: Picture, names: Sequence[str]) -> list[Box]:
+    def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
         """See :class:`Detector`."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].float() / 255
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
         half = EMOJI_HALF_SIDE
         [found] = self.model.detect(pixels.to(self.model.device), self.threshold)
         return _renamed((Box(d.name, d.score, d.x - half, d.y - half, d.x + half, d.y + half) for d in found), names)
@@ -135,20 +135,20 @@ class TransformersDetector:
         self.ending = "." if "grounding" in kind else ""
         self.threshold = threshold if threshold is not None else ZERO_SHOT_THRESHOLD if self.zero_shot else THRESHOLD
 
-    def detect(self, picture: Picture, names: Sequence[str]) -> list[Box]:
+    def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
         """See :class:`Detector`."""
-        image = Image.fromarray(picture)
+        pil = Image.fromarray(image)
         if self.zero_shot:
             asked = list(dict.fromkeys(names))
             labels = [name + self.ending for name in asked]
-            found = self.pipeline(image, candidate_labels=labels, threshold=self.threshold) if labels else []
+            found = self.pipeline(pil, candidate_labels=labels, threshold=self.threshold) if labels else []
         else:
-            found = self.pipeline(image, threshold=self.threshold)
+            found = self.pipeline(pil, threshold=self.threshold)
         boxes = []
         for item in found:
             corners = [item["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
             label = item["label"].removesuffix(self.ending) if self.ending else item["label"]
-            boxes.append(_box(label, item["score"], corners, picture))
+            boxes.append(_box(label, item["score"], corners, image))
         return boxes if self.zero_shot else _renamed(boxes, names)
 
 
@@ -183,16 +183,16 @@ class TorchvisionDetector:
         self.name, self.device = f"torchvision {model}", device or "cpu"
         self.threshold = THRESHOLD if threshold is None else threshold
 
-    def detect(self, picture: Picture, names: Sequence[str]) -> list[Box]:
+    def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
         """See :class:`Detector`."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255  # (3, H, W)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255  # (3, H, W)
         with torch.no_grad():
             [found] = self.network([pixels.to(self.device)])
         rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
         boxes = [
-            _box(self.categories[label], score, corners, picture)
+            _box(self.categories[label], score, corners, image)
             for corners, label, score in rows
             if score >= self.threshold
         ]

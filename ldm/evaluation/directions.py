@@ -25,7 +25,7 @@ def direction(words: str) -> str | None:
 
 
 def stated_relations(text: str, mentions: Sequence[Sequence[Span]]) -> list[tuple[int, str, int]]:
-    """(first, direction, second) of a sentence, by the words between two neighbouring mentions of objects.
+    """(first, direction, second) of a sentence, by the words between two neighboring mentions of objects.
 
     With two objects the words may also stand before both: "to the left of the dog is a cat". A pair of objects
     counts once.

@@ -1,4 +1,4 @@
-"""Parts of the report that are drawn: pictures with boxes and discs, and curves, as SVG inside the page."""
+"""Parts of the report that are drawn: images with boxes and discs, and curves, as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ldm.spacetime.outputs import COLOURS
+from ldm.generation.images import COLORS
 
 _WIDTH, _HEIGHT = 360, 170  # of a plot
 _LEFT, _BOTTOM, _TOP = 44, 30, 10  # of a plot's frame
 
 
-def picture_svg(
+def image_svg(
     path: Path,
     size: tuple[int, int],
     names: Sequence[str],
@@ -22,33 +22,33 @@ def picture_svg(
     layout: Mapping[str, Any],
     radius: float | None,
 ) -> str:
-    """A picture with the detected boxes and, where `radius` is given, the discs of its layout.
+    """An image with the detected boxes and, where `radius` is given, the discs of its layout.
 
     Args:
         size: width and height in pixels.
-        names: of the prompt's objects; an object's box and disc have the same colour.
+        names: of the prompt's objects; an object's box and disc have the same color.
         boxes: see :class:`ldm.evaluation.metrics.Box`.
         layout: see :class:`ldm.spacetime.layout.Layout`.
     """
     wide, high = 100.0, 100.0 * size[1] / size[0]
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     parts = [
-        f'<svg class="picture" viewBox="0 0 {wide:g} {high:g}" role="img">',
+        f'<svg class="image" viewBox="0 0 {wide:g} {high:g}" role="img">',
         f'<image href="data:image/png;base64,{data}" width="{wide:g}" height="{high:g}"/>',
     ]
     for number, item in enumerate(layout.get("objects", ()) if radius else ()):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         parts.append(
             f'<ellipse class="disc" cx="{item["x"] * wide:.2f}" cy="{item["y"] * high:.2f}" '
-            f'rx="{(radius or 0) * wide:.2f}" ry="{(radius or 0) * high:.2f}" stroke="{colour}"/>'
+            f'rx="{(radius or 0) * wide:.2f}" ry="{(radius or 0) * high:.2f}" stroke="{color}"/>'
         )
     for box in boxes:
-        colour = COLOURS[names.index(box["name"]) % len(COLOURS)] if box["name"] in names else "#000000"
+        color = COLORS[names.index(box["name"]) % len(COLORS)] if box["name"] in names else "#000000"
         x, y = box["left"] * wide, box["top"] * high
         parts.append(
             f'<g class="box"><rect x="{x:.2f}" y="{y:.2f}" width="{(box["right"] - box["left"]) * wide:.2f}" '
-            f'height="{(box["bottom"] - box["top"]) * high:.2f}" stroke="{colour}"/>'
-            f'<text x="{max(x, 0) + 1:.2f}" y="{max(y, 0) + 6:.2f}" fill="{colour}">'
+            f'height="{(box["bottom"] - box["top"]) * high:.2f}" stroke="{color}"/>'
+            f'<text x="{max(x, 0) + 1:.2f}" y="{max(y, 0) + 6:.2f}" fill="{color}">'
             f"{escape(box['name'])} {box['score']:.2f}</text></g>"
         )
     return "".join(parts) + "</svg>"
@@ -79,11 +79,11 @@ def curves_svg(curves: Mapping[str, Sequence[float]], title: str, x_label: str) 
     ]
     legend = []
     for number, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         shown = list(curve) if len(curve) > 1 else [curve[0]] * longest if curve else []
         points = " ".join(point(index, value) for index, value in enumerate(shown))
-        parts.append(f'<polyline points="{points}" stroke="{colour}"/>')
-        legend.append(f'<span style="color:{colour}">&#9644; {escape(name)}</span>')
+        parts.append(f'<polyline points="{points}" stroke="{color}"/>')
+        legend.append(f'<span style="color:{color}">&#9644; {escape(name)}</span>')
     return "".join(parts) + f'</svg><div class="legend">{" ".join(legend)}</div></figure>'
 
 

@@ -1,8 +1,8 @@
-"""The evidence of the README: prompt sets by methods and seeds, made bit by bit and kept as scores, not as pictures.
+"""The evidence of the README: prompt sets by methods and seeds, made bit by bit and kept as scores, not as images.
 
 A plan (``configs/emoji/evidence.yaml``) lists what is to be made, in order. For every prompt set one JSON file keeps a
-short word a picture, from which all scores can be computed again; what has a word is never made again, in another clone
-as well. The word of a picture is ``found:counted:relations:background:clip``, as in ``11:10:2:-:27.43``: a digit an
+short word an image, from which all scores can be computed again; what has a word is never made again, in another clone
+as well. The word of an image is ``found:counted:relations:background:clip``, as in ``11:10:2:-:27.43``: a digit an
 object for found and for counted; a digit a relation, 0 an object lacks, 1 wrong, 2 right, 3 right by GenEval's margin
 as well; ``1``, ``0`` or ``-`` for the background; the CLIP score.
 """
@@ -22,9 +22,9 @@ from PIL import Image
 
 from ldm.evaluation.harness import Make, Place, Task, run_tasks
 from ldm.evaluation.judge import Differences, Judges, differences, look, score_methods
-from ldm.evaluation.judge import Place as PictureOf
+from ldm.evaluation.judge import Place as ImageOf
 from ldm.evaluation.methods import Method, parse_method
-from ldm.evaluation.metrics import PictureFacts, RelationFacts, counts
+from ldm.evaluation.metrics import ImageFacts, RelationFacts, counts
 from ldm.evaluation.promptfiles import EvalPrompt, read_prompt_file
 from ldm.evaluation.runner import changed_keys, constants_of
 from ldm.util import UserError, atomic_write
@@ -36,20 +36,20 @@ _SET_STEP = 100_000  # prompts of the second set count from here in the pooled t
 # --------------------------------------------------------------------------------------------------- words
 
 
-def to_word(facts: PictureFacts) -> str:
-    """The word of a picture; :func:`from_word` reads it. Colours of objects are not kept."""
+def to_word(facts: ImageFacts) -> str:
+    """The word of an image; :func:`from_word` reads it. Colors of objects are not kept."""
     relations = "".join(str(relation.both + relation.right + relation.with_margin) for relation in facts.relations)
     background = "-" if facts.background is None else str(int(facts.background))
     clip = "-" if facts.clip_score is None else f"{facts.clip_score:.2f}"
     return ":".join((_digits(facts.found), _digits(facts.counted), relations, background, clip))
 
 
-def from_word(word: str) -> PictureFacts:
+def from_word(word: str) -> ImageFacts:
     """What :func:`to_word` wrote. ValueError for anything else."""
     found, counted, relations, background, clip = word.split(":")
     if set(found + counted) - set("01") or set(relations) - set("0123"):
         raise ValueError(word)
-    return PictureFacts(
+    return ImageFacts(
         tuple(digit == "1" for digit in found),
         tuple(digit == "1" for digit in counted),
         tuple(RelationFacts(digit >= "1", digit >= "2", digit >= "3") for digit in relations),
@@ -67,7 +67,7 @@ def _digits(values: Sequence[bool]) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """Pictures of the first `count` prompts of each of `sets`, by every method and seed, `batch` together."""
+    """Images of the first `count` prompts of each of `sets`, by every method and seed, `batch` together."""
 
     sets: tuple[str, ...]
     methods: tuple[Method, ...]
@@ -101,11 +101,14 @@ def read_plan(path: Path, root: Path) -> Plan:
         sets = {name: read_prompt_file(root / file) for name, file in content["sets"].items()}
         stages = tuple(
             Stage(
-                tuple(entry.get("sets", sets)), tuple(parse_method(text) for text in entry["methods"]),
-                int(entry["count"]), tuple(map(int, entry["seeds"])), int(entry.get("batch", 16)),
+                tuple(entry.get("sets", sets)),
+                tuple(parse_method(text) for text in entry["methods"]),
+                int(entry["count"]),
+                tuple(map(int, entry["seeds"])),
+                int(entry.get("batch", 16)),
             )
             for entry in content["stages"]
-        )  # fmt: skip
+        )
         plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), str(content["layout"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         if isinstance(error, UserError):
@@ -129,7 +132,7 @@ class Record:
     def __init__(self, path: Path, settings: dict[str, Any], count: int) -> None:
         self.path, self.settings, self.count = path, settings, count
         self.words: dict[str, dict[str, list[str | None]]] = {}
-        self.seconds: dict[str, list[float]] = {}  # by method: pictures timed, seconds in all
+        self.seconds: dict[str, list[float]] = {}  # by method: images timed, seconds in all
         self.constants: dict[str, dict[str, Any]] = {}  # by method
         if not path.exists():
             return
@@ -142,7 +145,7 @@ class Record:
                     row += [None] * (count - len(row))
                     [from_word(word) for word in row if word is not None]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged; restore it, or remove it to make its pictures again") from None
+            raise UserError(f"{path} is damaged; restore it, or remove it to make its images again") from None
         if changed := changed_keys(known, settings):
             raise UserError(
                 f"{path} holds scores made with other settings ({', '.join(changed)}); name another --out or remove it"
@@ -166,18 +169,18 @@ class Record:
             kept.pop(method, None)  # type: ignore[attr-defined]
 
     def has(self, method: str, number: int, seed: int) -> bool:
-        """Whether this picture has a word."""
+        """Whether this image has a word."""
         return self.words.get(method, {}).get(str(seed), [None] * self.count)[number] is not None
 
-    def add(self, method: str, number: int, seed: int, facts: PictureFacts) -> None:
-        """Note what a picture shows; :meth:`write` makes it last."""
+    def add(self, method: str, number: int, seed: int, facts: ImageFacts) -> None:
+        """Note what an image shows; :meth:`write` makes it last."""
         rows = self.words.setdefault(method, {})
         rows.setdefault(str(seed), [None] * self.count)[number] = to_word(facts)
 
-    def took(self, method: str, pictures: int, seconds: float) -> None:
-        """Note how long the making of pictures took."""
+    def took(self, method: str, images: int, seconds: float) -> None:
+        """Note how long the making of images took."""
         before = self.seconds.get(method, [0, 0.0])
-        self.seconds[method] = [before[0] + pictures, round(before[1] + seconds, 1)]
+        self.seconds[method] = [before[0] + images, round(before[1] + seconds, 1)]
 
     def write(self) -> None:
         """All of it or nothing; a line a method and seed."""
@@ -194,15 +197,17 @@ class Record:
             head = f'{{"settings": {settings},\n "seconds": {seconds},\n "constants": {constants},\n'
             temporary.write_text(f'{head} "words": {{\n{body}\n }}\n}}\n', encoding="utf-8")
 
-    def facts(self) -> dict[str, dict[PictureOf, PictureFacts]]:
+    def facts(self) -> dict[str, dict[ImageOf, ImageFacts]]:
         """By method, then by prompt and seed."""
         return {
             method: {
                 (number, int(seed)): from_word(word)
-                for seed, row in rows.items() for number, word in enumerate(row) if word is not None
+                for seed, row in rows.items()
+                for number, word in enumerate(row)
+                if word is not None
             }
             for method, rows in self.words.items()
-        }  # fmt: skip
+        }
 
 
 def _cut(row: list[str | None]) -> list[str | None]:
@@ -216,7 +221,7 @@ def _cut(row: list[str | None]) -> list[str | None]:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where pictures are made and who judges them; `place` and `make` as of :func:`run_tasks`, for every set."""
+    """Where images are made and who judges them; `place` and `make` as of :func:`run_tasks`, for every set."""
 
     folder: Path
     settings: Callable[[Sequence[EvalPrompt]], dict[str, Any]]
@@ -227,12 +232,12 @@ class Workshop:
 
 
 def fill(plan: Plan, records: dict[str, Record], shop: Workshop, minutes: float | None = None) -> int:
-    """Make and judge what the records lack, in the order of the plan; how many pictures lack still.
+    """Make and judge what the records lack, in the order of the plan; how many images lack still.
 
     Stops before the next batch when `minutes` are over. A kill loses the batch in work.
 
     Raises:
-        UserError: of the folder (see :func:`run_tasks`), or a picture that can't be made.
+        UserError: of the folder (see :func:`run_tasks`), or an image that can't be made.
     """
     for stage in plan.stages:
         for method in stage.methods:
@@ -249,12 +254,12 @@ def fill(plan: Plan, records: dict[str, Record], shop: Workshop, minutes: float 
             batch = tasks[first : first + size]
             _make_and_judge(name, plan.sets[name], batch, records[name], shop)
             left -= len(batch)
-            logger.info("%s, %s: %d pictures are left of all", name, batch[0].method.label, left)
+            logger.info("%s, %s: %d images are left of all", name, batch[0].method.label, left)
     return left
 
 
 def _missing(plan: Plan, records: dict[str, Record]) -> Iterator[tuple[str, list[Task], int]]:
-    """(set, pictures of one method, batch size) of what lacks; nothing twice."""
+    """(set, images of one method, batch size) of what lacks; nothing twice."""
     seen: set[tuple[str, str, int, int]] = set()
     for stage in plan.stages:
         for method in stage.methods:
@@ -283,9 +288,9 @@ def _make_and_judge(
     if summary.made:
         record.took(label, summary.made, time.perf_counter() - started)
     for task in tasks:
-        with Image.open(folder / f"{task.entry.key}.png") as image:
-            picture = np.asarray(image.convert("RGB"))
-        record.add(label, task.number, task.seed, look(picture, task.prompt, shop.judges)[1])
+        with Image.open(folder / f"{task.entry.key}.png") as file:
+            image = np.asarray(file.convert("RGB"))
+        record.add(label, task.number, task.seed, look(image, task.prompt, shop.judges)[1])
     record.write()
 
 
@@ -293,11 +298,11 @@ def _make_and_judge(
 
 
 def build_rows(records: dict[str, Record], methods: Sequence[str], second: str) -> list[dict[str, Any]]:
-    """A row a method over all sets together, compared with the first method and with `second` on common pictures."""
-    pooled: dict[str, dict[PictureOf, PictureFacts]] = {}
+    """A row a method over all sets together, compared with the first method and with `second` on common images."""
+    pooled: dict[str, dict[ImageOf, ImageFacts]] = {}
     for index, record in enumerate(records.values()):
-        for method, pictures in record.facts().items():
-            for (number, seed), shown in pictures.items():
+        for method, images in record.facts().items():
+            for (number, seed), shown in images.items():
                 pooled.setdefault(method, {})[index * _SET_STEP + number, seed] = shown
     facts = {method: pooled[method] for method in methods if method in pooled}
     if not facts:
@@ -313,15 +318,15 @@ def build_rows(records: dict[str, Record], methods: Sequence[str], second: str) 
 def by_group(
     plan: Plan, records: dict[str, Record], group: Callable[[str, EvalPrompt], str]
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Hits and total by method, group and ratio ("object_recall", "relation"), where there is a picture.
+    """Hits and total by method, group and ratio ("object_recall", "relation"), where there is an image.
 
     Args:
         group: name of a prompt set and a prompt of it -> name of its group.
     """
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {method: {} for method in plan.methods}
     for name, record in records.items():
-        for method, pictures in record.facts().items():
-            for (number, _), shown in pictures.items():
+        for method, images in record.facts().items():
+            for (number, _), shown in images.items():
                 own = found.setdefault(method, {}).setdefault(group(name, plan.sets[name][number]), {})
                 for ratio in ("object_recall", "relation"):
                     sums = own.setdefault(ratio, {"hits": 0, "total": 0})

@@ -26,12 +26,18 @@ def add_commands(commands: Any) -> None:
     made = commands.add_parser("evidence", help=text, description=text)
     made.set_defaults(resumes=True)
     made.add_argument("--plan", type=Path, default=ROOT / PLAN, metavar="YAML", help=f"({PLAN})")
-    made.add_argument("--outdir", type=Path, default=Path("outputs/evidence"), metavar="DIR", help="pictures")
+    made.add_argument("--outdir", type=Path, default=Path("outputs/evidence"), metavar="DIR", help="images")
     made.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
-    made.add_argument("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the tables of these pages "
-                      "up to date, as in --page docs/evidence.md README.md")  # fmt: skip
+    made.add_argument(
+        "--page",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MD",
+        help="bring the tables of these pages up to date, as in --page docs/evidence.md README.md",
+    )
     made.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="forget the scores of these methods")
-    made.add_argument("--minutes", type=float, metavar="N", help="make pictures for so long; 0 makes only the table")
+    made.add_argument("--minutes", type=float, metavar="N", help="make images for so long; 0 makes only the table")
     made.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     made.add_argument("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
     made.add_argument("--ckpt", type=Path, metavar="FILE", help="weights of another model")
@@ -73,44 +79,48 @@ def run_evidence(options: argparse.Namespace) -> str:
                 record.drop(method)
         left = fill(plan, records, shop, options.minutes)
         rows = build_rows(records, plan.methods, SECOND)
-        content = {"prompts": {name: len(prompts) for name, prompts in plan.sets.items()}, "pictures_left": left,
-                   "settings": {name: record.settings for name, record in records.items()},
-                   "seconds_a_picture": _seconds(records.values()), "rows": rows,
-                   "styles": by_group(plan, records, lambda name, prompt: name),
-                   "objects": by_group(plan, records, lambda name, prompt: str(len(prompt.objects)))}  # fmt: skip
+        content = {
+            "prompts": {name: len(prompts) for name, prompts in plan.sets.items()},
+            "images_left": left,
+            "settings": {name: record.settings for name, record in records.items()},
+            "seconds_a_image": _seconds(records.values()),
+            "rows": rows,
+            "styles": by_group(plan, records, lambda name, prompt: name),
+            "objects": by_group(plan, records, lambda name, prompt: str(len(prompt.objects))),
+        }
         write_json(options.out / "evidence.json", content)
         for page in options.page:
             update_page(page, evidence_blocks(content))
-    more = [f"{left} pictures are left; the same command goes on"] if left else []
+    more = [f"{left} images are left; the same command goes on"] if left else []
     return "\n".join([evidence_markdown(content), *more, str(options.out / "evidence.json")])
 
 
 def _workshop(options: argparse.Namespace, plan: Any) -> tuple[Any, dict[str, Any]]:
-    """Where pictures are made and judged, and what identifies the judges."""
-    from ldm.evaluation.backgrounds import background_colour
+    """Where images are made and judged, and what identifies the judges."""
+    from ldm.evaluation.backgrounds import background_color
     from ldm.evaluation.clipscores import open_clip_score
     from ldm.evaluation.detectors import open_detector
     from ldm.evaluation.evidence import Workshop
     from ldm.evaluation.judge import Judges
     from ldm.evaluation.making import Studio
     from ldm.evaluation.runner import Sampling
+    from ldm.generation.images import file_hash
+    from ldm.generation.pipeline import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, choose_model, project_file
     from ldm.models.detector import DEFAULT_WEIGHTS
-    from ldm.spacetime.outputs import file_hash
-    from ldm.spacetime.pipeline import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, choose_model, project_file
 
     config, ckpt = options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT)
     clip = options.clip or project_file(EMOJI_CLIP)
     studio = Studio(
         choose_model(config, ckpt), Sampling(plan.steps, plan.scale), plan.layout, clip, device=options.device
     )
-    judges = Judges(open_detector("emoji"), open_clip_score(str(clip))[0], background=background_colour)
+    judges = Judges(open_detector("emoji"), open_clip_score(str(clip))[0], background=background_color)
     predictor = studio.settings([]).get(PREDICTOR)
     shop = Workshop(options.outdir, studio.settings, studio.place, studio.make, judges, predictor)
     return shop, {"detector_sha256": file_hash(DEFAULT_WEIGHTS)}
 
 
 def _seconds(records: Any) -> dict[str, float]:
-    """Mean time of a picture by method, over all records."""
+    """Mean time of an image by method, over all records."""
     sums: dict[str, list[float]] = {}
     for record in records:
         for method, (count, seconds) in record.seconds.items():

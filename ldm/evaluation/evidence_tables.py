@@ -18,12 +18,12 @@ _OBJECTS = {"2": "two objects", "3": "three", "4": "four", "5": "five"}
 _TITLES = {
     "base": "plain model",
     "per-step": "`per-step`, the default",
-    "fixed:weight=1,blend=unconditional": "default, without optimisation",
+    "fixed:weight=1,blend=unconditional": "default, without optimization",
     "per-step:layout=rule": "default, without the predictor (layout by rule)",
-    "fixed:weight=1": "paper's equation, without optimisation",
-    "per-step:blend=conditional": "paper's equation, optimised as the default",
+    "fixed:weight=1": "paper's equation, without optimization",
+    "per-step:blend=conditional": "paper's equation, optimized as the default",
     "per-step:last=0.04,inner_steps=8": "default, weights constant over time",
-    "per-step:swap=true": "default, centres exchanged",
+    "per-step:swap=true": "default, centers exchanged",
     "iccv-2023:shared=true": "`iccv-2023`, weights constant over time",
     "per-step:radius=0.1,half_side=0.1": "default, radius 0.1 for 0.2",
     "per-step:radius=0.3,half_side=0.3": "default, radius 0.3",
@@ -36,29 +36,29 @@ _TITLES = {
 
 def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
     """The generated blocks of docs/evidence.md and the README by name, from what ``evaluate.py evidence`` wrote."""
-    seconds = content["seconds_a_picture"]
+    seconds = content["seconds_a_image"]
     pace = "; ".join(f"`{method}` {seconds[method]:.1f}" for method in seconds)
-    made = sum(row["pictures"] for row in content["rows"])
+    made = sum(row["images"] for row in content["rows"])
     prompts = ", ".join(f"{count} in the {name.upper()} style" for name, count in content["prompts"].items())
-    state = f"{made} pictures are scored, {content['pictures_left']} of the plan are left. Prompts: {prompts}."
+    state = f"{made} images are scored, {content['images_left']} of the plan are left. Prompts: {prompts}."
     return {
         "table": evidence_markdown(content),
         "ablations": second_markdown(content),
         "styles": groups_markdown(content["styles"], {name: name.upper() for name in content["prompts"]}),
         "objects": groups_markdown(content["objects"], _OBJECTS),
         "summary": summary_markdown(content),
-        "state": f"{state} Seconds a picture, other work on the machine or not: {pace}.",
+        "state": f"{state} Seconds an image, other work on the machine or not: {pace}.",
     }
 
 
 def evidence_markdown(content: dict[str, Any]) -> str:
     """The table of ``evaluate.py evidence``: ratios with counts; below each the difference with interval and p-value.
 
-    The difference is from the first method, on the pictures that both have.
+    The difference is from the first method, on the images that both have.
     """
-    lines = [["method", "pictures", *_COLUMNS.values()]]
+    lines = [["method", "images", *_COLUMNS.values()]]
     for row in content["rows"]:
-        cells = [f"`{row['method']}`", str(row["pictures"])]
+        cells = [f"`{row['method']}`", str(row["images"])]
         for name in _COLUMNS:
             entry = row["ratios"][name]
             found = row["against"]["differences"][name] if "against" in row else None
@@ -91,9 +91,9 @@ def groups_markdown(methods: dict[str, Any], groups: dict[str, str]) -> str:
 
 def summary_markdown(content: dict[str, Any]) -> str:
     """A short table: objects there and relations right, with the differences from the first method."""
-    lines = [["", "pictures", "objects there", "difference", "relation right", "difference"]]
+    lines = [["", "images", "objects there", "difference", "relation right", "difference"]]
     for row in content["rows"]:
-        cells = [_TITLES.get(row["method"], f"`{row['method']}`"), str(row["pictures"])]
+        cells = [_TITLES.get(row["method"], f"`{row['method']}`"), str(row["images"])]
         for name in ("object_recall", "relation"):
             entry = row["ratios"][name]
             found = row["against"]["differences"][name] if "against" in row else None

@@ -23,24 +23,46 @@ METHODS = "base,per-step,april-2023,iccv-2023"
 
 def build_parser(name: str, what: str) -> Parser:
     """The flags of one front; `name` is its prompt set, `what` describes the set."""
-    parser = Parser(f"Pictures of {what} by several methods, for scripts/evaluate.py score and report.\n\n"
-                    "Started again with the same flags it goes on where it was.")  # fmt: skip
+    parser = Parser(
+        f"Images of {what} by several methods, for scripts/evaluate.py score and report.\n\n"
+        "Started again with the same flags it goes on where it was."
+    )
     add = parser.add_argument_group("what to make").add_argument
-    add("--prompts", type=Path, required=True, metavar="FILE",
-        help="blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl")
+    add(
+        "--prompts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl",
+    )
     add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=f"joined by commas or blanks ({METHODS})")
-    add("--seeds", type=int, nargs="+", default=[42], metavar="N",
-        help="a picture of every prompt from each; prompt n starts from the noise of N + n (42)")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[42],
+        metavar="N",
+        help="an image of every prompt from each; prompt n starts from the noise of N + n (42)",
+    )
     add("--from", type=int, default=0, dest="start", metavar="N", help="first prompt, counted from 0 (0)")
     add("--to", type=int, default=None, dest="stop", metavar="N", help="the prompt to stop before (all)")
-    add("--layout", choices=("predictor", "rule"), default="predictor",
-        help="centres by the layout predictor, or by the directions of the prompt file (predictor)")
+    add(
+        "--layout",
+        choices=("predictor", "rule"),
+        default="predictor",
+        help="centers by the layout predictor, or by the directions of the prompt file (predictor)",
+    )
     add = parser.add_argument_group("how and where to").add_argument
-    add("--outdir", type=Path, default=Path("outputs") / f"txt2img-{name}", metavar="DIR",
-        help=f"(outputs/txt2img-{name})")
+    add(
+        "--outdir",
+        type=Path,
+        default=Path("outputs") / f"txt2img-{name}",
+        metavar="DIR",
+        help=f"(outputs/txt2img-{name})",
+    )
     add("--ddim_steps", "--steps", type=int, default=50, dest="steps", metavar="N", help="PLMS steps (50)")
     add("--scale", type=float, default=None, metavar="X", help="guidance (7.5; 5 embedded)")
-    add("--batch-size", type=int, default=1, metavar="N", help="pictures made together; a kill loses as many (1)")
+    add("--batch-size", type=int, default=1, metavar="N", help="images made together; a kill loses as many (1)")
     add("--shard", default=None, metavar="R/N", help="make part R of N (what torchrun or Lightning says)")
     add("--ray", type=int, default=None, metavar="N", help="share the work among N Ray tasks")
     add = parser.add_argument_group("the models").add_argument
@@ -68,7 +90,7 @@ def main(name: str, what: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
-    """Make what is missing; yields the line that says what is where. UserError for pictures that failed, too."""
+    """Make what is missing; yields the line that says what is where. UserError for images that failed, too."""
     import logging
 
     from ldm.evaluation.shards import parse_shard, run_on_ray, shard_of
@@ -86,10 +108,10 @@ def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
         parts = [run_shard(options, shard)]
     made, kept = sum(part.made for part in parts), sum(part.kept for part in parts)
     failed = {key: reason for part in parts for key, reason in part.failed.items()}
-    yield f"{made} pictures made, {kept} there before, in {options.outdir}"
+    yield f"{made} images made, {kept} there before, in {options.outdir}"
     if failed:
         key, reason = next(iter(failed.items()))
-        raise UserError(f"{len(failed)} pictures could not be made, the first is {key}: {reason}")
+        raise UserError(f"{len(failed)} images could not be made, the first is {key}: {reason}")
 
 
 def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
@@ -99,7 +121,7 @@ def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     from ldm.evaluation.methods import parse_method
     from ldm.evaluation.promptfiles import read_prompt_file
     from ldm.evaluation.runner import Sampling
-    from ldm.spacetime.pipeline import choose_model
+    from ldm.generation.pipeline import choose_model
 
     if not 1 <= options.steps <= 1000:
         raise UserError(f"--steps {options.steps} is not from 1 to 1000; 50 is usual")

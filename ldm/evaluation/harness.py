@@ -15,24 +15,24 @@ from ldm.evaluation.making import Made
 from ldm.evaluation.manifest import DONE, FAILED, PENDING, WORKING, Entry, Manifest, keep_prompts, write_json
 from ldm.evaluation.methods import Method
 from ldm.evaluation.promptfiles import EvalPrompt
-from ldm.evaluation.runner import PictureStore
+from ldm.evaluation.runner import ImageStore
 from ldm.evaluation.shards import Shard, hold
+from ldm.generation.images import save_png
 from ldm.spacetime.control import RADIUS
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.outputs import save_png
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
-# A prompt's layout for one method; it may depend on the method, which can name who gives the centres.
+# A prompt's layout for one method; it may depend on the method, which can name who gives the centers.
 Place = Callable[[Method, EvalPrompt], Layout]
-# (method, prompts, layouts, seeds of the noise) to pictures
+# (method, prompts, layouts, seeds of the noise) to images
 Make = Callable[[Method, Sequence[str], Sequence[Layout], Sequence[int]], Sequence[Made]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture to make."""
+    """An image to make."""
 
     method: Method
     number: int
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass
 class Summary:
-    """What a run did: pictures made now, found from earlier, and those that could not be made, with the reason."""
+    """What a run did: images made now, found from earlier, and those that could not be made, with the reason."""
 
     made: int = 0
     kept: int = 0
@@ -66,7 +66,7 @@ def make_tasks(
     start: int = 0,
     stop: int | None = None,
 ) -> list[Task]:
-    """All pictures of prompts start ... stop - 1, method by method. UserError for an empty range or a double name."""
+    """All images of prompts start ... stop - 1, method by method. UserError for an empty range or a double name."""
     stop = len(prompts) if stop is None else stop
     if not 0 <= start < stop <= len(prompts):
         raise UserError(f"prompts {start} to {stop} do not exist; the file has {len(prompts)}, numbered from 0")
@@ -87,7 +87,7 @@ def run_tasks(
     shard: Shard = Shard(),  # noqa: B008  frozen
     batch_size: int = 1,
 ) -> Summary:
-    """Make every picture of this shard that is not there yet.
+    """Make every image of this shard that is not there yet.
 
     A kill loses the batch in work and nothing else. A prompt whose layout can't be made is noted as failed, and the
     run goes on; it is tried again at the next start.
@@ -96,16 +96,16 @@ def run_tasks(
         folder: of the run; made if it is not there.
         prompts: all of the file, also those beyond `tasks`.
         tasks: the whole list, the same for every shard.
-        settings: what all pictures share; a folder made with others is refused.
-        place: a prompt's layout; its first two centres are exchanged for a method that says so.
-        make: pictures of one method, made together.
-        batch_size: pictures made together.
+        settings: what all images share; a folder made with others is refused.
+        place: a prompt's layout; its first two centers are exchanged for a method that says so.
+        make: images of one method, made together.
+        batch_size: images made together.
 
     Raises:
         UserError: another run is at work in the folder, or it holds other settings or prompts.
     """
     with hold(folder, shard):
-        store = PictureStore(folder, settings)
+        store = ImageStore(folder, settings)
         keep_prompts(folder, list(prompts))
         for method in dict.fromkeys(task.method for task in tasks):
             store.claim(method)
@@ -119,18 +119,18 @@ def run_tasks(
         for batch in _batches(todo, batch_size):
             _make_batch(folder, manifest, batch, place, make, summary)
             pace = (time.perf_counter() - started) / max(1, summary.made)
-            logger.info("%d of %d pictures, %.1f s each", summary.made, len(todo), pace)
+            logger.info("%d of %d images, %.1f s each", summary.made, len(todo), pace)
     return summary
 
 
 def _is_there(folder: Path, entry: Entry) -> bool:
-    """Whether a picture is there and whole; one that is damaged is named and made again."""
+    """Whether an image is there and whole; one that is damaged is named and made again."""
     path = folder / f"{entry.key}.png"
     if not path.is_file():
         return False
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
     except (OSError, SyntaxError, ValueError):
         logger.warning("%s is damaged and will be made again.", path)
         return False
@@ -150,12 +150,7 @@ def _batches(tasks: Sequence[Task], size: int) -> Iterator[list[Task]]:
 
 
 def _make_batch(
-    folder: Path,
-    manifest: Manifest,
-    batch: Sequence[Task],
-    place: Place,
-    make: Make,
-    summary: Summary,
+    folder: Path, manifest: Manifest, batch: Sequence[Task], place: Place, make: Make, summary: Summary
 ) -> None:
     layouts: dict[str, Layout] = {}
     for task in batch:
@@ -172,20 +167,25 @@ def _make_batch(
     started = time.perf_counter()
     texts = [task.prompt.text for task in tasks]
     made = make(tasks[0].method, texts, [layouts[key] for key in keys], [task.noise for task in tasks])
-    for task, picture in zip(tasks, made, strict=True):
-        _save(folder, task, layouts[task.entry.key], picture)
+    for task, image in zip(tasks, made, strict=True):
+        _save(folder, task, layouts[task.entry.key], image)
     manifest.mark(keys, DONE, seconds=round((time.perf_counter() - started) / len(tasks), 3))
     summary.made += len(tasks)
 
 
 def _save(folder: Path, task: Task, layout: Layout, made: Made) -> None:
-    """The picture's JSON, and then the picture: one that is there is complete."""
+    """The image's JSON, and then the image: one that is there is complete."""
     method = task.method
     radius = method.preset.radius if method.preset else RADIUS if method.radius is None else method.radius
     details = {
-        "prompt": task.prompt.text, "method": task.method.label, "seed": task.seed, "noise": task.noise,
+        "prompt": task.prompt.text,
+        "method": task.method.label,
+        "seed": task.seed,
+        "noise": task.noise,
         "layout": layout.to_json(),
-        "radius": radius if task.method.controlled else None, "weights": made.weights, "losses": made.losses,
-    }  # fmt: skip
+        "radius": radius if task.method.controlled else None,
+        "weights": made.weights,
+        "losses": made.losses,
+    }
     write_json(folder / f"{task.entry.key}.json", details)
-    save_png(folder / f"{task.entry.key}.png", made.picture, f"{task.prompt.text}\nSeed: {task.noise}")
+    save_png(folder / f"{task.entry.key}.png", made.image, f"{task.prompt.text}\nSeed: {task.noise}")

@@ -1,7 +1,7 @@
-"""Scores of an earlier result, so that a table grows without its pictures being made again.
+"""Scores of an earlier result, so that a table grows without its images being made again.
 
-A schedule that takes a minute a picture is scored over many sittings: the result file holds a score for every
-picture, and the next run makes only those that it lacks.
+A schedule that takes a minute an image is scored over many sittings: the result file holds a score for every
+image, and the next run makes only those that it lacks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt
 from ldm.evaluation.runner import changed_keys, constants_of
-from ldm.evaluation.scoring import PictureScore
+from ldm.evaluation.scoring import ImageScore
 from ldm.util import UserError
 
-Known = dict[str, list[PictureScore]]  # by method label, of the first prompts
+Known = dict[str, list[ImageScore]]  # by method label, of the first prompts
 
 
 def read_known(
@@ -27,7 +27,7 @@ def read_known(
     """The scores that result files hold of these methods on the first of these prompts.
 
     Args:
-        paths: results of `evaluate.py table`; of two that know a method, the one that knows more pictures counts.
+        paths: results of `evaluate.py table`; of two that know a method, the one that knows more images counts.
         settings: of this run; all but "count" must be those of the file.
         prompts, methods: of this run. A row of a method whose constants have changed since is refused.
 
@@ -45,7 +45,7 @@ def read_known(
             row = rows[method.label]
             if row.get("constants") != json.loads(json.dumps(constants_of(method))):
                 raise UserError(f"{path} has scores of '{method.label}' with other constants; leave the file out.")
-            scores = [_score(item) for item in row["pictures"][: len(prompts)]]
+            scores = [_score(item) for item in row["images"][: len(prompts)]]
             if len(scores) > len(known.get(method.label, [])):
                 known[method.label] = scores
     return known
@@ -54,16 +54,14 @@ def read_known(
 def _read(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        [(row["method"], row["pictures"]) for row in table["rows"]]
+        [(row["method"], row["images"]) for row in table["rows"]]
         table["settings"], table["prompts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no result of evaluate.py table, or can't be read; leave it out.") from error
     return table
 
 
-def _same_run(
-    path: Path, table: dict[str, Any], settings: dict[str, Any], prompts: Sequence[RelationPrompt]
-) -> None:
+def _same_run(path: Path, table: dict[str, Any], settings: dict[str, Any], prompts: Sequence[RelationPrompt]) -> None:
     """UserError unless the file is of the same model, settings and prompts."""
     own, other = ({**part, "count": None} for part in (settings, table["settings"]))
     if changed := changed_keys(own, other):
@@ -74,7 +72,7 @@ def _same_run(
         raise UserError(f"{path} was made of other prompts; leave it out.")
 
 
-def _score(item: dict[str, Any]) -> PictureScore:
-    """What `PictureScore.to_json` wrote."""
+def _score(item: dict[str, Any]) -> ImageScore:
+    """What `ImageScore.to_json` wrote."""
     found, in_disc = item["found"], item["in_disc"]
-    return PictureScore((found[0], found[1]), (in_disc[0], in_disc[1]), item["relation_right"], item["extra"])
+    return ImageScore((found[0], found[1]), (in_disc[0], in_disc[1]), item["relation_right"], item["extra"])

@@ -1,4 +1,4 @@
-"""What a run makes: a picture with its weights and losses, and layouts by predictor or rule, loaded when needed."""
+"""What a run makes: an image with its weights and losses, and layouts by predictor or rule, loaded when needed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from ldm.evaluation.methods import Method, Placing
 from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation, prompts_hash
-from ldm.evaluation.runner import Picture, Sampling, generate_images, optimised
+from ldm.evaluation.runner import ImageArray, Sampling, generate_images, optimized
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from ldm.spacetime.pipeline import ModelChoice, Pipeline
+    from ldm.generation.pipeline import ModelChoice, Pipeline
 
 
 @dataclass
 class Made:
-    """A picture (H, W, 3), the weights by step and object, and the losses by name in the order of evaluation."""
+    """An image (H, W, 3), the weights by step and object, and the losses by name in the order of evaluation."""
 
-    picture: Picture
+    image: ImageArray
     weights: list[list[float]] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
 
@@ -36,29 +36,29 @@ def make(
     seeds: Sequence[int],
     sampling: Sampling,
 ) -> list[Made]:
-    """One picture a prompt, made together; see :func:`ldm.evaluation.runner.generate_images`.
+    """One image a prompt, made together; see :func:`ldm.evaluation.runner.generate_images`.
 
     Prompts without objects are sampled plainly whatever the method, with its guidance.
     """
     if method.preset is None or not any(layout.objects for layout in layouts):
         plain = replace(method, preset=None)
-        return [Made(picture) for picture in generate_images(pipeline, plain, prompts, layouts, seeds, sampling)]
-    from ldm.spacetime.outputs import to_pictures
+        return [Made(image) for image in generate_images(pipeline, plain, prompts, layouts, seeds, sampling)]
+    from ldm.generation.images import to_images
 
-    result = optimised(pipeline, method, prompts, layouts, seeds, sampling)
+    result = optimized(pipeline, method, prompts, layouts, seeds, sampling)
     made = []
-    for number, picture in enumerate(to_pictures(result.images)):
+    for number, image in enumerate(to_images(result.images)):
         objects = len(layouts[number].objects)
         weights = result.weights[:, :objects, number].detach().cpu().tolist()  # (S, N)
-        made.append(Made(picture, weights, _losses(result.history, number, objects)))
+        made.append(Made(image, weights, _losses(result.history, number, objects)))
     return made
 
 
 class Studio:
-    """The models of a run, loaded at the first picture, and what identifies them.
+    """The models of a run, loaded at the first image, and what identifies them.
 
     Args:
-        layout: who gives the centres where a method does not say it.
+        layout: who gives the centers where a method does not say it.
         clip, predictor: files that replace the model's own.
 
     Raises:
@@ -84,22 +84,26 @@ class Studio:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The loaded models."""
-        from ldm.spacetime.pipeline import load_pipeline
+        from ldm.generation.pipeline import load_pipeline
 
         return load_pipeline(self.choice, device=self.device, clip=self.clip, predictor=self.predictor)
 
     def settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
-        """What all pictures of a run share."""
+        """What all images of a run share."""
         from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
-        from ldm.spacetime.outputs import file_hash
+        from ldm.generation.images import file_hash
 
         predictor = self.predictor or DEFAULT_WEIGHTS
         named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
         return {
             **{f"{key}_sha256": file_hash(path) for key, path in named.items() if path is not None},
-            "prompts_sha256": prompts_hash(prompts), "sampler": "plms", "steps": self.sampling.steps,
-            "scale": self.sampling.scale, "layout": self.layout, "noise": "seed + number of the prompt",
-        }  # fmt: skip
+            "prompts_sha256": prompts_hash(prompts),
+            "sampler": "plms",
+            "steps": self.sampling.steps,
+            "scale": self.sampling.scale,
+            "layout": self.layout,
+            "noise": "seed + number of the prompt",
+        }
 
     def place(self, method: Method, prompt: EvalPrompt) -> Layout:
         """The prompt's layout for this method. UserError for directions that contradict each other."""
@@ -117,7 +121,7 @@ class Studio:
 
 
 def _losses(history: Sequence[dict[str, Any]], number: int, objects: int) -> dict[str, list[float]]:
-    """The losses of picture `number` of a batch, by name; without those of objects that only others of it have."""
+    """The losses of image `number` of a batch, by name; without those of objects that only others of it have."""
     padding = re.compile(r"local_(\d+)")
     curves: dict[str, list[float]] = {}
     for entry in history:
@@ -129,7 +133,7 @@ def _losses(history: Sequence[dict[str, Any]], number: int, objects: int) -> dic
 
 
 def rule_layout(prompt: EvalPrompt) -> Layout:
-    """Centres that obey every stated direction: columns by left and right, rows by above and below.
+    """Centers that obey every stated direction: columns by left and right, rows by above and below.
 
     Objects that no direction separates stand side by side in their cell, in the order of the prompt.
 

@@ -1,8 +1,8 @@
-"""The state of every picture of a run, in files that are whole at any moment.
+"""The state of every image of a run, in files that are whole at any moment.
 
-A run's folder holds ``settings.json`` (what all pictures share), ``prompts.json``, one ``manifest-RANK-of-COUNT.json``
-a shard, and ``METHOD/NUMBER-sSEED.png`` with ``.json`` beside it (layout, weights, losses). A picture's JSON is written
-before the picture, so a picture that is there is complete.
+A run's folder holds ``settings.json`` (what all images share), ``prompts.json``, one ``manifest-RANK-of-COUNT.json``
+a shard, and ``METHOD/NUMBER-sSEED.png`` with ``.json`` beside it (layout, weights, losses). An image's JSON is written
+before the image, so an image that is there is complete.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ldm.evaluation.shards import Shard
 from ldm.util import UserError, atomic_write
 
 PENDING, WORKING, DONE, FAILED = "pending", "working", "done", "failed"
-_ORDER = (PENDING, FAILED, WORKING, DONE)  # of two shards' words on one picture the later one counts
+_ORDER = (PENDING, FAILED, WORKING, DONE)  # of two shards' words on one image the later one counts
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of a run: of prompt `number`, by the method of that label and folder, from that seed's noise."""
+    """One image of a run: of prompt `number`, by the method of that label and folder, from that seed's noise."""
 
     method: str
     folder: str
@@ -32,33 +32,36 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The picture's path inside the run's folder, without suffix."""
+        """The image's path inside the run's folder, without suffix."""
         return f"{self.folder}/{self.number:05d}-s{self.seed}"
 
 
 class Manifest:
-    """What one shard knows of its pictures; every change is on the disk before the call returns."""
+    """What one shard knows of its images; every change is on the disk before the call returns."""
 
     def __init__(self, folder: Path, shard: Shard) -> None:
         self.path = folder / f"manifest-{shard.name}.json"
-        self.pictures: dict[str, dict[str, Any]] = _read(self.path)["pictures"] if self.path.exists() else {}
+        self.images: dict[str, dict[str, Any]] = _read(self.path)["images"] if self.path.exists() else {}
 
     def add(self, entries: Iterable[Entry], states: Mapping[str, str]) -> None:
-        """Note pictures with their states by key."""
+        """Note images with their states by key."""
         for entry in entries:
-            self.pictures[entry.key] = {
-                "state": states[entry.key], "method": entry.method, "number": entry.number, "seed": entry.seed,
-            }  # fmt: skip
+            self.images[entry.key] = {
+                "state": states[entry.key],
+                "method": entry.method,
+                "number": entry.number,
+                "seed": entry.seed,
+            }
         self._write()
 
     def mark(self, keys: Iterable[str], state: str, **more: Any) -> None:
-        """Note the new state of pictures, and more about them."""
+        """Note the new state of images, and more about them."""
         for key in keys:
-            self.pictures[key].update(state=state, **more)
+            self.images[key].update(state=state, **more)
         self._write()
 
     def _write(self) -> None:
-        write_json(self.path, {"pictures": self.pictures})
+        write_json(self.path, {"images": self.images})
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class FinishedRun:
         """Labels, in the order in which they were first asked for."""
         return list(dict.fromkeys(entry.method for entry in self.entries))
 
-    def picture(self, entry: Entry) -> Path:
-        """Where the picture is, or would be."""
+    def image(self, entry: Entry) -> Path:
+        """Where the image is, or would be."""
         return self.folder / f"{entry.key}.png"
 
     def details(self, entry: Entry) -> dict[str, Any]:
-        """The JSON beside a picture: layout, and weights and losses where there are any; empty if it is lost."""
+        """The JSON beside an image: layout, and weights and losses where there are any; empty if it is lost."""
         try:
             content = json.loads((self.folder / f"{entry.key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -94,7 +97,7 @@ def read_run(folder: Path) -> FinishedRun:
         raise UserError(f"{folder} holds no run; make one with scripts/txt2img-gpt.py --outdir {folder}")
     found: dict[Entry, str] = {}
     for path in sorted(folder.glob("manifest-*.json")):
-        for key, value in _read(path)["pictures"].items():
+        for key, value in _read(path)["images"].items():
             entry = Entry(value["method"], key.partition("/")[0], value["number"], value["seed"])
             known = found.get(entry, PENDING)
             found[entry] = max(known, value["state"], key=_ORDER.index)
@@ -112,7 +115,7 @@ def keep_prompts(folder: Path, prompts: list[EvalPrompt]) -> None:
     path = folder / "prompts.json"
     if path.exists():
         if prompts_hash([from_json(item) for item in _load(path)]) != prompts_hash(prompts):
-            raise UserError(f"{folder} holds pictures of other prompts; choose another --outdir")
+            raise UserError(f"{folder} holds images of other prompts; choose another --outdir")
         return
     write_json(path, [prompt.to_json() for prompt in prompts])
 
@@ -132,6 +135,6 @@ def _load(path: Path) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     content = _load(path)
-    if not isinstance(content, dict) or not isinstance(content.get("pictures"), dict):
+    if not isinstance(content, dict) or not isinstance(content.get("images"), dict):
         raise UserError(f"{path} is damaged; remove it and start the run again with the same --outdir")
     return content

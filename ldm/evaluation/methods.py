@@ -1,8 +1,8 @@
-"""The ways of making a picture that the evaluation compares, and how they are named on the command line.
+"""The ways of making an image that the evaluation compares, and how they are named on the command line.
 
 ``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of
 a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``blend=unconditional`` or ``conditional``
-says what the local attention is measured against, ``swap=true`` exchanges the centres of the first two objects,
+says what the local attention is measured against, ``swap=true`` exchanges the centers of the first two objects,
 ``radius`` is that of the discs. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method
 names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
 ``iccv-2023:shared=true`` moves one weight an object for all steps together.
@@ -21,7 +21,7 @@ from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
-Placing = Literal["predictor", "rule"]  # who gives the centres
+Placing = Literal["predictor", "rule"]  # who gives the centers
 DEFAULT_METHODS = ("base", "fixed:weight=1", "per-step", "april-2023", "iccv-2023")
 
 
@@ -31,8 +31,8 @@ class Method:
 
     ``label`` is what the user wrote. Without ``weight`` and ``preset`` it is the plain model; with
     ``weight`` every object has that weight, against the attention that ``blend`` names, at every step of the
-    first part of the chain that ``until`` gives, and 0 afterwards; with ``preset`` the weights are optimised.
-    ``swap`` exchanges the centres. ``radius`` is that of the discs of a fixed weight (a preset has its own);
+    first part of the chain that ``until`` gives, and 0 afterwards; with ``preset`` the weights are optimized.
+    ``swap`` exchanges the centers. ``radius`` is that of the discs of a fixed weight (a preset has its own);
     ``guidance`` and ``layout`` are None where they are the run's.
     """
 
@@ -99,9 +99,7 @@ def _refuse(options: dict[str, str], whole: str, known: tuple[str, ...]) -> None
 
 def _changed(preset: Preset, options: dict[str, str], whole: str) -> Preset:
     """The preset with the given constants, converted to the type of what they replace."""
-    current: dict[str, Any] = {
-        field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)
-    }
+    current: dict[str, Any] = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
     changeable = [key for key, value in current.items() if type(value) in (bool, int, float)]
     for key in options:
         if key not in (*changeable, "blend"):
@@ -131,6 +129,4 @@ def _value(text: str, kind: type, whole: str) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        raise UserError(
-            f"'{text}' in '{whole}' is not a number of the right kind ({kind.__name__})."
-        ) from error
+        raise UserError(f"'{text}' in '{whole}' is not a number of the right kind ({kind.__name__}).") from error

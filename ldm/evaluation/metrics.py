@@ -1,6 +1,6 @@
-"""What the boxes of a picture say about its prompt. Every formula names its source; every ratio keeps its counts.
+"""What the boxes of an image say about its prompt. Every formula names its source; every ratio keeps its counts.
 
-Boxes are fractions of the picture, x to the right and y down. Where several boxes have an object's name the surest one
+Boxes are fractions of the image, x to the right and y down. Where several boxes have an object's name the surest one
 stands for it, as in GenEval; for two objects of one name the two surest, in whichever order fits.
 
 Sources: Wu et al., ICCV 2023 (arXiv 2304.03869), section 4; Gokhale et al., "Benchmarking Spatial Relationships in
@@ -19,7 +19,7 @@ from typing import Any
 from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation
 from ldm.evaluation.scoring import relation_holds
 
-GENEVAL_MARGIN = 0.1  # of the sum of two boxes' sizes, that must lie between two centres to count
+GENEVAL_MARGIN = 0.1  # of the sum of two boxes' sizes, that must lie between two centers to count
 _GENEVAL_SHARE = 0.5  # of the distance that the rest of an offset must make up
 
 
@@ -35,7 +35,7 @@ class Box:
     bottom: float
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """x and y."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
@@ -46,7 +46,7 @@ class Box:
 
 @dataclass(frozen=True)
 class RelationFacts:
-    """One relation of a picture: are both objects there, does it hold by the centres, and by GenEval's rule."""
+    """One relation of an image: are both objects there, does it hold by the centers, and by GenEval's rule."""
 
     both: bool
     right: bool
@@ -54,29 +54,29 @@ class RelationFacts:
 
 
 @dataclass(frozen=True)
-class PictureFacts:
-    """What a picture shows of its prompt.
+class ImageFacts:
+    """What an image shows of its prompt.
 
     Attributes:
         found: for every object, whether as many of its name are detected as the prompt needs up to it.
         counted: for every object, whether exactly the demanded number of its name is detected.
         relations: in the order of the prompt.
-        colours: for every object whether its colour is the demanded one; None where none is demanded or where the
+        colors: for every object whether its color is the demanded one; None where none is demanded or where the
             object is not there.
-        clip_score: of picture and sentence, None where it was not asked for.
-        background: whether its colour is the demanded one, None where none is demanded or it was not measured.
+        clip_score: of image and sentence, None where it was not asked for.
+        background: whether its color is the demanded one, None where none is demanded or it was not measured.
     """
 
     found: tuple[bool, ...]
     counted: tuple[bool, ...]
     relations: tuple[RelationFacts, ...]
-    colours: tuple[bool | None, ...] = ()
+    colors: tuple[bool | None, ...] = ()
     clip_score: float | None = None
     background: bool | None = None
 
     @property
     def all_right(self) -> bool:
-        """All relations hold: VISOR(picture) of a prompt with one relation."""
+        """All relations hold: VISOR(image) of a prompt with one relation."""
         return bool(self.relations) and all(relation.right for relation in self.relations)
 
     @property
@@ -85,8 +85,8 @@ class PictureFacts:
         return self.found.count(False) + sum(not relation.right for relation in self.relations)
 
 
-def picture_facts(boxes: Sequence[Box], prompt: EvalPrompt, size: tuple[int, int]) -> PictureFacts:
-    """Judge one picture by its boxes, whose names are those of the prompt's objects.
+def image_facts(boxes: Sequence[Box], prompt: EvalPrompt, size: tuple[int, int]) -> ImageFacts:
+    """Judge one image by its boxes, whose names are those of the prompt's objects.
 
     Args:
         size: width and height in pixels, for the margin of GenEval's rule.
@@ -101,7 +101,7 @@ def picture_facts(boxes: Sequence[Box], prompt: EvalPrompt, size: tuple[int, int
         found.append(len(by_name.get(item.name, ())) >= demanded[item.name])
     counted = tuple(len(by_name.get(item.name, ())) == demanded[item.name] for item in prompt.objects)
     relations = tuple(_relation_facts(relation, prompt, by_name, size) for relation in prompt.relations)
-    return PictureFacts(tuple(found), counted, relations)
+    return ImageFacts(tuple(found), counted, relations)
 
 
 def _relation_facts(
@@ -113,7 +113,7 @@ def _relation_facts(
         pairs = [(same[0], same[1]), (same[1], same[0])] if len(same) == 2 else []
     else:
         pairs = [(a, b) for a in by_name.get(names[0], [])[:1] for b in by_name.get(names[1], [])[:1]]
-    right = any(relation_holds(a.centre, b.centre, relation.direction) for a, b in pairs)
+    right = any(relation_holds(a.center, b.center, relation.direction) for a, b in pairs)
     with_margin = any(relation.direction in geneval_positions(a, b, size) for a, b in pairs)
     return RelationFacts(bool(pairs), right, with_margin)
 
@@ -121,17 +121,17 @@ def _relation_facts(
 def geneval_positions(first: Box, second: Box, size: tuple[int, int]) -> set[str]:
     """Directions in which `first` lies from `second` by GenEval's rule (Ghosh et al., 2023, section 3).
 
-    With centres c and sizes s in pixels, the offset d = c1 - c2 is shortened along each axis by the margin
+    With centers c and sizes s in pixels, the offset d = c1 - c2 is shortened along each axis by the margin
     0.1 (s1 + s2), to no less than 0; what is left, as a share of |d|, must be beyond 0.5 along an axis. Both axes
-    may be, so that "above" and "left" can hold together. Centres that are closer than the margin on both axes have no
+    may be, so that "above" and "left" can hold together. Centers that are closer than the margin on both axes have no
     direction.
     """
     offset, rest = [], []
     for axis, pixels in enumerate(size):
         sides = [((box.left, box.right), (box.top, box.bottom))[axis] for box in (first, second)]
-        centres = [(low + high) / 2 * pixels for low, high in sides]
+        centers = [(low + high) / 2 * pixels for low, high in sides]
         margin = GENEVAL_MARGIN * sum((high - low) * pixels for low, high in sides)
-        offset.append(centres[0] - centres[1])
+        offset.append(centers[0] - centers[1])
         rest.append(math.copysign(max(abs(offset[-1]) - margin, 0.0), offset[-1]))
     if all(abs(part) < 1e-3 for part in rest):
         return set()
@@ -143,7 +143,7 @@ def geneval_positions(first: Box, second: Box, size: tuple[int, int]) -> set[str
 # --------------------------------------------------------------------------------------------------- ratios
 
 
-Counts = tuple[float, float]  # hits and total of one picture; the total is 0 where the ratio says nothing about it
+Counts = tuple[float, float]  # hits and total of one image; the total is 0 where the ratio says nothing about it
 
 RATIOS = {
     "object_recall": "object recall",
@@ -152,24 +152,24 @@ RATIOS = {
     "relation": "relation right (VISOR uncond)",
     "position_with_margin": "position (GenEval rule)",
     "count": "count exact",
-    "colour": "colour right, given the object",
-    "background": "background's colour right",
+    "color": "color right, given the object",
+    "background": "background's color right",
     "clip_score": "CLIP score",
 }
 
 
-def counts(facts: PictureFacts) -> dict[str, Counts]:
-    """The share of one picture in every ratio of :data:`RATIOS`.
+def counts(facts: ImageFacts) -> dict[str, Counts]:
+    """The share of one image in every ratio of :data:`RATIOS`.
 
     ``object_recall``: objects detected, of all mentioned (Wu et al., section 4). ``object_accuracy``: OA of Gokhale et
-    al., eq. 1, pictures with all objects. ``relation`` and ``relation_given_both``: VISOR uncond and cond, eq. 2 to 4,
-    relations that hold by the centres, of all and of those whose objects are there; the latter is the relation accuracy
+    al., eq. 1, images with all objects. ``relation`` and ``relation_given_both``: VISOR uncond and cond, eq. 2 to 4,
+    relations that hold by the centers, of all and of those whose objects are there; the latter is the relation accuracy
     of Wu et al. ``position_with_margin``: GenEval's position. ``count``: objects whose name is detected exactly as
-    often as demanded (GenEval's counting). ``colour``: objects of the right colour, of those there.
-    ``background``: plain backgrounds of the demanded colour (of the emoji world). ``clip_score``: a mean, not a share.
+    often as demanded (GenEval's counting). ``color``: objects of the right color, of those there.
+    ``background``: plain backgrounds of the demanded color (of the emoji world). ``clip_score``: a mean, not a share.
     """
     relations = facts.relations
-    judged = [colour for colour in facts.colours if colour is not None]
+    judged = [color for color in facts.colors if color is not None]
     right = sum(relation.right for relation in relations)
     return {
         "object_recall": (sum(facts.found), len(facts.found)),
@@ -178,18 +178,18 @@ def counts(facts: PictureFacts) -> dict[str, Counts]:
         "relation": (right, len(relations)),
         "position_with_margin": (sum(relation.with_margin for relation in relations), len(relations)),
         "count": (sum(facts.counted), len(facts.counted)),
-        "colour": (sum(judged), len(judged)),
+        "color": (sum(judged), len(judged)),
         "background": (0.0, 0.0) if facts.background is None else (float(facts.background), 1.0),
         "clip_score": (0.0, 0.0) if facts.clip_score is None else (facts.clip_score, 1.0),
     }
 
 
-def visor_n(pictures: Sequence[Sequence[PictureFacts]], n: int) -> tuple[int, int]:
-    """VISOR_n (Gokhale et al., 2022, eq. 5): prompts with at least n pictures whose relations hold, of all prompts.
+def visor_n(images: Sequence[Sequence[ImageFacts]], n: int) -> tuple[int, int]:
+    """VISOR_n (Gokhale et al., 2022, eq. 5): prompts with at least n images whose relations hold, of all prompts.
 
     Args:
-        pictures: for every prompt its pictures; the paper takes four. Prompts without a relation, or with fewer than
-            n pictures, are left out.
+        images: for every prompt its images; the paper takes four. Prompts without a relation, or with fewer than
+            n images, are left out.
     """
-    judged = [group for group in pictures if len(group) >= n and group[0].relations]
+    judged = [group for group in images if len(group) >= n and group[0].relations]
     return sum(sum(facts.all_right for facts in group) >= n for group in judged), len(judged)

@@ -26,8 +26,8 @@ from layout_predictor.LayoutTransformer.data.records import read_records
 from ldm.evaluation.directions import direction, stated_relations
 from ldm.util import UserError
 
-# The colours whose binding is judged: those of GenEval (Ghosh et al., 2023).
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+# The colors whose binding is judged: those of GenEval (Ghosh et al., 2023).
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 _ARTICLES = {"a", "an", "the", "one"}
 _FIELD = re.compile(r"^\s*(?:\d+[.)]\s*)?(objects?|relations?|sentences?)\s*:\s*(.*)$", re.IGNORECASE)
@@ -40,12 +40,12 @@ _TEXT_KEYS = ("prompt", "sentence", "caption", "text")
 
 @dataclass(frozen=True)
 class EvalObject:
-    """What a picture should show: a category, how many of it, and its colour where the prompt says one."""
+    """What an image should show: a category, how many of it, and its color where the prompt says one."""
 
     name: str
     phrase: str
     count: int = 1
-    colour: str | None = None
+    color: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EvalPrompt:
 
     @property
     def background(self) -> str | None:
-        """The colour word of "on a green background", "against a light green background"; None without one."""
+        """The color word of "on a green background", "against a light green background"; None without one."""
         found = _BACKGROUND.search(self.text)
         return found[1].lower() if found else None
 
@@ -219,20 +219,20 @@ def from_sentence(text: str) -> EvalPrompt:
 
 
 def parse_object(words: Any, where: str) -> EvalObject:
-    """ "a red car", "two dogs" or {"name", "colour", "count", "phrase"}. UserError for anything else."""
+    """ "a red car", "two dogs" or {"name", "color", "count", "phrase"}. UserError for anything else."""
     if isinstance(words, Mapping):
         if not isinstance(words.get("name"), str):
             raise UserError(f'{where}: an object needs a "name", as in {{"name": "car", "count": 2}}')
         parsed = parse_object(words["name"], where)
-        count, colour = words.get("count", parsed.count), words.get("colour", words.get("color", parsed.colour))
+        count, color = words.get("count", parsed.count), words.get("colour", words.get("color", parsed.color))
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UserError(f"{where}: the count of '{parsed.name}' must be a whole number from 1, not {count!r}")
-        if colour is not None and colour not in COLOURS:
-            raise UserError(f"{where}: the colour {colour!r} is not one of {', '.join(COLOURS)}")
-        return EvalObject(parsed.name, str(words.get("phrase", parsed.phrase)), count, colour)
+        if color is not None and color not in COLORS:
+            raise UserError(f"{where}: the color {color!r} is not one of {', '.join(COLORS)}")
+        return EvalObject(parsed.name, str(words.get("phrase", parsed.phrase)), count, color)
     if not isinstance(words, str) or not words.strip():
         raise UserError(f"{where}: {str(words)[:40]!r} is not the name of an object")
-    rest, count, colour = words.strip().rstrip(".").lower().split(), 1, None
+    rest, count, color = words.strip().rstrip(".").lower().split(), 1, None
     phrase = words.strip().rstrip(".")
     if rest[0] in _ARTICLES and len(rest) > 1:
         rest = rest[1:]
@@ -241,9 +241,9 @@ def parse_object(words: Any, where: str) -> EvalObject:
         rest[-1] = _singular(rest[-1])
     else:
         phrase = f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
-    if rest[0] in COLOURS and len(rest) > 1:
-        colour, rest = rest[0], rest[1:]
-    return EvalObject(" ".join(rest), phrase, count, colour)
+    if rest[0] in COLORS and len(rest) > 1:
+        color, rest = rest[0], rest[1:]
+    return EvalObject(" ".join(rest), phrase, count, color)
 
 
 def _singular(noun: str) -> str:
@@ -318,8 +318,12 @@ def _relation(relation: Any, objects: Sequence[EvalObject], where: str) -> EvalR
         first, second = (_number_of(part, objects, where) for part in (relation[0], relation[2]))
     elif isinstance(relation, str):
         words = relation
-        places = sorted((match.start(), number) for number, item in enumerate(objects)
-                        for match in [re.search(rf"\b{re.escape(item.name)}", relation.lower())] if match)  # fmt: skip
+        places = sorted(
+            (match.start(), number)
+            for number, item in enumerate(objects)
+            for match in [re.search(rf"\b{re.escape(item.name)}", relation.lower())]
+            if match
+        )
         first, second = (places[0][1], places[1][1]) if len(places) >= 2 else (0, 1)
     else:
         raise UserError(f'{where}: {str(relation)[:60]!r} is no relation; write ["cat", "left of", "dog"]')

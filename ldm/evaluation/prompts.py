@@ -9,7 +9,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from ldm.data.emoji_sprites import NAMES
+from ldm.data.emoji.sprites import NAMES
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
@@ -28,8 +28,8 @@ _TEMPLATES = (
     "{a} is standing {r} {b}.",
     "there is {a} {r} {b}",
 )
-# Centres of (first, second) for "first is <relation> second".
-RULE_CENTRES = {
+# Centers of (first, second) for "first is <relation> second".
+RULE_CENTERS = {
     "left": ((0.27, 0.5), (0.73, 0.5)),
     "right": ((0.73, 0.5), (0.27, 0.5)),
     "above": ((0.5, 0.27), (0.5, 0.73)),
@@ -39,7 +39,7 @@ RULE_CENTRES = {
 
 @dataclass(frozen=True)
 class RelationPrompt:
-    """A sentence saying "<first> is <relation> <second>", and the seed of the picture's starting noise."""
+    """A sentence saying "<first> is <relation> <second>", and the seed of the image's starting noise."""
 
     text: str
     first: str
@@ -75,12 +75,10 @@ def relation_prompts(which: str, count: int) -> list[RelationPrompt]:
         (*(pair if straight else pair[::-1]), relation)
         for pair in pairs_of(which)
         for straight in (True, False)
-        for relation in RULE_CENTRES
+        for relation in RULE_CENTERS
     ]
     if not 1 <= count <= len(triples):
-        raise UserError(
-            f"The set '{which}' has {len(triples)} prompts; ask for between 1 and {len(triples)}."
-        )
+        raise UserError(f"The set '{which}' has {len(triples)} prompts; ask for between 1 and {len(triples)}.")
     rng.shuffle(triples)
     return [_relation_prompt(triple, index, rng) for index, triple in enumerate(triples[:count])]
 
@@ -100,7 +98,7 @@ def _phrase(name: str, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class SinglePrompt:
-    """A sentence saying "a photo of <name>", and the seed of the picture's starting noise."""
+    """A sentence saying "a photo of <name>", and the seed of the image's starting noise."""
 
     text: str
     name: str
@@ -117,19 +115,19 @@ def single_prompts(count: int) -> list[SinglePrompt]:
 
 
 def rule_layout(prompt: RelationPrompt) -> Layout:
-    """The layout that the relation asks for, at fixed centres; its objects in the order of
+    """The layout that the relation asks for, at fixed centers; its objects in the order of
     ``prompt.names``.
     """
-    centres = RULE_CENTRES[prompt.relation]
+    centers = RULE_CENTERS[prompt.relation]
     objects = tuple(
         LayoutObject(phrase, x, y, name=name)
-        for phrase, name, (x, y) in zip(prompt.phrases, prompt.names, centres, strict=True)
+        for phrase, name, (x, y) in zip(prompt.phrases, prompt.names, centers, strict=True)
     )
     return Layout(objects, prompt.text)
 
 
 def swapped(layout: Layout) -> Layout:
-    """The layout with its first two objects in each other's place: a check that the centres steer."""
+    """The layout with its first two objects in each other's place: a check that the centers steer."""
     first, second, *rest = layout.objects
     return Layout(
         (

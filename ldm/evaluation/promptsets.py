@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ldm.data.emoji_captions import BACKGROUND_COLOURS
-from ldm.data.emoji_sprites import NAMES
+from ldm.data.emoji.captions import BACKGROUND_COLORS
+from ldm.data.emoji.sprites import NAMES
 from ldm.evaluation.prompts import SETS, pairs_of
 from ldm.util import atomic_write
 
@@ -132,21 +132,30 @@ def _caption(names: Sequence[str], rng: random.Random) -> str:
     phrases = [a(f"{rng.choice(_SIZES)} {name}") if rng.random() < 0.15 else a(name) for name in names]
     templates = {
         1: ("{0}", "a photo of {0}", "a close up of {0}", "a picture of {0}"),
-        2: ("{0} and {1}", "a photo of {0} and {1}", "{0} next to {1}", "{0} standing near {1}", "{0} with {1}",
-            "{0} sitting beside {1}", "{0} above {1}", "{0} under {1}", "{0} to the left of {1}"),
+        2: (
+            "{0} and {1}",
+            "a photo of {0} and {1}",
+            "{0} next to {1}",
+            "{0} standing near {1}",
+            "{0} with {1}",
+            "{0} sitting beside {1}",
+            "{0} above {1}",
+            "{0} under {1}",
+            "{0} to the left of {1}",
+        ),
         3: ("{0}, {1} and {2}", "a photo of {0}, {1} and {2}", "{0} with {1} and {2}", "{0} and {1} next to {2}"),
-    }[len(names)]  # fmt: skip
+    }[len(names)]
     text = rng.choice(templates).format(*phrases)
     kind = rng.random()
     if kind < 0.3:
-        text += f" on a {rng.choice(BACKGROUND_COLOURS)} background"
+        text += f" on a {rng.choice(BACKGROUND_COLORS)} background"
     elif kind < 0.5:
         text += f" {rng.choice(_PLACES)}"
     return _upper(text) + "."
 
 
 def vsr_style(which: str, count: int) -> list[dict[str, object]]:
-    """Records with caption, relation, subj, obj and label (always 1: the caption is what the picture should show)."""
+    """Records with caption, relation, subj, obj and label (always 1: the caption is what the image should show)."""
     rng = random.Random(f"vsr {which}")
     groups = _Groups(which, 2, rng)
 
@@ -168,9 +177,10 @@ class _Groups(Iterator[tuple[str, ...]]):
     def __init__(self, which: str, size: int, rng: random.Random) -> None:
         pairs = {frozenset(pair) for pair in pairs_of(which)}
         self.all = [
-            group for group in itertools.combinations(NAMES, size)
+            group
+            for group in itertools.combinations(NAMES, size)
             if all(frozenset(pair) in pairs for pair in itertools.combinations(group, 2))
-        ]  # fmt: skip
+        ]
         self.rng, self.left = rng, list[tuple[str, ...]]()
 
     def __next__(self) -> tuple[str, ...]:

@@ -8,19 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.calibration import Picture, detect_pictures
+from ldm.evaluation.calibration import ImageArray, detect_images
 from ldm.evaluation.markdown import markdown_table
 from ldm.evaluation.methods import Method
 from ldm.evaluation.prompts import RelationPrompt, rule_layout
-from ldm.evaluation.runner import Job, PictureStore, constants_of
-from ldm.evaluation.scoring import (
-    PictureScore,
-    Point,
-    paired_bootstrap,
-    per_prompt,
-    score_picture,
-    summarise,
-)
+from ldm.evaluation.runner import ImageStore, Job, constants_of
+from ldm.evaluation.scoring import ImageScore, Point, paired_bootstrap, per_prompt, score_image, summarize
 from ldm.models.detector import EmojiDetector
 from ldm.spacetime.layout import Layout
 from ldm.util import atomic_write
@@ -36,60 +29,57 @@ _COMPARED = ("object_recall", "both_and_right", "disc_hits")
 
 
 def targets(prompt: RelationPrompt, layout: Layout) -> tuple[Point, Point]:
-    """Where the prompt's objects should be: the layout's centres, or the rule's where it lacks one."""
-    centres = dict(zip(prompt.names, ((item.x, item.y) for item in rule_layout(prompt).objects), strict=True))
-    centres.update({item.name: (item.x, item.y) for item in layout.objects if item.name in centres})
-    return centres[prompt.first], centres[prompt.second]
+    """Where the prompt's objects should be: the layout's centers, or the rule's where it lacks one."""
+    centers = dict(zip(prompt.names, ((item.x, item.y) for item in rule_layout(prompt).objects), strict=True))
+    centers.update({item.name: (item.x, item.y) for item in layout.objects if item.name in centers})
+    return centers[prompt.first], centers[prompt.second]
 
 
 def score_method(
-    detector: EmojiDetector,
-    pictures: Sequence[Picture],
-    prompts: Sequence[RelationPrompt],
-    jobs: Sequence[Job],
-) -> list[PictureScore]:
+    detector: EmojiDetector, images: Sequence[ImageArray], prompts: Sequence[RelationPrompt], jobs: Sequence[Job]
+) -> list[ImageScore]:
     """A score a prompt, in order."""
-    found = detect_pictures(detector, pictures)
+    found = detect_images(detector, images)
     return [
-        score_picture(detections, prompt.names, prompt.relation, targets(prompt, job.layout))
+        score_image(detections, prompt.names, prompt.relation, targets(prompt, job.layout))
         for detections, prompt, job in zip(found, prompts, jobs, strict=True)
     ]
 
 
 def build_table(
     detector: EmojiDetector,
-    store: PictureStore,
+    store: ImageStore,
     methods: Sequence[Method],
     prompts: Sequence[RelationPrompt],
     jobs: Sequence[Job],
     settings: dict[str, Any],
-    known: Mapping[str, Sequence[PictureScore]] | None = None,
+    known: Mapping[str, Sequence[ImageScore]] | None = None,
 ) -> dict[str, Any]:
-    """Scores of finished pictures: every method's counts and paired differences from the first.
+    """Scores of finished images: every method's counts and paired differences from the first.
 
-    ``known``: by method label, scores of the first pictures, which are taken as they are.
+    ``known``: by method label, scores of the first images, which are taken as they are.
     """
     rows: list[dict[str, Any]] = []
-    reference: list[PictureScore] | None = None
+    reference: list[ImageScore] | None = None
     for method in methods:
         scores = list((known or {}).get(method.label, ()))
         done = len(scores)
-        pictures = [store.load(method, job.index) for job in jobs[done:]]
-        if pictures:
-            scores += score_method(detector, pictures, prompts[done:], jobs[done:])
+        images = [store.load(method, job.index) for job in jobs[done:]]
+        if images:
+            scores += score_method(detector, images, prompts[done:], jobs[done:])
         row: dict[str, Any] = {"method": method.label, "constants": constants_of(method)}
-        row.update({name: ratio.to_json() for name, ratio in summarise(scores).items()})
-        row["extra_objects_per_picture"] = float(per_prompt(scores)["extra_objects"].mean())
+        row.update({name: ratio.to_json() for name, ratio in summarize(scores).items()})
+        row["extra_objects_per_image"] = float(per_prompt(scores)["extra_objects"].mean())
         if reference is None:
             reference = scores
         else:
             row["against_" + methods[0].label] = _differences(scores, reference)
-        row["pictures"] = [score.to_json() for score in scores]
+        row["images"] = [score.to_json() for score in scores]
         rows.append(row)
     return {"settings": settings, "prompts": [asdict(prompt) for prompt in prompts], "rows": rows}
 
 
-def _differences(scores: Sequence[PictureScore], reference: Sequence[PictureScore]) -> dict[str, Any]:
+def _differences(scores: Sequence[ImageScore], reference: Sequence[ImageScore]) -> dict[str, Any]:
     """Mean paired difference and 95% interval of every column that each prompt has a value for."""
     own, other = per_prompt(scores), per_prompt(reference)
     return {name: asdict(paired_bootstrap(own[name], other[name])) for name in own}
@@ -101,7 +91,7 @@ NAMES = {
     "per-step": "`per-step`, the default",
     "fixed:weight=1,blend=unconditional": "fixed weight 1",
     "fixed:weight=6,until=0.12": "fixed weight 6 in the first 12% of the steps, the paper's equation",
-    "fixed:weight=1,blend=unconditional,swap=true": "fixed weight 1, centres exchanged",
+    "fixed:weight=1,blend=unconditional,swap=true": "fixed weight 1, centers exchanged",
 }
 
 

@@ -1,7 +1,7 @@
-"""Making the pictures that are scored: every method from the same prompts, layouts and starting noise.
+"""Making the images that are scored: every method from the same prompts, layouts and starting noise.
 
-Pictures are kept as PNG files, so that a run which was stopped goes on where it was, and so that they can be
-looked at. A folder holds the pictures of one model and one set of settings; others are refused.
+Images are kept as PNG files, so that a run which was stopped goes on where it was, and so that they can be
+looked at. A folder holds the images of one model and one set of settings; others are refused.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from ldm.spacetime.layout import Layout
 from ldm.util import UserError, atomic_write
 
 if TYPE_CHECKING:
-    from ldm.spacetime.optimise import Result
-    from ldm.spacetime.pipeline import Pipeline
+    from ldm.generation.pipeline import Pipeline
+    from ldm.spacetime.optimize import Result
 
 logger = logging.getLogger(__name__)
-Picture = NDArray[np.uint8]  # (H, W, 3)
+ImageArray = NDArray[np.uint8]  # (H, W, 3)
 LATER = ("gradient_steps", "shared")  # constants of a preset that scores made before there was one were made without
-BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # pictures made together
+BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # images made together
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are sampled: PLMS ``steps``, guidance ``scale``.
+    """How images are sampled: PLMS ``steps``, guidance ``scale``.
 
-    ``keep_activations`` trades memory for time where a whole chain is differentiated, and changes no picture.
+    ``keep_activations`` trades memory for time where a whole chain is differentiated, and changes no image.
     """
 
     steps: int = 25
@@ -49,7 +49,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make: its number, prompt, layout and the seed of its starting noise."""
+    """One image to make: its number, prompt, layout and the seed of its starting noise."""
 
     index: int
     prompt: str
@@ -64,20 +64,20 @@ def generate_images(
     layouts: Sequence[Layout],
     seeds: Sequence[int],
     sampling: Sampling,
-) -> list[Picture]:
-    """One picture a prompt, made together.
+) -> list[ImageArray]:
+    """One image a prompt, made together.
 
     Args:
         pipeline: the loaded model.
         method: how; ``base`` ignores the layouts.
-        prompts, layouts, seeds: an entry a picture; a seed gives the same noise whatever the method and
+        prompts, layouts, seeds: an entry an image; a seed gives the same noise whatever the method and
         batch. sampling: steps and guidance, the same for every method.
     """
+    from ldm.generation.images import to_images
     from ldm.models.diffusion.plms import PLMSSampler
-    from ldm.spacetime.outputs import to_pictures
 
     if method.preset is not None:
-        return to_pictures(optimised(pipeline, method, prompts, layouts, seeds, sampling).images)
+        return to_images(optimized(pipeline, method, prompts, layouts, seeds, sampling).images)
     chain = _chain(pipeline, prompts, seeds)
     sampler = PLMSSampler(pipeline.model)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def generate_images(
             **chain,
             **_fixed_control(pipeline, sampler, method, layouts, sampling),
         )
-        return to_pictures(pipeline.decode(latents))
+        return to_images(pipeline.decode(latents))
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def _fixed_control(
     return {"control": control, "weights": method.weight * present * held}  # (S, N, B)
 
 
-def optimised(
+def optimized(
     pipeline: Pipeline,
     method: Method,
     prompts: Sequence[str],
@@ -137,29 +137,33 @@ def optimised(
     seeds: Sequence[int],
     sampling: Sampling,
 ) -> Result:
-    """Pictures with the weights optimised as the method's preset says, and how they came about.
+    """Images with the weights optimized as the method's preset says, and how they came about.
 
     Arguments as of :func:`generate_images`; the method has a preset.
     """
     from ldm.models.diffusion.plms import PLMSSampler
     from ldm.spacetime.control import SpatialControl
-    from ldm.spacetime.optimise import optimise
+    from ldm.spacetime.optimize import optimize
 
     preset = method.preset
     assert preset is not None
     with torch.no_grad():
         control = SpatialControl.build(layouts, pipeline.encode)
     objective = preset.objective(pipeline.clip, prompts, layouts)
-    return optimise(
-        pipeline.model, PLMSSampler(pipeline.model), control, objective, preset,
-        guidance_scale=_guidance(method, sampling), steps=sampling.steps,
-        checkpoint_steps=not sampling.keep_activations, **_chain(pipeline, prompts, seeds),
-    )  # fmt: skip
+    return optimize(
+        pipeline.model,
+        PLMSSampler(pipeline.model),
+        control,
+        objective,
+        preset,
+        guidance_scale=_guidance(method, sampling),
+        steps=sampling.steps,
+        checkpoint_steps=not sampling.keep_activations,
+        **_chain(pipeline, prompts, seeds),
+    )
 
 
-def make_jobs(
-    prompts: Sequence[RelationPrompt], predictor: Callable[[str], Layout] | None = None
-) -> list[Job]:
+def make_jobs(prompts: Sequence[RelationPrompt], predictor: Callable[[str], Layout] | None = None) -> list[Job]:
     """A job a prompt, with the layout of the rule or of a predictor."""
     return [
         Job(index, prompt.text, predictor(prompt.text) if predictor else rule_layout(prompt), prompt.seed)
@@ -167,15 +171,15 @@ def make_jobs(
     ]
 
 
-class PictureStore:
-    """The folder of a run: one sub-folder a method, one PNG a picture.
+class ImageStore:
+    """The folder of a run: one sub-folder a method, one PNG an image.
 
     Args:
         folder: made if it is not there.
         settings: what all methods share (model, sampling, prompts).
 
     Raises:
-        UserError: if the folder holds pictures of other settings, or can't be written.
+        UserError: if the folder holds images of other settings, or can't be written.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -183,25 +187,25 @@ class PictureStore:
         _claim(folder / "settings.json", settings)
 
     def path(self, method: Method, index: int) -> Path:
-        """Where picture ``index`` of a method is, or will be."""
+        """Where image ``index`` of a method is, or will be."""
         return self.folder / method.folder / f"{index:04d}.png"
 
     def claim(self, method: Method) -> None:
-        """Notes the method's constants beside its pictures; UserError if its pictures had others."""
+        """Notes the method's constants beside its images; UserError if its images had others."""
         _claim(self.folder / method.folder / "method.json", constants_of(method))
 
-    def load(self, method: Method, index: int) -> Picture:
-        """Picture ``index`` of a method."""
-        with Image.open(self.path(method, index)) as picture:
-            return np.asarray(picture.convert("RGB"))
+    def load(self, method: Method, index: int) -> ImageArray:
+        """Image ``index`` of a method."""
+        with Image.open(self.path(method, index)) as image:
+            return np.asarray(image.convert("RGB"))
 
-    def save(self, method: Method, index: int, picture: Picture) -> None:
-        """Writes a picture; a reader sees all of it or nothing."""
+    def save(self, method: Method, index: int, image: ImageArray) -> None:
+        """Writes an image; a reader sees all of it or nothing."""
         with atomic_write(self.path(method, index)) as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG")
+            Image.fromarray(image).save(temporary, format="PNG")
 
     def missing(self, method: Method, jobs: Iterable[Job]) -> list[Job]:
-        """The jobs whose picture is not there yet."""
+        """The jobs whose image is not there yet."""
         return [job for job in jobs if not self.path(method, job.index).exists()]
 
 
@@ -239,18 +243,16 @@ def _claim(path: Path, content: dict[str, Any]) -> None:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} can't be read; remove {path.parent} or choose another output folder."
-        ) from error
+        raise UserError(f"{path} can't be read; remove {path.parent} or choose another output folder.") from error
     if changed := changed_keys(known, json.loads(text)):
         raise UserError(
-            f"{path.parent} holds pictures made with other settings ({', '.join(changed)}); "
+            f"{path.parent} holds images made with other settings ({', '.join(changed)}); "
             "choose another output folder or remove it."
         )
 
 
-def make_pictures(
-    store: PictureStore,
+def make_images(
+    store: ImageStore,
     methods: Sequence[Method],
     jobs: Sequence[Job],
     load: Callable[[], Pipeline],
@@ -258,15 +260,15 @@ def make_pictures(
     batch_size: int | None = None,
     known: Mapping[str, int] | None = None,
 ) -> None:
-    """Makes every picture that is not there yet.
+    """Makes every image that is not there yet.
 
     Args:
         store: where they go.
-        methods, jobs: every method makes a picture of every job.
+        methods, jobs: every method makes an image of every job.
         load: gives the pipeline, the same at every call; called only if something is missing.
         sampling: the same for every method.
-        batch_size: pictures made together; by default what suits the method.
-        known: by method label, how many of the first jobs need no picture.
+        batch_size: images made together; by default what suits the method.
+        known: by method label, how many of the first jobs need no image.
     """
     for method in methods:
         store.claim(method)
@@ -277,18 +279,13 @@ def make_pictures(
             batch = todo[first : first + size]
             layouts = [method.arrange(job.layout) for job in batch]
             made = generate_images(
-                load(),
-                method,
-                [job.prompt for job in batch],
-                layouts,
-                [job.seed for job in batch],
-                sampling,
+                load(), method, [job.prompt for job in batch], layouts, [job.seed for job in batch], sampling
             )
-            for job, picture in zip(batch, made, strict=True):
-                store.save(method, job.index, picture)
+            for job, image in zip(batch, made, strict=True):
+                store.save(method, job.index, image)
             done = first + len(batch)
             pace = (time.perf_counter() - started) / done
-            logger.info("%s: %d of %d, %.1f s a picture", method.label, done, len(todo), pace)
+            logger.info("%s: %d of %d, %.1f s an image", method.label, done, len(todo), pace)
 
 
 def _batch_size(method: Method) -> int:

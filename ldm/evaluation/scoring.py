@@ -1,6 +1,6 @@
-"""Scores of pictures from what the detector found in them: pure functions, every ratio with its counts.
+"""Scores of images from what the detector found in them: pure functions, every ratio with its counts.
 
-Centres are shares of the image, x to the right and y down.
+Centers are shares of the image, x to the right and y down.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from ldm.evaluation.statistics import interval, resampled
 from ldm.models.detector import Detection
 
 TARGET_RADIUS = 0.2  # of the method's disc
-MATCH_RADIUS = (
-    0.12  # within which a detection is the object it should be; a sprite's half side is 0.17 to 0.23
-)
+MATCH_RADIUS = 0.12  # within which a detection is the object it should be; a sprite's half side is 0.17 to 0.23
 Point = tuple[float, float]
 
 
@@ -40,8 +38,8 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class PictureScore:
-    """What one picture of "<first> is <relation> <second>" shows.
+class ImageScore:
+    """What one image of "<first> is <relation> <second>" shows.
 
     ``found`` and ``in_disc`` have an entry an object; ``relation_right`` is None unless both are present;
     ``extra`` counts detections beside one of each object.
@@ -73,7 +71,7 @@ def distance(first: Point, second: Point) -> float:
 
 
 def relation_holds(first: Point, second: Point, relation: str) -> bool:
-    """Whether ``first`` lies "left", "right", "above" or "below" ``second``, by their centres alone."""
+    """Whether ``first`` lies "left", "right", "above" or "below" ``second``, by their centers alone."""
     signed = {
         "left": second[0] - first[0],
         "right": first[0] - second[0],
@@ -83,10 +81,10 @@ def relation_holds(first: Point, second: Point, relation: str) -> bool:
     return signed[relation] > 0
 
 
-def score_picture(
+def score_image(
     detections: Sequence[Detection], names: tuple[str, str], relation: str, targets: tuple[Point, Point]
-) -> PictureScore:
-    """Scores one picture.
+) -> ImageScore:
+    """Scores one image.
 
     Args:
         detections: what the detector found.
@@ -105,10 +103,10 @@ def score_picture(
     if all(found):
         surest = [max(items, key=lambda item: item.score) for items in of]
         right = relation_holds((surest[0].x, surest[0].y), (surest[1].x, surest[1].y), relation)
-    return PictureScore(found, (hits[0], hits[1]), right, extra=len(detections) - sum(found))
+    return ImageScore(found, (hits[0], hits[1]), right, extra=len(detections) - sum(found))
 
 
-def summarise(scores: Sequence[PictureScore]) -> dict[str, Ratio]:
+def summarize(scores: Sequence[ImageScore]) -> dict[str, Ratio]:
     """The table's columns for one method, as counts."""
     both = [score for score in scores if score.both]
     return {
@@ -120,7 +118,7 @@ def summarise(scores: Sequence[PictureScore]) -> dict[str, Ratio]:
     }
 
 
-def per_prompt(scores: Sequence[PictureScore]) -> dict[str, NDArray[np.float64]]:
+def per_prompt(scores: Sequence[ImageScore]) -> dict[str, NDArray[np.float64]]:
     """The columns that every prompt has a value for, (prompts,) each: what paired differences are made of."""
     return {
         "object_recall": np.array([sum(score.found) / 2 for score in scores]),
@@ -162,7 +160,7 @@ def paired_bootstrap(
 
 @dataclass(frozen=True)
 class Matches:
-    """How detections of one or more pictures agree with the truth; ``distances`` of the matched centres."""
+    """How detections of one or more images agree with the truth; ``distances`` of the matched centers."""
 
     matched: int
     detected: int
@@ -188,13 +186,9 @@ class Matches:
         return Ratio(self.matched, self.present)
 
     def to_json(self, pixels: int = 64) -> dict[str, Any]:
-        """Precision, recall, and the mean centre error in pixels of a ``pixels``-wide image."""
+        """Precision, recall, and the mean center error in pixels of a ``pixels``-wide image."""
         error = float(np.mean(self.distances)) * pixels if self.distances else None
-        return {
-            "precision": self.precision.to_json(),
-            "recall": self.recall.to_json(),
-            "centre_error_px": error,
-        }
+        return {"precision": self.precision.to_json(), "recall": self.recall.to_json(), "center_error_px": error}
 
 
 def match(
@@ -204,7 +198,7 @@ def match(
     first.
 
     Args:
-        detections: of one picture.
+        detections: of one image.
         truth: name, x and y of every object in it.
     """
     free = list(truth)

@@ -1,4 +1,4 @@
-"""How sure a ratio is, and whether two methods differ: both by prompts, since pictures of one prompt are alike."""
+"""How sure a ratio is, and whether two methods differ: both by prompts, since images of one prompt are alike."""
 
 from __future__ import annotations
 

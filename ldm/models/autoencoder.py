@@ -67,7 +67,7 @@ class AutoencoderKL(FirstStage):
         return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
 
     @torch.no_grad()
-    def normalise_latents(self, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
+    def normalize_latents(self, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
         """Fold each latent channel's mean and standard deviation over `images` (B, C, H, W) into the 1x1 convolutions.
 
         Afterwards every channel of the latent has mean 0 and deviation 1 while reconstructions stay the same, so
@@ -100,25 +100,30 @@ class AutoencoderKL(FirstStage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`LPIPSWithDiscriminator`; `extra` is the posterior."""
         return self.loss(
-            images, reconstructions, extra, optimizer_idx, self.global_step,
-            last_layer=self.get_last_layer(), split=split,
-        )  # fmt: skip
+            images,
+            reconstructions,
+            extra,
+            optimizer_idx,
+            self.global_step,
+            last_layer=self.get_last_layer(),
+            split=split,
+        )
 
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoder and for the discriminator; AdamW (betas 0.9, 0.99) for a plain loss."""
         if self.adversarial:
             own = (self.encoder, self.decoder, self.quant_conv, self.post_quant_conv)
-            return self.adversarial_optimisers(own)
+            return self.adversarial_optimizers(own)
         params = [p for n, p in self.named_parameters() if not n.startswith("loss.")]
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
         )
         if self.total_steps is None:
-            return optimiser
+            return optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.05
+            optimizer, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.05
         )
-        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs: Any) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """Training the emoji world's small CLIP: OpenAI's architecture and a symmetric contrastive loss.
 
 Its cosine similarities steer the sampler, so what counts is not only which caption wins but that the
-similarity falls smoothly as a picture gets worse: training pictures are made to look half denoised (see
+similarity falls smoothly as an image gets worse: training images are made to look half denoised (see
 `clip_augment`), and the temperature is bounded so that matching pairs have to be far more alike than others.
 """
+
 from __future__ import annotations
 
 import math
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from ldm.models.clip_augment import half_denoised, random_strength
 from ldm.modules.encoders.modules import clip_package
+from ldm.modules.encoders.openai_clip import MEAN, STD
 from ldm.modules.encoders.tokenizer import WordTokenizer
-from ldm.spacetime.clip import MEAN, STD
 
 _DIRECTION = re.compile(
     r"\b(left|right|above|over|top|below|under|beneath|underneath|higher|lower|upper|bottom)\b", re.IGNORECASE
@@ -82,8 +83,8 @@ def uncertain_pairs(mentioned: Tensor, directed: Tensor) -> Tensor:
     """
     extra = (mentioned[None] & ~mentioned[:, None]).any(-1)  # [image, text]: the text names what is not there
     row = torch.arange(len(mentioned), device=mentioned.device)
-    neighbours = (row[:, None] ^ 1) == row[None]
-    twins = neighbours & ~extra & ~extra.T & directed[:, None] & directed[None]
+    neighbors = (row[:, None] ^ 1) == row[None]
+    twins = neighbors & ~extra & ~extra.T & directed[:, None] & directed[None]
     return ~extra & ~twins
 
 
@@ -125,7 +126,7 @@ class SmallCLIP(pl.LightningModule):
         warmup_steps, total_steps: of the learning rate, linear up and cosine down to 0.
         weight_decay: of AdamW, on matrices only.
         max_scale: bound of the inverse temperature. OpenAI's is 100; a low one makes similarities spread.
-        plain_rate: share of pictures shown without mean and deviation applied, as the published method does.
+        plain_rate: share of images shown without mean and deviation applied, as the published method does.
     """
 
     mean: Tensor
@@ -149,8 +150,8 @@ class SmallCLIP(pl.LightningModule):
         plain_rate: float = 0.15,
     ) -> None:
         super().__init__()
-        from ldm.data.emoji_captions import BACKGROUND_CAPTIONS
-        from ldm.data.emoji_sprites import NAMES
+        from ldm.data.emoji.captions import BACKGROUND_CAPTIONS
+        from ldm.data.emoji.sprites import NAMES
 
         self.learning_rate = 1e-3
         self.tokenizer = WordTokenizer(vocab_file, context_length=context_length)
@@ -158,9 +159,17 @@ class SmallCLIP(pl.LightningModule):
         self.warmup_steps, self.total_steps, self.weight_decay = warmup_steps, total_steps, weight_decay
         self.max_scale, self.plain_rate = max_scale, plain_rate
         self.clip = clip_package().model.CLIP(
-            embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size,
-            context_length, self.tokenizer.vocab_size, text_width, text_width // 64, text_layers,
-        )  # fmt: skip
+            embed_dim,
+            image_resolution,
+            vision_layers,
+            vision_width,
+            vision_patch_size,
+            context_length,
+            self.tokenizer.vocab_size,
+            text_width,
+            text_width // 64,
+            text_layers,
+        )
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -172,15 +181,13 @@ class SmallCLIP(pl.LightningModule):
         return F.normalize(self.clip.encode_text(tokens), dim=-1)
 
     def encode_image(self, images: Tensor, plain: Tensor | None = None) -> Tensor:
-        """Pictures (B, 3, R, R) in [0, 1] to unit vectors; `plain` (B,) marks those to take as they are."""
+        """Images (B, 3, R, R) in [0, 1] to unit vectors; `plain` (B,) marks those to take as they are."""
         pixels = (images - self.mean) / self.std
         if plain is not None:
             pixels = torch.where(plain.view(-1, 1, 1, 1), images, pixels)
         return F.normalize(self.clip.encode_image(pixels), dim=-1)
 
-    def loss(
-        self, images: Tensor, captions: Sequence[str], labels: Tensor, plain: Tensor | None = None
-    ) -> Tensor:
+    def loss(self, images: Tensor, captions: Sequence[str], labels: Tensor, plain: Tensor | None = None) -> Tensor:
         """The contrastive loss of a batch; captions with a direction also come swapped, as false texts."""
         scale = self.clip.logit_scale.clamp(max=math.log(self.max_scale)).exp()
         swapped = [self.objects.swapped(text) for text in captions]
@@ -197,7 +204,7 @@ class SmallCLIP(pl.LightningModule):
     # ---------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The loss on pictures of which most look half denoised."""
+        """The loss on images of which most look half denoised."""
         images: Tensor = batch["image"]
         strength = random_strength(len(images), images.device)
         plain = torch.rand(len(images), device=images.device) < self.plain_rate
@@ -215,14 +222,14 @@ class SmallCLIP(pl.LightningModule):
 
         ``val/crop_accuracy``: crops given the right one of all category names. ``val/caption_accuracy``:
         scenes that prefer their caption to another one naming something else; ``val/relation_accuracy``: to
-        itself with the two names swapped. ``..._degraded``: the same on pictures made to look half denoised.
+        itself with the two names swapped. ``..._degraded``: the same on images made to look half denoised.
         """
         images, captions, labels = batch["image"], list(batch["caption"]), batch["label"]
         count = len(images)
         self.log("val/loss", self.loss(images, captions, labels), batch_size=count, prog_bar=True)
         degraded = half_denoised(images, torch.full((count,), 0.7, device=images.device))
-        for name, pictures in (("", images), ("_degraded", degraded)):
-            features = self.encode_image(pictures)
+        for name, shown in (("", images), ("_degraded", degraded)):
+            features = self.encode_image(shown)
             self._log_share(f"val/crop_accuracy{name}", self._crop_hits(features, labels))
             self._log_share(f"val/caption_accuracy{name}", self._caption_hits(features, captions, labels))
             self._log_share(f"val/relation_accuracy{name}", self._relation_hits(features, captions))
@@ -261,9 +268,9 @@ class SmallCLIP(pl.LightningModule):
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
-        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def _rate(self, step: int) -> float:
         if step < self.warmup_steps:

@@ -1,9 +1,10 @@
-"""Makes pictures look like the predictions a sampler makes on its way.
+"""Makes images look like the predictions a sampler makes on its way.
 
-A CLIP that only ever saw finished pictures gives gradients that mean little on the blurred and washed-out
-predicted x_0 of an early denoising step. The data's own degradations imitate finished generated pictures;
+A CLIP that only ever saw finished images gives gradients that mean little on the blurred and washed-out
+predicted x_0 of an early denoising step. The data's own degradations imitate finished generated images;
 these go further.
 """
+
 from __future__ import annotations
 
 import torch
@@ -12,29 +13,31 @@ from torch import Tensor
 
 
 def half_denoised(images: Tensor, strength: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] at `strength` (B,) in [0, 1]; 0 leaves one as it is.
+    """Images (B, 3, H, W) in [0, 1] at `strength` (B,) in [0, 1]; 0 leaves one as it is.
 
-    A faint second picture of the batch shows through, blocks run into each other, contrast is lost: each by a
+    A faint second image of the batch shows through, blocks run into each other, contrast is lost: each by a
     random share of its largest amount times the strength.
     """
     strength = strength.view(-1, 1, 1, 1)  # (B, 1, 1, 1)
-    # The second picture is not a neighbour, which may be the twin with the opposite relation.
+    # The second image is not a neighbor, which may be the twin with the opposite relation.
     out = torch.lerp(images, images.roll(2, 0), 0.3 * torch.rand_like(strength) * strength)
     out = torch.lerp(out, _coarse(out), torch.rand_like(strength) * strength)
     return torch.lerp(out, out.mean((2, 3), keepdim=True), 0.6 * torch.rand_like(strength) * strength)
 
 
 def random_strength(batch: int, device: torch.device, untouched: float = 0.4) -> Tensor:
-    """Strengths (B,): 0 for about a share `untouched` of the pictures, uniform in [0, 1] for the others."""
+    """Strengths (B,): 0 for about a share `untouched` of the images, uniform in [0, 1] for the others."""
     return torch.rand(batch, device=device) * (torch.rand(batch, device=device) >= untouched)
 
 
 def _coarse(images: Tensor) -> Tensor:
-    """Each picture averaged over blocks of 2, 4 or 8 pixels and interpolated back."""
+    """Each image averaged over blocks of 2, 4 or 8 pixels and interpolated back."""
     size = list(images.shape[-2:])
-    versions = torch.stack([  # (3, B, 3, H, W)
-        F.interpolate(F.avg_pool2d(images, factor), size, mode="bilinear", align_corners=False)
-        for factor in (2, 4, 8)
-    ])  # fmt: skip
+    versions = torch.stack(
+        [  # (3, B, 3, H, W)
+            F.interpolate(F.avg_pool2d(images, factor), size, mode="bilinear", align_corners=False)
+            for factor in (2, 4, 8)
+        ]
+    )
     batch = torch.arange(len(images), device=images.device)
     return versions[torch.randint(3, (len(images),), device=images.device), batch]

@@ -1,6 +1,6 @@
-"""A small detector of emoji: a heat map of centres per category (Zhou et al., "Objects as Points", 2019).
+"""A small detector of emoji: a heat map of centers per category (Zhou et al., "Objects as Points", 2019).
 
-It measures generated pictures for `scripts/evaluate.py`; sampling does not need it.
+It measures generated images for `scripts/evaluate.py`; sampling does not need it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.data.emoji_sprites import CATEGORIES, NAMES
+from ldm.data.emoji.sprites import CATEGORIES, NAMES
 from ldm.util import load_config, load_model_from_config
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ SAME_PLACE = 0.1  # detections closer than this (share of the image) are one obj
 
 @dataclass(frozen=True)
 class Detection:
-    """A category's name, a score in [0, 1], and the centre in [0, 1] (x to the right, y down)."""
+    """A category's name, a score in [0, 1], and the center in [0, 1] (x to the right, y down)."""
 
     name: str
     score: float
@@ -62,7 +62,7 @@ class _Block(nn.Module):
 
 
 class EmojiDetector(pl.LightningModule):
-    """Centres and categories of the objects in a picture of the emoji world.
+    """Centers and categories of the objects in an image of the emoji world.
 
     Args:
         width: channels of the body.
@@ -105,17 +105,17 @@ class EmojiDetector(pl.LightningModule):
         logits, offset = self(batch["image"])
         heat, mask = batch["heat"], batch["mask"]
         probability = logits.sigmoid()
-        at_centre = heat == 1
+        at_center = heat == 1
         hit = (1 - probability) ** 2 * F.logsigmoid(logits)
         miss = (1 - heat) ** 4 * probability**2 * F.logsigmoid(-logits)
         objects = mask.sum().clamp(min=1)
-        focal = -torch.where(at_centre, hit, miss).sum() / objects
+        focal = -torch.where(at_center, hit, miss).sum() / objects
         error = ((offset - batch["offset"]).abs() * mask[:, None]).sum() / objects
         return focal + error
 
     @torch.no_grad()
     def detect(self, images: Tensor, threshold: float = THRESHOLD) -> list[list[Detection]]:
-        """Objects of each picture, surest first.
+        """Objects of each image, surest first.
 
         Args:
             images: (B, 3, H, W) in [0, 1]; trained at 64x64.
@@ -138,7 +138,7 @@ class EmojiDetector(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Logs the loss, and recall and precision with a centre in the right cell or one beside it."""
+        """Logs the loss, and recall and precision with a center in the right cell or one beside it."""
         self.log("val/loss", self.loss(batch), batch_size=len(batch["image"]))
         logits, _ = self(batch["image"])
         heat = logits.sigmoid()
@@ -152,13 +152,13 @@ class EmojiDetector(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate follows one cycle over ``total_steps``."""
-        optimiser = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
         if self.total_steps is None:
-            return optimiser
+            return optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.1
+            optimizer, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.1
         )
-        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
 def load_detector(weights: str | Path | None = None, config: str | Path | None = None) -> EmojiDetector:

@@ -1,4 +1,4 @@
-"""What the autoencoders share: checkpoints, batches, pictures, and training with or without a discriminator."""
+"""What the autoencoders share: checkpoints, batches, images, and training with or without a discriminator."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
 class FirstStage(pl.LightningModule):
     """An encoder, a decoder and a loss; subclasses say what lies between.
 
-    With an :class:`AdversarialLoss` the autoencoder and the discriminator have an optimiser each and take turns on
+    With an :class:`AdversarialLoss` the autoencoder and the discriminator have an optimizer each and take turns on
     every batch (Esser et al. 2021). Both see the same reconstruction, and one batch counts as one step of the
     trainer, as `disc_start` and `max_steps` expect.
 
@@ -53,8 +53,8 @@ class FirstStage(pl.LightningModule):
         lossconfig: target and params of the training loss.
         image_key: entry of a batch that holds the images, (B, H, W, C).
         monitor: metric that checkpoints are ranked by.
-        colorize_nlabels: number of labels that pictures of segmentations get a random colour for.
-        accumulate_grad_batches: batches an optimiser step, with a discriminator (without, it is the trainer's).
+        colorize_nlabels: number of labels that images of segmentations get a random color for.
+        accumulate_grad_batches: batches an optimizer step, with a discriminator (without, it is the trainer's).
     """
 
     encoder: Encoder
@@ -111,9 +111,9 @@ class FirstStage(pl.LightningModule):
         return x.permute(0, 3, 1, 2).contiguous().float()
 
     def to_rgb(self, x: Tensor) -> Tensor:
-        """A picture (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colours."""
+        """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""
         if not hasattr(self, "colorize"):
-            raise UserError("pictures of segmentations need colorize_nlabels, the number of labels, in the config")
+            raise UserError("images of segmentations need colorize_nlabels, the number of labels, in the config")
         x = F.conv2d(x, self.colorize)
         return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
 
@@ -140,23 +140,23 @@ class FirstStage(pl.LightningModule):
             self.loss.prepare()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
-        """The loss on one batch; with a discriminator, both optimisers' turns."""
+        """The loss on one batch; with a discriminator, both optimizers' turns."""
         if not self.adversarial:
             return self._plain_step(batch, "train")
         images = self.get_input(batch, self.image_key)
         reconstructions, extra = self.reconstruct(images, "train")
-        optimisers: Any = self.optimizers()
+        optimizers: Any = self.optimizers()
         # Only the autoencoder's turns move the trainer's step. The loop sets these hooks anew for every batch.
-        optimisers[1]._on_before_step = optimisers[1]._on_after_step = lambda: None
+        optimizers[1]._on_before_step = optimizers[1]._on_after_step = lambda: None
         due = (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        for index, optimiser in enumerate(optimisers):
-            self.toggle_optimizer(optimiser)
+        for index, optimizer in enumerate(optimizers):
+            self.toggle_optimizer(optimizer)
             loss, parts = self.adversarial_loss(images, reconstructions, extra, index, "train")
             self.manual_backward(loss / self.accumulate_grad_batches)
             if due:
-                optimiser.step()
-                optimiser.zero_grad()
-            self.untoggle_optimizer(optimiser)
+                optimizer.step()
+                optimizer.zero_grad()
+            self.untoggle_optimizer(optimizer)
             self.log_dict(parts, prog_bar=index == 0, on_step=True, on_epoch=False, batch_size=len(images))
         for scheduler in self._schedulers() if due else ():
             scheduler.step()
@@ -188,7 +188,7 @@ class FirstStage(pl.LightningModule):
         self.log_dict(logs, prog_bar=True, on_step=split == "train", on_epoch=split != "train", batch_size=len(images))
         return loss
 
-    def adversarial_optimisers(self, own: Sequence[nn.Module], factor: float = 1.0) -> list[torch.optim.Optimizer]:
+    def adversarial_optimizers(self, own: Sequence[nn.Module], factor: float = 1.0) -> list[torch.optim.Optimizer]:
         """Adam for the modules `own`, at `factor` times the learning rate, and for the discriminator."""
         weights = [p for module in own for p in module.parameters()]
         return [

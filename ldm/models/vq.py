@@ -1,4 +1,4 @@
-"""Vector-quantised first stages (Esser et al. 2021), on taming's quantiser."""
+"""Vector-quantized first stages (Esser et al. 2021), on taming's quantizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm.modules import lean
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, instantiate_from_config
 
-COMMITMENT = 0.25  # weight of the encoder's part in the quantiser's loss
+COMMITMENT = 0.25  # weight of the encoder's part in the quantizer's loss
 
 
 class VQModel(FirstStage):
@@ -26,9 +26,9 @@ class VQModel(FirstStage):
         n_embed, embed_dim: entries of the codebook, and their width.
         ckpt_path, ignore_keys: weights to begin from, and prefixes of names in them to leave out.
         batch_resize_range: (lowest, highest) side that training batches are resized to, in steps of 16.
-        scheduler_config: of both optimisers' learning rates.
+        scheduler_config: of both optimizers' learning rates.
         lr_g_factor: the autoencoder's learning rate over the discriminator's.
-        remap, sane_index_shape: of the quantiser: a file of the indices in use; indices as maps (B, h, w).
+        remap, sane_index_shape: of the quantizer: a file of the indices in use; indices as maps (B, h, w).
         use_ema: keep averaged weights, for validation.
         common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
     """
@@ -68,11 +68,11 @@ class VQModel(FirstStage):
             self.init_from_ckpt(ckpt_path, ignore_keys)
 
     def encode_to_prequant(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to the latent before it is quantised, (B, embed_dim, h, w)."""
+        """Images (B, C, H, W) in [-1, 1] to the latent before it is quantized, (B, embed_dim, h, w)."""
         return self.quant_conv(self.encoder(x))
 
     def encode(self, x: Tensor) -> Any:
-        """Images to (latent (B, embed_dim, h, w), the quantiser's loss, (perplexity, one-hot codes, indices))."""
+        """Images to (latent (B, embed_dim, h, w), the quantizer's loss, (perplexity, one-hot codes, indices))."""
         return self.quantize(self.encode_to_prequant(x))
 
     def decode(self, quant: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class VQModel(FirstStage):
         return self.decode(self.quantize.get_codebook_entry(code_b.flatten(), shape))
 
     def forward(self, input: Tensor, return_pred_indices: bool = False) -> tuple[Tensor, ...]:
-        """Reconstruction and quantiser's loss of images (B, C, H, W); with indices where asked for."""
+        """Reconstruction and quantizer's loss of images (B, C, H, W); with indices where asked for."""
         quant, difference, (_, _, indices) = self.quantize(self.encode_to_prequant(input))
         reconstruction = self.decode(quant)
         return (reconstruction, difference, indices) if return_pred_indices else (reconstruction, difference)
@@ -110,7 +110,7 @@ class VQModel(FirstStage):
         return x if side == x.shape[2] else F.interpolate(x, size=side, mode="bicubic")
 
     def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, Any]:
-        """Reconstructions, and (quantiser's loss, indices)."""
+        """Reconstructions, and (quantizer's loss, indices)."""
         reconstructions, difference, indices = self(images, return_pred_indices=True)
         return reconstructions, (difference, indices)
 
@@ -120,9 +120,15 @@ class VQModel(FirstStage):
         """See :class:`VQLPIPSWithDiscriminator`."""
         difference, indices = extra
         return self.loss(
-            difference, images, reconstructions, optimizer_idx, self.global_step,
-            last_layer=self.get_last_layer(), split=split, predicted_indices=indices,
-        )  # fmt: skip
+            difference,
+            images,
+            reconstructions,
+            optimizer_idx,
+            self.global_step,
+            last_layer=self.get_last_layer(),
+            split=split,
+            predicted_indices=indices,
+        )
 
     def on_fit_start(self) -> None:
         """Refuse a loss without a codebook term."""
@@ -145,12 +151,12 @@ class VQModel(FirstStage):
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoder and for the discriminator, with a LambdaLR each where the config has one."""
         own = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
-        optimisers = self.adversarial_optimisers(own, self.lr_g_factor)
+        optimizers = self.adversarial_optimizers(own, self.lr_g_factor)
         if self.scheduler_config is None:
-            return optimisers
+            return optimizers
         schedule = instantiate_from_config(self.scheduler_config).schedule
-        rates = [torch.optim.lr_scheduler.LambdaLR(optimiser, lr_lambda=schedule) for optimiser in optimisers]
-        return optimisers, [{"scheduler": rate, "interval": "step", "frequency": 1} for rate in rates]
+        rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule) for optimizer in optimizers]
+        return optimizers, [{"scheduler": rate, "interval": "step", "frequency": 1} for rate in rates]
 
     @torch.no_grad()
     def log_images(
@@ -168,19 +174,19 @@ class VQModel(FirstStage):
 
 
 class VQModelInterface(VQModel):
-    """A VQ model as first stage of a diffusion model: the latent is quantised by the decoder, not by the encoder."""
+    """A VQ model as first stage of a diffusion model: the latent is quantized by the decoder, not by the encoder."""
 
     def __init__(self, embed_dim: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, embed_dim=embed_dim, **kwargs)  # type: ignore[misc]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to the latent before it is quantised, (B, embed_dim, h, w)."""
+        """Images (B, C, H, W) in [-1, 1] to the latent before it is quantized, (B, embed_dim, h, w)."""
         return self.encode_to_prequant(x)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False) -> Tensor:
-        """Latent (B, embed_dim, h, w), quantised unless it is said not to, to images (B, C, f h, f w)."""
+        """Latent (B, embed_dim, h, w), quantized unless it is said not to, to images (B, C, f h, f w)."""
         return super().decode(h if force_not_quantize else self.quantize(h)[0])
 
     def on_fit_start(self) -> None:
-        """Refuse training: the interface has no quantiser's loss."""
+        """Refuse training: the interface has no quantizer's loss."""
         raise UserError("a VQModelInterface is a first stage to use; train it as ldm.models.autoencoder.VQModel")

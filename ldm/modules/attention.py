@@ -4,6 +4,7 @@ The control (Wu et al., ICCV 2023, arXiv 2304.03869) replaces the output of ever
 rows of the batch that carry the prompt and inside each object's disc, by a combination of the prompt's
 attention and the attention to that object's own description. See `CrossAttention.forward`.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # Keys and values, each (B, L, H*D), of the prompt and of every local context, by layer and by what they were computed
-# with, beside the prompt's context that they are of. The texts stay the same over all steps of a picture, so a frozen
+# with, beside the prompt's context that they are of. The texts stay the same over all steps of an image, so a frozen
 # layer projects each of them once.
 Projections = dict[tuple[Any, ...], tuple[Tensor | None, list[tuple[Tensor, Tensor]]]]
 
@@ -76,12 +77,7 @@ class CrossAttention(nn.Module):
     """Multi-head attention of pixels to a context (without one, to themselves), with optional control."""
 
     def __init__(
-        self,
-        query_dim: int,
-        context_dim: int | None = None,
-        heads: int = 8,
-        dim_head: int = 64,
-        dropout: float = 0.0,
+        self, query_dim: int, context_dim: int | None = None, heads: int = 8, dim_head: int = 64, dropout: float = 0.0
     ) -> None:
         super().__init__()
         inner = dim_head * heads
@@ -213,9 +209,7 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = lean.LayerNorm(dim)
         self.checkpoint = checkpoint
 
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, local: LocalAttention | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, local: LocalAttention | None = None) -> Tensor:
         """(R, P, dim) with context (R, L, context_dim) -> (R, P, dim)."""
         return checkpoint(partial(self._forward, local=local), (x, context), None, self.checkpoint)
 

@@ -1,7 +1,7 @@
 """`torch.compile` of the blocks of a U-Net, as an option.
 
 The blocks are compiled one by one, not the network as a whole: residual blocks, attention of pixels to themselves and
-feed-forwards are each one graph without breaks, while the cross-attention, whose work depends on the discs of a picture
+feed-forwards are each one graph without breaks, while the cross-attention, whose work depends on the discs of an image
 and whose keys and values are cached, runs as it is. Blocks of one shape share their code. Numbers agree to rounding;
 names, parameters and state dicts stay as they are. What compiled blocks keep for a backward pass is up to the compiler,
 which keeps more than `ldm.modules.lean` does.
@@ -43,7 +43,7 @@ def compile_blocks(model: nn.Module, device: torch.device | str, backend: str = 
     # On a CPU the compiler would bring the weights of convolutions to channels last anew at every call, which is slow.
     options = {"layout_optimization": False} if torch.device(device).type == "cpu" and backend == "inductor" else None
     for block in found:
-        # Fixed shapes: a picture has one size, and code for any size is slower.
+        # Fixed shapes: an image has one size, and code for any size is slower.
         block.compile(backend=backend, dynamic=False, recompile_limit=MOST_SHAPES, options=options)
     logger.info("%d blocks will be compiled at their first call, which takes minutes for a large model", len(found))
     return len(found)

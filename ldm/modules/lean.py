@@ -1,7 +1,7 @@
 """Layers that, while their parameters are frozen, keep for the backward pass only what it needs.
 
-While the weights of the objects are optimised, gradients pass through U-Net and decoder but none is taken of their
-parameters. PyTorch's layers keep their inputs all the same: a convolution its input, a normalisation, the activation
+While the weights of the objects are optimized, gradients pass through U-Net and decoder but none is taken of their
+parameters. PyTorch's layers keep their inputs all the same: a convolution its input, a normalization, the activation
 behind it and the gate of a feed-forward the same map several times over. Here a convolution keeps its weight and
 computes from that, `norm_silu` and `geglu` keep their input and compute the rest again, which costs little. Under
 autocast the layers keep the weights as they are, not a copy in the lower precision each.
@@ -51,7 +51,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """A layer normalisation, computed in at least float32, that keeps its input in its own precision."""
+    """A layer normalization, computed in at least float32, that keeps its input in its own precision."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> the same."""
@@ -61,7 +61,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def norm_silu(norm: nn.Module, x: Tensor) -> Tensor:
-    """silu(norm(x)) of (B, C, ...) and a group normalisation; of a frozen one, only x is kept."""
+    """silu(norm(x)) of (B, C, ...) and a group normalization; of a frozen one, only x is kept."""
     return _NormSilu.apply(x, norm) if frozen(norm, x) else F.silu(norm(x))
 
 

@@ -3,6 +3,7 @@
 Section 3.2 of Wu et al., ICCV 2023 (arXiv 2304.03869). A `SpatialControl` is built once per batch and handed
 from the sampler through the U-Net to every cross-attention; nothing is kept on a module or in a file.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -16,22 +17,20 @@ from ldm.modules.attention import LocalAttention, Projections
 from ldm.spacetime.layout import Layout
 
 Blend = Literal["conditional", "unconditional"]
-RADIUS = 0.2  # of the disc around an object's centre, as a fraction of the image side
+RADIUS = 0.2  # of the disc around an object's center, as a fraction of the image side
 
 
-def disc_mask(
-    centre: Tensor, h: int, w: int, radius: float = RADIUS, dtype: torch.dtype = torch.float64
-) -> Tensor:
+def disc_mask(center: Tensor, h: int, w: int, radius: float = RADIUS, dtype: torch.dtype = torch.float64) -> Tensor:
     """Which pixels of an h x w grid lie inside the disc: (c/w - x)^2 + (r/h - y)^2 < radius^2.
 
-    A pixel can lie exactly on the rim (0.25 against a centre at 0.45 and radius 0.2), where rounding decides;
-    hence the arithmetic is done in `dtype`, whatever the dtype of `centre` (CPU).
+    A pixel can lie exactly on the rim (0.25 against a center at 0.45 and radius 0.2), where rounding decides;
+    hence the arithmetic is done in `dtype`, whatever the dtype of `center` (CPU).
 
     Args:
-        centre: (..., 2), x then y, as fractions of width and height.
+        center: (..., 2), x then y, as fractions of width and height.
     Returns: (..., h*w) bool, pixels in row-major order.
     """
-    x, y = centre.to(dtype).unbind(-1)
+    x, y = center.to(dtype).unbind(-1)
     columns = torch.arange(w, dtype=dtype) / w  # (w,)
     rows = torch.arange(h, dtype=dtype) / h  # (h,)
     dx2 = (columns - x[..., None]) ** 2  # (..., w)
@@ -48,33 +47,31 @@ class SpatialControl:
 
     Attributes:
         local_contexts: (N, B, L, C), encoded descriptions.
-        centres: (N, B, 2) float64 on the CPU, x then y.
+        centers: (N, B, 2) float64 on the CPU, x then y.
         present: (N, B) bool on the CPU, False for padding: such an object's mask is zero.
         radius: of the discs, as a fraction of the image side.
         blend: which attention output is subtracted from the local one: the prompt's ("conditional", the
             paper's equation) or the unconditional row's (the ICCV 2023 release; needs 2B rows).
         mask_dtype: of the arithmetic at the rim, see `disc_mask`.
-        clamp: move centres into [0, 1] first (the April 2023 release).
+        clamp: move centers into [0, 1] first (the April 2023 release).
     """
 
     local_contexts: Tensor
-    centres: Tensor
+    centers: Tensor
     present: Tensor
     radius: float = RADIUS
     blend: Blend = "conditional"
     mask_dtype: torch.dtype = torch.float64
     clamp: bool = False
-    _cache: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _cache: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = field(default_factory=dict, init=False, repr=False)
     _projections: Projections = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n, b = self.local_contexts.shape[:2]
-        if self.centres.shape != (n, b, 2) or self.present.shape != (n, b):
+        if self.centers.shape != (n, b, 2) or self.present.shape != (n, b):
             raise ValueError(
-                f"local_contexts for {n} objects and {b} images do not fit centres "
-                f"{tuple(self.centres.shape)} and present {tuple(self.present.shape)}"
+                f"local_contexts for {n} objects and {b} images do not fit centers "
+                f"{tuple(self.centers.shape)} and present {tuple(self.present.shape)}"
             )
 
     @classmethod
@@ -94,16 +91,16 @@ class SpatialControl:
             encode: texts -> (number of texts, L, C); called once, with every different local prompt.
         """
         n, b = max((len(layout.objects) for layout in layouts), default=0), len(layouts)
-        centres = torch.full((n, b, 2), 0.5, dtype=torch.float64)
+        centers = torch.full((n, b, 2), 0.5, dtype=torch.float64)
         present = torch.zeros(n, b, dtype=torch.bool)
         texts = [[""] * b for _ in range(n)]  # padding attends to the empty text, inside an empty mask
         for j, layout in enumerate(layouts):
             for i, entry in enumerate(layout.objects):
-                centres[i, j] = torch.tensor([entry.x, entry.y], dtype=torch.float64)
+                centers[i, j] = torch.tensor([entry.x, entry.y], dtype=torch.float64)
                 present[i, j] = True
                 texts[i][j] = entry.local_prompt
         local_contexts = _encode_distinct(texts, encode) if n else torch.zeros(0, b, 0, 0)
-        return cls(local_contexts, centres, present, radius, blend, mask_dtype, clamp)
+        return cls(local_contexts, centers, present, radius, blend, mask_dtype, clamp)
 
     @property
     def num_objects(self) -> int:
@@ -125,7 +122,7 @@ class SpatialControl:
         return replace(
             self,
             local_contexts=self.local_contexts[:, index.to(self.local_contexts.device)],
-            centres=self.centres[:, index],
+            centers=self.centers[:, index],
             present=self.present[:, index],
         )
 
@@ -148,8 +145,8 @@ class SpatialControl:
     def _grid(self, h: int, w: int) -> tuple[Tensor, list[Tensor]]:
         """Masks, and for each object the pixels where any image's mask is nonzero; computed once per size."""
         if (h, w) not in self._cache:
-            centres = self.centres.clamp(0, 1) if self.clamp else self.centres
-            inside = disc_mask(centres, h, w, self.radius, self.mask_dtype)  # (N, B, P)
+            centers = self.centers.clamp(0, 1) if self.clamp else self.centers
+            inside = disc_mask(centers, h, w, self.radius, self.mask_dtype)  # (N, B, P)
             inside = inside & self.present[..., None]
             device = self.local_contexts.device
             pixels = [mask.any(0).nonzero().squeeze(1).to(device) for mask in inside]  # N x (P_i,)

@@ -1,12 +1,13 @@
-"""Layouts: the objects of a prompt, where their centres lie, and how hard each is steered.
+"""Layouts: the objects of a prompt, where their centers lie, and how hard each is steered.
 
-The JSON form, as a user writes it and as it is saved beside a picture (`prompt`, `weight` and `name` are
+The JSON form, as a user writes it and as it is saved beside an image (`prompt`, `weight` and `name` are
 optional):
 
     {"prompt": "A cat to the left of a dog.",
      "objects": [{"phrase": "A cat", "x": 0.25, "y": 0.5, "weight": 1.0, "name": "cat"},
                  {"phrase": "a dog", "x": 0.75, "y": 0.5}]}
 """
+
 from __future__ import annotations
 
 import json
@@ -22,11 +23,11 @@ from ldm.util import UserError
 
 @dataclass(frozen=True)
 class LayoutObject:
-    """One object: its phrase as it stands in the prompt, and its centre.
+    """One object: its phrase as it stands in the prompt, and its center.
 
     Attributes:
         phrase: e.g. "a bus".
-        x, y: centre as a fraction of the image's width and height; x to the right, y down.
+        x, y: center as a fraction of the image's width and height; x to the right, y down.
         weight: initial attention weight, None for the schedule's own.
         name: category name where it is known, e.g. "bus".
     """
@@ -72,7 +73,7 @@ class LayoutObject:
 
 @dataclass(frozen=True)
 class Layout:
-    """The objects of one picture, in the order of the prompt; equal phrases stay separate objects."""
+    """The objects of one image, in the order of the prompt; equal phrases stay separate objects."""
 
     objects: tuple[LayoutObject, ...]
     prompt: str | None = None

@@ -1,7 +1,7 @@
-"""The loss that steers the weights: CLIP similarity of the picture with its prompt and of crops with objects.
+"""The loss that steers the weights: CLIP similarity of the image with its prompt and of crops with objects.
 
 Section 3.3 of Wu et al., ICCV 2023 (arXiv 2304.03869): a global term 1 - cos(image, prompt), and for each
-object a local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its centre.
+object a local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its center.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HALF_SIDE = 0.2  # of a crop, as a fraction of the image side
 
 
 class ClipLike(Protocol):
-    """What the objective needs of a CLIP; `ldm.spacetime.clip.ClipBundle` is one."""
+    """What the objective needs of a CLIP; `ldm.modules.encoders.openai_clip.ClipBundle` is one."""
 
     @property
     def model(self) -> Any: ...  # encode_image (B, 3, R, R), encode_text (B, L): features (B, D)
@@ -43,7 +43,7 @@ class ClipLike(Protocol):
 def area_matrix(size: int, resolution: int) -> Tensor:
     """(resolution, size) matrix of nearest upsampling followed by average pooling along one axis.
 
-    With g = gcd(resolution, size), every pixel is repeated resolution/g times and size/g neighbours are then
+    With g = gcd(resolution, size), every pixel is repeated resolution/g times and size/g neighbors are then
     averaged: 7 and 16 for 512 to 224. As a matrix it never builds the upsampled image.
     """
     divisor = math.gcd(size, resolution)
@@ -62,23 +62,23 @@ def resize_area(image: Tensor, resolution: int) -> Tensor:
     return rows @ image @ columns.T
 
 
-def crop_bounds(centre: float, size: int, half_side: float = HALF_SIDE) -> tuple[int, int]:
+def crop_bounds(center: float, size: int, half_side: float = HALF_SIDE) -> tuple[int, int]:
     """First and one-past-last pixel of a crop on an axis of `size` pixels; cut to the image, never empty."""
-    low = int(size * max(centre - half_side, 0))
-    high = int(size * min(centre + half_side, 1))
+    low = int(size * max(center - half_side, 0))
+    high = int(size * min(center + half_side, 1))
     low = min(low, size - 1)
     return low, max(high, low + 1)
 
 
 def crop(image: Tensor, x: float, y: float, half_side: float = HALF_SIDE) -> Tensor:
-    """The part of image (..., H, W) around the centre (x, y), given as fractions of width and height."""
+    """The part of image (..., H, W) around the center (x, y), given as fractions of width and height."""
     top, bottom = crop_bounds(y, image.shape[-2], half_side)
     left, right = crop_bounds(x, image.shape[-1], half_side)
     return image[..., top:bottom, left:right]
 
 
 class ClipObjective:
-    """CLIP losses of a batch of pictures under their prompts and layouts.
+    """CLIP losses of a batch of images under their prompts and layouts.
 
     Calling it with images (B, 3, H, W) in [0, 1] returns (B,) tensors by name: "global"; "local_{i}" of
     object i (zero where an image has fewer objects); "local", their sum; "total" = global_weight * global +
@@ -91,17 +91,17 @@ class ClipObjective:
         prompts: Sequence[str],
         layouts: Sequence[Layout],
         *,
-        normalise: bool = True,
+        normalize: bool = True,
         global_weight: float = 1.0,
         local_weight: float = 5.0,
         half_side: float = HALF_SIDE,
     ) -> None:
-        """One prompt and one layout per image. normalise: apply CLIP's mean and deviation to the pixels."""
+        """One prompt and one layout per image. normalize: apply CLIP's mean and deviation to the pixels."""
         if len(prompts) != len(layouts):
             raise ValueError(f"{len(prompts)} prompts for {len(layouts)} layouts")
         self.bundle = bundle
         self.layouts = tuple(layouts)
-        self.normalise = normalise
+        self.normalize = normalize
         self.global_weight, self.local_weight, self.half_side = global_weight, local_weight, half_side
         self.num_objects = max((len(layout.objects) for layout in layouts), default=0)
         self._places = [(b, i) for b, layout in enumerate(layouts) for i in range(len(layout.objects))]
@@ -136,9 +136,7 @@ class ClipObjective:
         crops = [self._crop(image[b : b + 1], b, i) for b, i in self._places]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.local_weight != 0):
             distance = self._distance(torch.cat(crops), self._object_features)
-        images, objects = (
-            torch.tensor(column, device=image.device) for column in zip(*self._places, strict=True)
-        )
+        images, objects = (torch.tensor(column, device=image.device) for column in zip(*self._places, strict=True))
         return local.index_put((objects, images), distance)
 
     def _crop(self, image: Tensor, b: int, i: int) -> Tensor:
@@ -148,17 +146,15 @@ class ClipObjective:
         return F.interpolate(part, size=(side, side), mode="bilinear", align_corners=False)
 
     def _distance(self, pixels: Tensor, texts: Tensor) -> Tensor:
-        """(B,) 1 - cos between pixels (B, 3, R, R) in [0, 1] and normalised text features (B, D)."""
-        if self.normalise:
-            mean, std = (
-                torch.as_tensor(v).to(pixels).view(3, 1, 1) for v in (self.bundle.mean, self.bundle.std)
-            )
+        """(B,) 1 - cos between pixels (B, 3, R, R) in [0, 1] and normalized text features (B, D)."""
+        if self.normalize:
+            mean, std = (torch.as_tensor(v).to(pixels).view(3, 1, 1) for v in (self.bundle.mean, self.bundle.std))
             pixels = (pixels - mean) / std
         features = F.normalize(self.bundle.model.encode_image(pixels), dim=-1)
         return 1.0 - (features * texts.to(features)).sum(-1)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
-        """(len(texts), D) normalised text features."""
+        """(len(texts), D) normalized text features."""
         device = next(self.bundle.model.parameters()).device
         with torch.autocast(device.type, enabled=False):
             return F.normalize(self.bundle.model.encode_text(self.bundle.tokenize(texts).to(device)), dim=-1)

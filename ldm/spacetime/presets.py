@@ -1,4 +1,4 @@
-"""The three schedules by which the weights are optimised, with every constant of theirs.
+"""The three schedules by which the weights are optimized, with every constant of theirs.
 
 `april-2023` and `iccv-2023` reproduce the published releases; `per-step` is the project's default.
 Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`.
@@ -25,7 +25,7 @@ Mode = Literal["per-step", "rounds"]
 class Preset:
     """When the weights of the steps move, and by which rule.
 
-    What is optimised is lambda (S, N, B), or (N, B) where it is `shared`; the attention takes w = scale * lambda.
+    What is optimized is lambda (S, N, B), or (N, B) where it is `shared`; the attention takes w = scale * lambda.
 
     Raises:
         UserError: one lambda for all steps, of a schedule that moves each step's own.
@@ -45,14 +45,14 @@ class Preset:
     scale_per_object: bool = False  # w = scale / N * lambda
     global_weight: float = 1.0  # of 1 - cos(image, prompt) in the loss
     local_weight: float = 5.0  # of the sum over objects of 1 - cos(crop, object)
-    normalise: bool = True  # CLIP's mean and standard deviation applied to its input
+    normalize: bool = True  # CLIP's mean and standard deviation applied to its input
     mask_dtype: torch.dtype = torch.float64  # of the arithmetic at a disc's rim
-    clamp: bool = False  # centres moved into [0, 1] for the discs
+    clamp: bool = False  # centers moved into [0, 1] for the discs
     radius: float = RADIUS  # of a disc, as a fraction of the image side
     half_side: float = HALF_SIDE  # of a crop, as a fraction of the image side
     carry_over: bool = True  # per-step: start from the weights of the step before, not from `initial`
     keep_moments: bool = False  # per-step: Adam's state lasts over the steps
-    first: float = 0.0  # per-step: optimise from this fraction of the chain on ...
+    first: float = 0.0  # per-step: optimize from this fraction of the chain on ...
     last: float = 1.0  # ... up to this one; other steps take the weights as they are
     release: float = 1.0  # per-step: from this fraction of the chain on the weights are 0, the sampling is plain
 
@@ -65,9 +65,7 @@ class Preset:
 
     def adapt(self, control: SpatialControl) -> SpatialControl:
         """The control with this preset's blend and discs."""
-        return replace(
-            control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius
-        )
+        return replace(control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius)
 
     def objective(self, clip: ClipLike, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
         """The loss with this preset's weights, crops and treatment of the pixels; a prompt and a layout per image."""
@@ -75,7 +73,7 @@ class Preset:
             clip,
             prompts,
             layouts,
-            normalise=self.normalise,
+            normalize=self.normalize,
             global_weight=self.global_weight,
             local_weight=self.local_weight,
             half_side=self.half_side,
@@ -90,7 +88,7 @@ class Preset:
         return torch.full(present.shape, self.scale) / _count(present, self.scale_per_object)
 
     def moves(self, index: int, total: int) -> bool:
-        """Whether the weights of step `index` of `total` are optimised (per-step)."""
+        """Whether the weights of step `index` of `total` are optimized (per-step)."""
         return self.first * total <= index < self.last * total and self.holds(index, total)
 
     def holds(self, index: int, total: int) -> bool:
@@ -128,7 +126,7 @@ PRESETS: dict[str, Preset] = {
             scale=8.0,
             scale_per_object=True,
             global_weight=0.0,
-            normalise=False,
+            normalize=False,
             clamp=True,
         ),
         Preset(
@@ -139,7 +137,7 @@ PRESETS: dict[str, Preset] = {
             initial_per_object=True,
             learning_rate=0.005,
             rounds=3,
-            normalise=False,
+            normalize=False,
             mask_dtype=torch.float32,
         ),
     )

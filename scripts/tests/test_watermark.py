@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Read the invisible watermark of a picture that txt2img.py made.
+"""Read the invisible watermark of an image that txt2img.py made.
 
-    python scripts/tests/test_watermark.py outputs/txt2img-samples/samples/00000.png
+python scripts/tests/test_watermark.py outputs/txt2img-samples/samples/00000.png
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ldm.cli import common
 def build_parser() -> common.Parser:
     """The one argument."""
     parser = common.Parser(__doc__)
-    parser.add_argument("picture", type=Path, help="image file")
+    parser.add_argument("image", type=Path, help="image file")
     return parser
 
 
 def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
     """Read; yields the mark."""
-    from ldm.cli.guard import read_watermark
+    from ldm.generation.safety import read_watermark
 
-    yield f"watermark: {read_watermark(options.picture) or 'none'}"
+    yield f"watermark: {read_watermark(options.image) or 'none'}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,14 +14,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.diffusionmodules.openaimodel import EncoderUNetModel, UNetModel
-from ldm.util import (
-    UserError,
-    disabled_train,
-    instantiate_from_config,
-    load_config,
-    load_into,
-    load_state_dict,
-)
+from ldm.util import UserError, disabled_train, instantiate_from_config, load_config, load_into, load_state_dict
 
 NETWORKS: dict[str, type[nn.Module]] = {"class_label": EncoderUNetModel, "segmentation": UNetModel}
 
@@ -59,7 +52,7 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         diffusion_ckpt_path: weights of the diffusion model, whose first stage encodes.
         scheduler_config: of the learning rate.
         weight_decay: of AdamW.
-        log_steps: noise levels in the pictures and in the validation's accuracies.
+        log_steps: noise levels in the images and in the validation's accuracies.
         monitor: metric that checkpoints are ranked by.
     """
 
@@ -179,25 +172,23 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         return loss
 
     def noise_levels(self) -> range:
-        """The steps that pictures and accuracies are made at."""
+        """The steps that images and accuracies are made at."""
         return range(0, self.log_steps * self.log_time_interval, self.log_time_interval)
 
     def _write_logs(self, split: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         parts = {f"{split}/loss": loss.detach()}
         for k in (1, 5):
             parts[f"{split}/top{k}"] = self.compute_top_k(logits.detach(), targets, k)
-        self.log_dict(
-            parts, prog_bar=True, on_step=split == "train", on_epoch=split == "val", batch_size=len(targets)
-        )
+        self.log_dict(parts, prog_bar=True, on_step=split == "train", on_epoch=split == "val", batch_size=len(targets))
 
     def configure_optimizers(self) -> Any:
         """AdamW, with a LambdaLR where the config has a scheduler."""
-        optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         if self.scheduler_config is None:
-            return optimiser
+            return optimizer
         schedule = instantiate_from_config(self.scheduler_config).schedule
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_lambda=schedule)
-        return [optimiser], [{"scheduler": rate, "interval": "step", "frequency": 1}]
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule)
+        return [optimizer], [{"scheduler": rate, "interval": "step", "frequency": 1}]
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], N: int = 8, **kwargs: Any) -> dict[str, Tensor]:

@@ -42,29 +42,17 @@ class DDIMSampler(Sampler):
         return ddim_schedule(self.model.alphas_cumprod, steps, eta)
 
     def _advance(
-        self,
-        eps_fn: EpsFn,
-        x: Tensor,
-        step: Step,
-        history: History,
-        noise: Tensor | None,
-        project: Project | None,
+        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         eps = eps_fn(x, step.timesteps(x))
         x_prev, pred_x0 = ddim_step(x, eps, step.alpha, step.alpha_prev, step.sigma, noise, project)
         return x_prev, pred_x0, eps
 
     def make_schedule(
-        self,
-        ddim_num_steps: int,
-        ddim_discretize: str = "uniform",
-        ddim_eta: float = 0.0,
-        verbose: bool = True,
+        self, ddim_num_steps: int, ddim_discretize: str = "uniform", ddim_eta: float = 0.0, verbose: bool = True
     ) -> None:
         """Chooses the schedule for stochastic_encode, decode and p_sample_ddim. `verbose` changes nothing."""
-        self._chosen = ddim_schedule(
-            self.model.alphas_cumprod, check_steps(ddim_num_steps), ddim_eta, ddim_discretize
-        )
+        self._chosen = ddim_schedule(self.model.alphas_cumprod, check_steps(ddim_num_steps), ddim_eta, ddim_discretize)
 
     @property
     def ddim_timesteps(self) -> np.ndarray:
@@ -120,9 +108,7 @@ class DDIMSampler(Sampler):
             Step(i, step.t, taken[min(i + 1, len(taken) - 1)].t, step.alpha, step.alpha_prev, step.sigma)
             for i, step in enumerate(taken)
         ]
-        eps_fn = guided_eps(
-            self.model, cond, unconditional_conditioning, unconditional_guidance_scale, control
-        )
+        eps_fn = guided_eps(self.model, cond, unconditional_conditioning, unconditional_guidance_scale, control)
         options = ChainOptions(generator=generator, weights=weights, callback=callback, verbose=verbose)
         return self._run(steps, x_latent, eps_fn, options)[0]
 

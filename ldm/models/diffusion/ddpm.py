@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from ldm.models.autoencoder import IdentityFirstStage
 from ldm.models.diffusion.gaussian import DDPM, DiffusionWrapper, noise_buffers
-from ldm.models.diffusion.options import (
-    LatentOptions,
-    LossOptions,
-    ModelOptions,
-    NoiseOptions,
-    StartOptions,
-    take,
-)
+from ldm.models.diffusion.options import LatentOptions, LossOptions, ModelOptions, NoiseOptions, StartOptions, take
 from ldm.models.diffusion.patches import Fold, SplitOptions, get_fold_unfold, on_patches, patch_boxes
 from ldm.models.vq import VQModelInterface
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
@@ -83,8 +76,10 @@ class LatentDiffusion(DDPM):
         super().reset_buffers()
         if not self.latent.scale_by_std:
             self.scale_factor = torch.tensor(float(self.latent.scale_factor))
-        self.logvar = self.logvar if isinstance(self.logvar, nn.Parameter) else torch.full(
-            (self.num_timesteps,), self.objective.logvar_init
+        self.logvar = (
+            self.logvar
+            if isinstance(self.logvar, nn.Parameter)
+            else torch.full((self.num_timesteps,), self.objective.logvar_init)
         )
 
     # --------------------------------------------------------------------------------------- both stages
@@ -299,8 +294,12 @@ class LatentDiffusion(DDPM):
             options = {"unconditional_guidance_scale": guidance_scale, "unconditional_conditioning": empty}
         with self.ema_scope("Plotting"):
             samples, _ = DDIMSampler(self).sample(
-                S=ddim_steps, batch_size=len(latents), shape=latents.shape[1:], conditioning=context,
-                verbose=False, **options,
+                S=ddim_steps,
+                batch_size=len(latents),
+                shape=latents.shape[1:],
+                conditioning=context,
+                verbose=False,
+                **options,
             )
         logs["samples"] = self.decode_first_stage(samples)
         return logs
@@ -334,26 +333,20 @@ class Layout2ImgDiffusion(LatentDiffusion):
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """As LatentDiffusion's, and pictures of the boxes where the data set can draw them."""
+        """As LatentDiffusion's, and images of the boxes where the data set can draw them."""
         logs = super().log_images(batch, **kwargs)
         datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
         dataset = datasets.get("train" if self.training else "validation")
         builders = getattr(dataset, "conditional_builders", {})
         if dataset is not None and self.cond_stage_key in builders:
+
             def label(category: int) -> str:
                 return dataset.get_textual_label(dataset.get_category_id(category))
 
             builder = builders[self.cond_stage_key]
-            pictures = [builder.plot(tokens.detach().cpu(), label, (256, 256)) for tokens in batch[self.cond_stage_key]]
-            logs["bbox_image"] = torch.stack(pictures)
+            images = [builder.plot(tokens.detach().cpu(), label, (256, 256)) for tokens in batch[self.cond_stage_key]]
+            logs["bbox_image"] = torch.stack(images)
         return logs
 
 
-__all__ = [
-    "DDPM",
-    "DiffusionWrapper",
-    "IdentityFirstStage",
-    "LatentDiffusion",
-    "Layout2ImgDiffusion",
-    "noise_buffers",
-]
+__all__ = ["DDPM", "DiffusionWrapper", "IdentityFirstStage", "LatentDiffusion", "Layout2ImgDiffusion", "noise_buffers"]

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.models.diffusion.ancestral import AncestralSampling
-from ldm.models.diffusion.options import (
-    LossOptions,
-    ModelOptions,
-    NoiseOptions,
-    StartOptions,
-    refuse_rest,
-    take,
-)
+from ldm.models.diffusion.options import LossOptions, ModelOptions, NoiseOptions, StartOptions, refuse_rest, take
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, instantiate_from_config, load_into, load_state_dict
@@ -283,20 +276,20 @@ class DDPM(AncestralSampling, pl.LightningModule):
             yield
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+        """What the optimizer moves."""
         params = list(self.model.parameters())
         return [*params, self.logvar] if isinstance(self.logvar, nn.Parameter) else params
 
     def configure_optimizers(self) -> Any:
         """AdamW, with a LambdaLR where the config has a scheduler."""
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.trained_parameters(), lr=self.learning_rate, weight_decay=self.options.weight_decay, fused=True
         )
         if self.options.scheduler_config is None:
-            return optimiser
+            return optimizer
         scheduler = instantiate_from_config(self.options.scheduler_config)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_lambda=scheduler.schedule)
-        return [optimiser], [{"scheduler": rate, "interval": "step", "frequency": 1}]
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=scheduler.schedule)
+        return [optimizer], [{"scheduler": rate, "interval": "step", "frequency": 1}]
 
     def begin_from(self, start: StartOptions) -> None:
         """Load the weights that the config names, if any.
@@ -327,8 +320,10 @@ class DDPM(AncestralSampling, pl.LightningModule):
     ) -> dict[str, Tensor]:
         """Inputs, the same ever noisier, and samples, each (B, C, H, W) in about [-1, 1]."""
         inputs = self.get_input(batch, self.first_stage_key)[:N].to(self.device)
-        noised = [self.q_sample(inputs[:1], torch.tensor([t], device=self.device))
-                  for t in range(0, self.num_timesteps, self.log_every_t)]
+        noised = [
+            self.q_sample(inputs[:1], torch.tensor([t], device=self.device))
+            for t in range(0, self.num_timesteps, self.log_every_t)
+        ]
         logs = {"inputs": inputs, "diffusion_row": torch.cat(noised)}
         if sample:
             with self.ema_scope("Plotting"):

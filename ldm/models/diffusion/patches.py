@@ -122,9 +122,7 @@ def on_patches(function: PatchFn, x: Tensor, options: SplitOptions, uf: int = 1,
 
 def patch_boxes(size: Sequence[int], options: SplitOptions) -> list[tuple[float, float, float, float]]:
     """(x, y, width, height) of every patch of an input (H, W), as shares of it, in the order of the patches."""
-    (kh, rows), (kw, columns) = (
-        patch_grid(*v) for v in zip(size, options.ks, options.stride, strict=True)
-    )
+    (kh, rows), (kw, columns) = (patch_grid(*v) for v in zip(size, options.ks, options.stride, strict=True))
     height, width = size
     return [
         (x / width, y / height, kw / width, kh / height)

@@ -5,15 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ldm.models.diffusion.sampler import Sampler
-from ldm.models.diffusion.sampling import (
-    EpsFn,
-    History,
-    Project,
-    Step,
-    ddim_schedule,
-    full_timesteps,
-    plms_step,
-)
+from ldm.models.diffusion.sampling import EpsFn, History, Project, Step, ddim_schedule, full_timesteps, plms_step
 from ldm.util import UserError
 
 
@@ -30,15 +22,7 @@ class PLMSSampler(Sampler):
         return ddim_schedule(self.model.alphas_cumprod, steps)
 
     def _advance(
-        self,
-        eps_fn: EpsFn,
-        x: Tensor,
-        step: Step,
-        history: History,
-        noise: Tensor | None,
-        project: Project | None,
+        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         t, t_next = step.timesteps(x), full_timesteps(step.t_next, x)
-        return plms_step(
-            eps_fn, x, t, t_next, history, alpha=step.alpha, alpha_prev=step.alpha_prev, project=project
-        )
+        return plms_step(eps_fn, x, t, t_next, history, alpha=step.alpha, alpha_prev=step.alpha_prev, project=project)

@@ -73,13 +73,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def _advance(
-        self,
-        eps_fn: EpsFn,
-        x: Tensor,
-        step: Step,
-        history: History,
-        noise: Tensor | None,
-        project: Project | None,
+        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step: (x_prev, pred_x0, the prediction to remember), each (B, C, H, W)."""
 
@@ -136,13 +130,22 @@ class Sampler(ABC):
         if isinstance(conditioning, Tensor) and len(conditioning) != batch_size:
             raise ValueError(f"conditioning for {len(conditioning)} images in a batch of {batch_size}")
         check_weights(weights, len(steps), control, weight_update)
-        eps_fn = guided_eps(
-            self.model, conditioning, unconditional_conditioning, unconditional_guidance_scale, control
-        )
+        eps_fn = guided_eps(self.model, conditioning, unconditional_conditioning, unconditional_guidance_scale, control)
         options = ChainOptions(
-            mask, x0, temperature, noise_dropout, generator, weights, weight_update,
-            checkpoint_steps, gradient_steps, callback, img_callback, log_every_t, verbose,
-        )  # fmt: skip
+            mask,
+            x0,
+            temperature,
+            noise_dropout,
+            generator,
+            weights,
+            weight_update,
+            checkpoint_steps,
+            gradient_steps,
+            callback,
+            img_callback,
+            log_every_t,
+            verbose,
+        )
         return self._run(steps, x, eps_fn, options, self._quantize if quantize_x0 else None)
 
     def _quantize(self, pred_x0: Tensor) -> Tensor:

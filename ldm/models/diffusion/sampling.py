@@ -85,14 +85,11 @@ def schedule_from_timesteps(alphas_cumprod: np.ndarray, timesteps: np.ndarray, e
 
 
 def noise_like(
-    shape: Sequence[int],
-    generator: Generators,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    shape: Sequence[int], generator: Generators, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Standard normal noise of `shape` (B, ...), drawn on the CPU and moved to `device`.
 
-    With one generator per image, image b depends on generator b alone: the same picture whatever the batch
+    With one generator per image, image b depends on generator b alone: the same image whatever the batch
     size and device. With one generator, or none (the global one), the batch is drawn as a whole.
     """
     if generator is None or isinstance(generator, torch.Generator):

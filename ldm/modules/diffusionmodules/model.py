@@ -81,10 +81,17 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         layers = Layers(
-            ch=ch, num_res_blocks=num_res_blocks, attn_resolutions=attn_resolutions, resolution=resolution,
-            ch_mult=ch_mult, dropout=dropout, resamp_with_conv=resamp_with_conv, attn_type=attn_type,
-            use_linear_attn=use_linear_attn, temb_channels=4 * ch if use_timestep else 0,
-        )  # fmt: skip
+            ch=ch,
+            num_res_blocks=num_res_blocks,
+            attn_resolutions=attn_resolutions,
+            resolution=resolution,
+            ch_mult=ch_mult,
+            dropout=dropout,
+            resamp_with_conv=resamp_with_conv,
+            attn_type=attn_type,
+            use_linear_attn=use_linear_attn,
+            temb_channels=4 * ch if use_timestep else 0,
+        )
         self.ch, self.use_timestep = ch, use_timestep
         if use_timestep:
             self.temb = nn.Module()

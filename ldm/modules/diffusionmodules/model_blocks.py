@@ -24,7 +24,7 @@ def nonlinearity(x: Tensor) -> Tensor:
 
 
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
-    """Group normalisation as the autoencoders use it (eps 1e-6)."""
+    """Group normalization as the autoencoders use it (eps 1e-6)."""
     return GroupNorm32(num_groups, in_channels, eps=1e-6)
 
 
@@ -193,7 +193,7 @@ class Layers:
     resamp_with_conv: bool = True
     attn_type: str = "vanilla"  # vanilla | linear | none
     use_linear_attn: bool = False  # the same as attn_type "linear"
-    # With as many groups as channels a group normalisation forgets every channel's level, and with it the colour
+    # With as many groups as channels a group normalization forgets every channel's level, and with it the color
     # of a plain background.
     num_groups: int = 32
     temb_channels: int = 0  # width of the time embedding; 0 where there is none

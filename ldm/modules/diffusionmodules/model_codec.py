@@ -25,13 +25,7 @@ class Encoder(nn.Module):
     down: Any  # a ModuleList of Level, whose items the type checker cannot know
 
     def __init__(
-        self,
-        *,
-        in_channels: int,
-        z_channels: int,
-        double_z: bool = True,
-        use_checkpoint: bool = False,
-        **shared: Any,
+        self, *, in_channels: int, z_channels: int, double_z: bool = True, use_checkpoint: bool = False, **shared: Any
     ) -> None:
         super().__init__()
         layers = Layers.of(shared)
@@ -58,7 +52,7 @@ class Decoder(nn.Module):
     """Latent (B, z_channels, h, w) to image (B, out_ch, f h, f w).
 
     Args:
-        give_pre_end: return the features before the last normalisation.
+        give_pre_end: return the features before the last normalization.
         tanh_out: squash the image to (-1, 1).
         use_checkpoint, shared: as :class:`Encoder`'s.
     """

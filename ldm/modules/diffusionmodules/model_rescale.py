@@ -28,10 +28,14 @@ class SimpleDecoder(nn.Module):
         c = in_channels
         self.model = nn.ModuleList(
             [
-                nn.Conv2d(c, c, 1), _block(c, 2 * c), _block(2 * c, 4 * c), _block(4 * c, 2 * c),
-                nn.Conv2d(2 * c, c, 1), Upsample(c, with_conv=True),
+                nn.Conv2d(c, c, 1),
+                _block(c, 2 * c),
+                _block(2 * c, 4 * c),
+                _block(4 * c, 2 * c),
+                nn.Conv2d(2 * c, c, 1),
+                Upsample(c, with_conv=True),
             ]
-        )  # fmt: skip
+        )
         self.norm_out = Normalize(c)
         self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
 
@@ -129,10 +133,18 @@ class MergedRescaleEncoder(nn.Module):
         super().__init__()
         width = ch * ch_mult[-1]
         self.encoder = Encoder(
-            in_channels=in_channels, num_res_blocks=num_res_blocks, ch=ch, ch_mult=ch_mult, z_channels=width,
-            double_z=False, resolution=resolution, attn_resolutions=attn_resolutions, dropout=dropout,
-            resamp_with_conv=resamp_with_conv, out_ch=out_ch,
-        )  # fmt: skip
+            in_channels=in_channels,
+            num_res_blocks=num_res_blocks,
+            ch=ch,
+            ch_mult=ch_mult,
+            z_channels=width,
+            double_z=False,
+            resolution=resolution,
+            attn_resolutions=attn_resolutions,
+            dropout=dropout,
+            resamp_with_conv=resamp_with_conv,
+            out_ch=out_ch,
+        )
         self.rescaler = LatentRescaler(rescale_factor, width, width, out_ch, rescale_module_depth)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,10 +172,17 @@ class MergedRescaleDecoder(nn.Module):
         super().__init__()
         width = z_channels * ch_mult[-1]
         self.decoder = Decoder(
-            out_ch=out_ch, z_channels=width, attn_resolutions=attn_resolutions, dropout=dropout,
-            resamp_with_conv=resamp_with_conv, in_channels=out_ch, num_res_blocks=num_res_blocks, ch_mult=ch_mult,
-            resolution=resolution, ch=ch,
-        )  # fmt: skip
+            out_ch=out_ch,
+            z_channels=width,
+            attn_resolutions=attn_resolutions,
+            dropout=dropout,
+            resamp_with_conv=resamp_with_conv,
+            in_channels=out_ch,
+            num_res_blocks=num_res_blocks,
+            ch_mult=ch_mult,
+            resolution=resolution,
+            ch=ch,
+        )
         self.rescaler = LatentRescaler(rescale_factor, z_channels, width, width, rescale_module_depth)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,18 +201,22 @@ class Upsampler(nn.Module):
         UserError: `out_size` is smaller than `in_size`.
     """
 
-    def __init__(
-        self, in_size: int, out_size: int, in_channels: int, out_channels: int, ch_mult: int = 2
-    ) -> None:
+    def __init__(self, in_size: int, out_size: int, in_channels: int, out_channels: int, ch_mult: int = 2) -> None:
         super().__init__()
         if out_size < in_size:
             raise UserError(f"an Upsampler cannot go from {in_size} to {out_size}; out_size must not be smaller")
         levels = int(math.log2(out_size // in_size)) + 1
         self.rescaler = LatentRescaler(1.0 + out_size % in_size, in_channels, 2 * in_channels, in_channels)
         self.decoder = Decoder(
-            out_ch=out_channels, resolution=out_size, z_channels=in_channels, num_res_blocks=2, attn_resolutions=[],
-            in_channels=in_channels, ch=in_channels, ch_mult=[ch_mult] * levels,
-        )  # fmt: skip
+            out_ch=out_channels,
+            resolution=out_size,
+            z_channels=in_channels,
+            num_res_blocks=2,
+            attn_resolutions=[],
+            in_channels=in_channels,
+            ch=in_channels,
+            ch_mult=[ch_mult] * levels,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, out_channels, ...)."""

@@ -2,6 +2,7 @@
 
 Constructor arguments and state-dict names are those of the published configs and checkpoints.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,7 @@ from ldm.modules.diffusionmodules.unet_blocks import (
     TimestepEmbedSequential,
     Upsample,
 )
-from ldm.modules.diffusionmodules.util import (
-    conv_nd,
-    linear,
-    normalization,
-    timestep_embedding,
-    zero_module,
-)
+from ldm.modules.diffusionmodules.util import conv_nd, linear, normalization, timestep_embedding, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
 
@@ -211,9 +206,18 @@ class UNetModel(nn.Module):
         self.model_channels, self.num_classes = model_channels, num_classes
         self.predict_codebook_ids = n_embed is not None
         make = _BlockFactory(
-            model_channels * 4, dropout, dims, conv_resample, use_checkpoint, use_scale_shift_norm,
-            resblock_updown, num_heads, num_head_channels, use_new_attention_order,
-            transformer_depth if use_spatial_transformer else 0, context_dim,
+            model_channels * 4,
+            dropout,
+            dims,
+            conv_resample,
+            use_checkpoint,
+            use_scale_shift_norm,
+            resblock_updown,
+            num_heads,
+            num_head_channels,
+            use_new_attention_order,
+            transformer_depth if use_spatial_transformer else 0,
+            context_dim,
         )
         levels = _Levels(
             in_channels, model_channels, tuple(channel_mult), num_res_blocks, frozenset(attention_resolutions)
@@ -311,8 +315,16 @@ class EncoderUNetModel(nn.Module):
         super().__init__()
         self.model_channels, self.out_channels, self.pool = model_channels, out_channels, pool
         make = _BlockFactory(
-            model_channels * 4, dropout, dims, conv_resample, use_checkpoint, use_scale_shift_norm,
-            resblock_updown, num_heads, num_head_channels, use_new_attention_order,
+            model_channels * 4,
+            dropout,
+            dims,
+            conv_resample,
+            use_checkpoint,
+            use_scale_shift_norm,
+            resblock_updown,
+            num_heads,
+            num_head_channels,
+            use_new_attention_order,
         )
         levels = _Levels(
             in_channels, model_channels, tuple(channel_mult), num_res_blocks, frozenset(attention_resolutions)

@@ -2,6 +2,7 @@
 
 Names follow the state dicts of the published checkpoints.
 """
+
 from __future__ import annotations
 
 import math
@@ -12,14 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.attention import SpatialTransformer
-from ldm.modules.diffusionmodules.util import (
-    avg_pool_nd,
-    checkpoint,
-    conv_nd,
-    linear,
-    normalization,
-    zero_module,
-)
+from ldm.modules.diffusionmodules.util import avg_pool_nd, checkpoint, conv_nd, linear, normalization, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
 
@@ -28,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling by 2 (of the last two dimensions in 3D), then perhaps a convolution."""
+    """Nearest-neighbor upsampling by 2 (of the last two dimensions in 3D), then perhaps a convolution."""
 
     def __init__(
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1
@@ -175,9 +169,7 @@ class AttentionPool2d(nn.Module):
         self, spacial_dim: int, embed_dim: int, num_heads_channels: int, output_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.positional_embedding = nn.Parameter(
-            torch.randn(embed_dim, spacial_dim**2 + 1) / math.sqrt(embed_dim)
-        )
+        self.positional_embedding = nn.Parameter(torch.randn(embed_dim, spacial_dim**2 + 1) / math.sqrt(embed_dim))
         self.qkv_proj = conv_nd(1, embed_dim, 3 * embed_dim, 1)
         self.c_proj = conv_nd(1, embed_dim, output_dim or embed_dim, 1)
         self.num_heads = embed_dim // num_heads_channels

@@ -1,4 +1,5 @@
 """Schedules, embeddings and small layers shared by the diffusion networks."""
+
 from __future__ import annotations
 
 import logging
@@ -21,12 +22,9 @@ logger = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------- schedules
 
+
 def make_beta_schedule(
-    schedule: str,
-    n_timestep: int,
-    linear_start: float = 1e-4,
-    linear_end: float = 2e-2,
-    cosine_s: float = 8e-3,
+    schedule: str, n_timestep: int, linear_start: float = 1e-4, linear_end: float = 2e-2, cosine_s: float = 8e-3
 ) -> np.ndarray:
     """Noise variances beta_t of the forward process.
 
@@ -38,9 +36,7 @@ def make_beta_schedule(
     if schedule == "linear":
         return np.linspace(linear_start**0.5, linear_end**0.5, n_timestep, dtype=np.float64) ** 2
     if schedule == "cosine":
-        return betas_for_alpha_bar(
-            n_timestep, lambda u: math.cos((u + cosine_s) / (1 + cosine_s) * math.pi / 2) ** 2
-        )
+        return betas_for_alpha_bar(n_timestep, lambda u: math.cos((u + cosine_s) / (1 + cosine_s) * math.pi / 2) ** 2)
     if schedule == "sqrt_linear":
         return np.linspace(linear_start, linear_end, n_timestep, dtype=np.float64)
     if schedule == "sqrt":
@@ -72,9 +68,7 @@ def make_ddim_timesteps(
     Raises: UserError for a step count outside [1, num_ddpm_timesteps] or an unknown method.
     """
     if not 1 <= num_ddim_timesteps <= num_ddpm_timesteps:
-        raise UserError(
-            f"sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}"
-        )
+        raise UserError(f"sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}")
     # Counted from one, so that the last sampling step ends at alpha_0 and not before it.
     last = num_ddpm_timesteps - 1
     if ddim_discr_method == "uniform":
@@ -124,9 +118,7 @@ def noise_like(shape: Sequence[int], device: torch.device | str, repeat: bool = 
     return torch.randn((1, *shape[1:]), device=device).repeat(shape[0], *((1,) * (len(shape) - 1)))
 
 
-def timestep_embedding(
-    timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False
-) -> Tensor:
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False) -> Tensor:
     """Sinusoidal embedding: cosines then sines of t at `dim // 2` geometric frequencies, zero-padded if odd.
 
     Args:
@@ -144,6 +136,7 @@ def timestep_embedding(
 
 # ------------------------------------------------------------------- layers
 
+
 def checkpoint(func: Callable[..., Any], inputs: Sequence[Any], params: Any, flag: bool) -> Any:
     """Call `func(*inputs)`; with `flag`, keep no intermediate activation and compute them again in backward.
 
@@ -156,7 +149,7 @@ def checkpoint(func: Callable[..., Any], inputs: Sequence[Any], params: Any, fla
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalisation computed in at least float32, returned in the dtype of its input."""
+    """Group normalization computed in at least float32, returned in the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)

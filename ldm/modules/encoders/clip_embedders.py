@@ -1,4 +1,4 @@
-"""Frozen CLIP towers as conditioners: one vector of a text or of a picture (retrieval-augmented diffusion)."""
+"""Frozen CLIP towers as conditioners: one vector of a text or of an image (retrieval-augmented diffusion)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ldm.util import UserError
 
 
 def _open(source: str, device: str | torch.device | None) -> Any:
-    """The frozen CLIP of a published name or a path, with its tokenizer and picture statistics."""
-    from ldm.spacetime.clip import load_clip  # late: it opens files, and imports this package
+    """The frozen CLIP of a published name or a path, with its tokenizer and image statistics."""
+    from ldm.modules.encoders.openai_clip import load_clip  # late: it opens files, and imports this package
 
     return load_clip(source, device)
 
@@ -24,7 +24,7 @@ class FrozenCLIPTextEmbedder(AbstractEncoder):
     """One CLIP vector a text, repeated `n_repeat` times: a context (B, n_repeat, C).
 
     Args:
-        version: published name, or path of a CLIP (see :func:`ldm.spacetime.clip.load_clip`).
+        version: published name, or path of a CLIP (see :func:`ldm.modules.encoders.openai_clip.load_clip`).
         device: where it goes; the CPU if None.
         max_length: accepted for published configs; the model says how long a text may be.
         normalize: scale each vector to length 1.
@@ -62,23 +62,19 @@ class FrozenCLIPTextEmbedder(AbstractEncoder):
 
 
 class FrozenClipImageEmbedder(nn.Module):
-    """One CLIP vector (B, C) a picture.
+    """One CLIP vector (B, C) an image.
 
     Args:
         model: published name, or path of a CLIP.
         jit: accepted for published configs; the weights are always run as plain modules.
-        antialias: smooth pictures before they are made smaller.
+        antialias: smooth images before they are made smaller.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self,
-        model: str,
-        jit: bool = False,
-        device: str | torch.device | None = None,
-        antialias: bool = False,
+        self, model: str, jit: bool = False, device: str | torch.device | None = None, antialias: bool = False
     ) -> None:
         super().__init__()
         bundle = _open(model, device)
@@ -87,7 +83,7 @@ class FrozenClipImageEmbedder(nn.Module):
         self.register_buffer("std", torch.tensor(bundle.std, device=device), persistent=False)
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] as CLIP takes them: (B, 3, R, R), normalised."""
+        """Images (B, 3, H, W) in [-1, 1] as CLIP takes them: (B, 3, R, R), normalized."""
         from kornia.enhance import normalize
         from kornia.geometry.transform import resize
 
@@ -96,7 +92,7 @@ class FrozenClipImageEmbedder(nn.Module):
         return normalize((x + 1.0) / 2.0, self.mean, self.std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to vectors (B, C)."""
+        """Images (B, 3, H, W) in [-1, 1] to vectors (B, C)."""
         return self.model.encode_image(self.preprocess(x))
 
     def encode(self, x: Tensor) -> Tensor:

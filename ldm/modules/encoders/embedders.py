@@ -70,9 +70,11 @@ class TransformerEmbedder(AbstractEncoder):
         """`device` is accepted for published configs: the tokens go where the weights are."""
         super().__init__()
         self.transformer = TransformerWrapper(
-            num_tokens=vocab_size, max_seq_len=max_seq_len, attn_layers=Encoder(dim=n_embed, depth=n_layer),
+            num_tokens=vocab_size,
+            max_seq_len=max_seq_len,
+            attn_layers=Encoder(dim=n_embed, depth=n_layer),
             emb_dropout=embedding_dropout,
-        )  # fmt: skip
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, L) to (B, L, n_embed).
@@ -96,7 +98,7 @@ class BERTTokenizer(AbstractEncoder):
 
     Args:
         device: accepted for published configs; ids are made on the CPU.
-        vq_interface: give ``(None, None, [None, None, ids])`` from `encode`, as a vector quantiser would.
+        vq_interface: give ``(None, None, [None, None, ids])`` from `encode`, as a vector quantizer would.
         max_length: ids a text, start and end marks included.
         vocab_file: BERT's list of word pieces, one a line; by default what `transformers` fetches or has kept.
     """

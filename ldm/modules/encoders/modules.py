@@ -6,6 +6,7 @@ anything. `SmallCLIPTextEmbedder` is the same architecture at small width with a
 trained jointly with the U-Net of the emoji world. Both keep their parameters under the names of Stable
 Diffusion v1 checkpoints, `transformer.text_model.*`.
 """
+
 from __future__ import annotations
 
 import warnings
@@ -197,11 +198,7 @@ class FrozenCLIPEmbedder(TextEncoder):
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         batch = clip_tokenizer()(
-            list(captions),
-            truncation=True,
-            max_length=self.max_length,
-            padding="max_length",
-            return_tensors="pt",
+            list(captions), truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
         )
         return batch["input_ids"]  # (B, max_length)
 
@@ -215,12 +212,7 @@ class SmallCLIPTextEmbedder(TextEncoder):
     """The same architecture at small width over a word-level vocabulary; trainable, context (B, 32, 128)."""
 
     def __init__(
-        self,
-        vocab_file: str,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        context_length: int = 32,
+        self, vocab_file: str, width: int = 128, layers: int = 2, heads: int = 4, context_length: int = 32
     ) -> None:
         """`vocab_file` lists one word a line (see `WordTokenizer`); its end-of-text id is the highest one."""
         from ldm.modules.encoders.tokenizer import WordTokenizer

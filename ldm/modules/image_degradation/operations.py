@@ -37,8 +37,9 @@ class Strength:
 
 
 FULL = Strength()
-LIGHT = Strength(kernel_sizes=(7, 23), anisotropic_width=1.0, isotropic_width=0.5, gaussian=(2, 8), speckle=(2, 8),
-                 jpeg=(80, 95))  # fmt: skip
+LIGHT = Strength(
+    kernel_sizes=(7, 23), anisotropic_width=1.0, isotropic_width=0.5, gaussian=(2, 8), speckle=(2, 8), jpeg=(80, 95)
+)
 
 
 # ------------------------------------------------------------------------------------------------ kernels
@@ -56,7 +57,7 @@ def anisotropic_gaussian(size: int = 15, theta: float = math.pi, l1: float = 6.0
 
 
 def gaussian_kernel(size: int, covariance: NDArray[np.float64]) -> Kernel:
-    """A Gaussian (size, size) of that 2x2 covariance over (x, y), centred, summing to 1."""
+    """A Gaussian (size, size) of that 2x2 covariance over (x, y), centerd, summing to 1."""
     offsets = np.arange(size) - (size - 1) / 2
     y, x = np.meshgrid(offsets, offsets, indexing="ij")
     points = np.stack([x, y], -1)  # (k, k, 2)
@@ -66,7 +67,7 @@ def gaussian_kernel(size: int, covariance: NDArray[np.float64]) -> Kernel:
 
 
 def shift_pixel(image: Pixels, factor: int) -> Pixels:
-    """Move the content by (factor - 1) / 2 pixels, so that taking every `factor`-th pixel is not off-centre."""
+    """Move the content by (factor - 1) / 2 pixels, so that taking every `factor`-th pixel is not off-center."""
     shift = (factor - 1) / 2
     height, width = image.shape[:2]
     rows = np.clip(np.arange(height) + shift, 0, height - 1)
@@ -189,7 +190,7 @@ def _noise(shape: tuple[int, ...], rng: np.random.Generator, level: float, most:
 
 
 def add_poisson_noise(image: Pixels, rng: np.random.Generator, strength: Strength = FULL) -> Pixels:
-    """Photon noise, in colour or in grey with equal chance: the sensor noise of section 3.3 in its simple form."""
+    """Photon noise, in color or in grey with equal chance: the sensor noise of section 3.3 in its simple form."""
     image = np.clip((image * 255.0).round(), 0, 255) / 255.0
     photons = 10 ** rng.uniform(*strength.poisson)
     if rng.random() < 0.5:

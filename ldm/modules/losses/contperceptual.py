@@ -56,8 +56,13 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         adversarial, parts = self.generator_loss(nll, reconstructions, cond, last_layer, global_step)
         loss = weighted + self.kl_weight * kl + adversarial
         parts = {
-            "total_loss": loss, "logvar": self.logvar, "kl_loss": kl, "nll_loss": nll, "rec_loss": rec.mean(), **parts
-        }  # fmt: skip
+            "total_loss": loss,
+            "logvar": self.logvar,
+            "kl_loss": kl,
+            "nll_loss": nll,
+            "rec_loss": rec.mean(),
+            **parts,
+        }
         return loss, named(parts, split)
 
 

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018, arXiv 1801.03924): distance of two pictures in the features of VGG16.
+"""LPIPS (Zhang et al. 2018, arXiv 1801.03924): distance of two images in the features of VGG16.
 
 The network's parts are taming's; what is ours is when the weights come. Building the module fetches nothing, so
 that a first stage can be built and run anywhere; the weights come with a checkpoint that holds them, or are
@@ -52,7 +52,7 @@ class LPIPS(nn.Module):
         return super().train(False)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Distances (B, 1, 1, 1) of pictures (B, 3, H, W) in [-1, 1].
+        """Distances (B, 1, 1, 1) of images (B, 3, H, W) in [-1, 1].
 
         Raises:
             UserError: the weights were not in a checkpoint and cannot be fetched.

@@ -10,7 +10,7 @@ from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 class ReconstructionLoss(nn.Module):
     """``l1 * |x - r| + l2 * (x - r)^2 + kl_weight * KL``, all means over pixels (the KL over latent elements).
 
-    Meant for small worlds of flat colours, where LPIPS and a discriminator have little to add.
+    Meant for small worlds of flat colors, where LPIPS and a discriminator have little to add.
     """
 
     def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-4) -> None:

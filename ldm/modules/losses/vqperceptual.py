@@ -27,7 +27,7 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
 
     Args:
         disc_start: step from which the adversarial terms count.
-        codebook_weight: of the quantiser's loss.
+        codebook_weight: of the quantizer's loss.
         n_classes: size of the codebook, to log how much of it is in use.
         perceptual_loss: "lpips", the only one there is.
         pixel_loss: "l1" or "l2".
@@ -65,7 +65,7 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
         """The loss of the autoencoder (`optimizer_idx` 0) or of the discriminator (1), and its parts.
 
         Args:
-            codebook_loss: of the quantiser.
+            codebook_loss: of the quantizer.
             inputs, reconstructions: (B, C, H, W) in [-1, 1].
             last_layer: the decoder's last weight, where the adversarial term is balanced.
             predicted_indices: of the codes, logged as perplexity and usage where `n_classes` is known.
@@ -79,9 +79,13 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
         adversarial, parts = self.generator_loss(nll, reconstructions, cond, last_layer, global_step)
         loss = nll + adversarial + self.codebook_weight * quant
         parts = {
-            "total_loss": loss, "quant_loss": quant, "nll_loss": nll, "rec_loss": nll, "p_loss": perceptual.mean(),
+            "total_loss": loss,
+            "quant_loss": quant,
+            "nll_loss": nll,
+            "rec_loss": nll,
+            "p_loss": perceptual.mean(),
             **parts,
-        }  # fmt: skip
+        }
         if predicted_indices is not None and self.n_classes is not None:
             parts["perplexity"], parts["cluster_usage"] = measure_perplexity(predicted_indices, self.n_classes)
         return loss, named(parts, split)

@@ -22,13 +22,7 @@ class DPMSolverSampler(Sampler):
         return dpm_schedule(self.model.alphas_cumprod, steps)
 
     def _advance(
-        self,
-        eps_fn: EpsFn,
-        x: Tensor,
-        step: Step,
-        history: History,
-        noise: Tensor | None,
-        project: Project | None,
+        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if project is not None:
             raise UserError("quantize_x0 works with the DDIM and PLMS samplers only")

@@ -1,0 +1,225 @@
+"""What a run leaves behind: images with their parameters inside, plots, and one JSON to make it all again.
+
+Every file is written under a temporary name and renamed, so an interrupted run leaves whole files or none.
+Images are uint8 arrays (H, W, 3); centers are fractions of the image's width and height, y down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from ldm.spacetime.layout import Layout
+from ldm.util import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageArray = NDArray[np.uint8]
+
+# One color an object, told apart by most kinds of color blindness (Okabe and Ito, 2008).
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor on sheets and overlays
+
+
+def to_images(images: Tensor, low: float = 0.0) -> list[ImageArray]:
+    """Images (B, 3, H, W) as B uint8 arrays (H, W, 3); white is 1, black is `low`: 0, or -1 as a first stage has it."""
+    pixels = ((images.detach().float() - low) * (255 / (1 - low))).round().clamp(0, 255).byte()
+    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+# ------------------------------------------------------------------------------------------- parameters
+
+
+def parameters_text(prompt: str, fields: Mapping[str, Any], negative_prompt: str = "") -> str:
+    """The text that web UIs read from a PNG's ``parameters`` chunk.
+
+    Three parts, a line each: the prompt, ``Negative prompt: ...`` where there is one, and ``Key: value``
+    pairs joined by commas, with values that hold a separator quoted as JSON. None fields are left out.
+    """
+    pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items() if value is not None)
+    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    return f"{prompt}{negative}\n{pairs}"
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:\n"') else text
+
+
+def save_png(path: Path, image: ImageArray | Image.Image, parameters: str | None = None) -> Path:
+    """Write a PNG, with `parameters` in the text chunk of that name; UserError on an unwritable folder."""
+    pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    info = PngInfo()
+    if parameters is not None:
+        # Pillow makes it an iTXt chunk where latin-1 does not suffice.
+        info.add_text("parameters", parameters)
+    with atomic_write(path) as temporary:
+        pil.save(temporary, format="PNG", pnginfo=info)
+    return path
+
+
+def save_json(path: Path, record: Mapping[str, Any]) -> Path:
+    """Write `record` as indented JSON. Raises UserError on an unwritable folder."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as 64 hex digits; web UIs show the first ten as the model's hash."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- images
+
+
+def enlarge(image: ImageArray, at_least: int = MIN_SHEET_SIDE) -> Image.Image:
+    """The image times the smallest whole factor that brings its shorter side to `at_least` pixels."""
+    pil = Image.fromarray(image)
+    factor = max(1, math.ceil(at_least / min(pil.size)))
+    return pil.resize((pil.width * factor, pil.height * factor), Image.Resampling.LANCZOS)
+
+
+def draw_layout(image: ImageArray, layout: Layout, radius: float = 0.2) -> Image.Image:
+    """The image, enlarged where small, with each object's disc, center and name drawn over it.
+
+    The disc is that of the attention mask: `radius` is a fraction of width and of height, so on a rectangle
+    it is an ellipse.
+    """
+    base = enlarge(image).convert("RGBA")
+    veil = Image.new("RGBA", base.size, (0, 0, 0, 0))
+    pen = ImageDraw.Draw(veil)
+    width, height = base.size
+    line = max(2, width // 160)
+    font = ImageFont.load_default(size=max(12, width // 24))
+    for i, thing in enumerate(layout.objects):
+        color = COLORS[i % len(COLORS)]
+        x, y = thing.x * width, thing.y * height
+        box = (x - radius * width, y - radius * height, x + radius * width, y + radius * height)
+        pen.ellipse(box, fill=color + "38", outline=color + "FF", width=line)
+        pen.ellipse((x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line), fill=color + "FF")
+        _label(pen, (x, y + 3 * line), thing.phrase, color, font, base.size)
+    return Image.alpha_composite(base, veil).convert("RGB")
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    color: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size: tuple[int, int],
+) -> None:
+    """Text on a plate of the object's color, centerd under `at` and kept inside the image."""
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    wide, high = right - left, bottom - top
+    x = min(max(at[0] - wide / 2, 4), max(size[0] - wide - 4, 4))
+    y = min(max(at[1], 4), max(size[1] - high - 4, 4))
+    pen.rectangle((x - 4, y - 3, x + wide + 4, y + high + 3), fill=color + "E0")
+    pen.text((x - left, y - top), text, fill="white", font=font)
+
+
+def comparison_sheet(panels: Mapping[str, ImageArray | Image.Image], title: str) -> Image.Image:
+    """Images side by side at one size, each under its name, with `title` above them."""
+    images = {name: p if isinstance(p, Image.Image) else enlarge(p) for name, p in panels.items()}
+    width = max(image.width for image in images.values())
+    height = max(image.height for image in images.values())
+    gap, bar = 12, max(24, width // 14)
+    title_font, font = (ImageFont.load_default(size=s) for s in (max(14, bar * 2 // 3), max(12, bar // 2)))
+    sheet_width = len(images) * (width + gap) + gap
+    lines = _wrapped(title, title_font, sheet_width - 2 * gap)
+    top = gap + len(lines) * bar
+    sheet = Image.new("RGB", (sheet_width, top + bar + height + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, text in enumerate(lines):
+        pen.text((gap, gap + row * bar), text, fill="black", font=title_font)
+    for i, (name, image) in enumerate(images.items()):
+        x = gap + i * (width + gap)
+        pen.text((x, top + bar // 4), name, fill="#404040", font=font)
+        sheet.paste(image.resize((width, height), Image.Resampling.LANCZOS), (x, top + bar))
+    return sheet
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
+def grid(images: Sequence[ImageArray], columns: int | None = None) -> ImageArray:
+    """Images of one size in rows, with two black pixels around each, as the published script lays them out.
+
+    Args:
+        images: at least one, all (H, W, 3).
+        columns: images in a row; the nearest square by default.
+    """
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    height, width, _ = images[0].shape
+    gap = 2
+    sheet = np.zeros((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        sheet[y : y + height, x : x + width] = image
+    return sheet
+
+
+# ------------------------------------------------------------------------------------------------ plots
+
+
+def plot_weights(path: Path, weights: NDArray[np.floating[Any]], layout: Layout) -> Path:
+    """Plot each object's weight over the denoising steps. `weights` is (S, N): steps by objects."""
+    figure, axes = _axes("denoising step", "weight of the local description")
+    steps = np.arange(1, len(weights) + 1)
+    for i, thing in enumerate(layout.objects):
+        axes.plot(steps, weights[:, i], color=COLORS[i % len(COLORS)], label=thing.phrase, marker=".")
+    axes.legend()
+    return _save_figure(path, figure)
+
+
+def plot_losses(path: Path, curves: Mapping[str, Sequence[float]]) -> Path:
+    """Plot every named loss over the evaluations of the loss, in the order they were made."""
+    figure, axes = _axes("evaluation of the loss", "CLIP loss")
+    for i, (name, values) in enumerate(curves.items()):
+        color = COLORS[i % len(COLORS)]
+        axes.plot(np.arange(1, len(values) + 1), values, label=name, color=color, marker=".")
+    axes.legend()
+    return _save_figure(path, figure)
+
+
+def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:
+    # The object interface with the Agg canvas: no display, and no figure left in pyplot's global list.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save_figure(path: Path, figure: Any) -> Path:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path

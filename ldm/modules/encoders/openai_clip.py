@@ -1,0 +1,145 @@
+"""Opening the CLIP that judges images: OpenAI's ViT-B/32 from a local file, or the emoji world's small one.
+
+Both are OpenAI's architecture under OpenAI's state-dict names, so one function opens either; saved as a torch
+file, the small one also opens with `clip.load(path)`.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.modules.encoders.modules import clip_package
+from ldm.util import UserError, load_state_dict, save_safetensors
+
+# Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+PUBLISHED = ("ViT-B/32", "ViT-B/16", "ViT-L/14")
+PUBLISHED_VOCABULARY = 49408  # byte pairs; any other size is a word-level vocabulary
+FOLDERS = (Path("models/clip"), Path("~/.cache/clip"))  # the second is where `clip.load` keeps its downloads
+HOW_TO_GET = """to get ViT-B/32, run `python -c "import clip; clip.load('ViT-B/32')"` once while online"""
+
+
+@dataclass(frozen=True)
+class ClipBundle:
+    """A CLIP and what goes with it.
+
+    Attributes:
+        model: `clip.model.CLIP` in float32, frozen, in evaluation mode.
+        tokenize: texts to ids (B, L), long ones cut.
+        mean, std: of the pixels it was trained with, RGB in [0, 1].
+        resolution: side of the images it takes, in pixels.
+    """
+
+    model: Any
+    tokenize: Callable[[Sequence[str]], Tensor]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resolution: int
+
+
+def load_clip(source: str | Path | None = None, device: str | torch.device | None = None) -> ClipBundle:
+    """Open a CLIP for the objective.
+
+    Args:
+        source: a published name (`PUBLISHED`; ViT-B/32 if None), looked up in `FOLDERS`, or a path: OpenAI's
+            JIT archive or state dict, our `.safetensors`, or a checkpoint of `ldm.models.clip.SmallCLIP`.
+            A JIT archive is opened with `torch.jit.load` and only its weights are taken; all else may hold
+            nothing but tensors.
+        device: where it goes; the CPU if None.
+
+    Raises:
+        UserError: the file is missing, corrupt or not a CLIP.
+    """
+    path = find_clip(source)
+    state = openai_names(_read(path))
+    model = _build(state, path)
+    return ClipBundle(
+        model=model.to(device or "cpu"),
+        tokenize=_tokenizer(model, path),
+        mean=MEAN,
+        std=STD,
+        resolution=model.visual.input_resolution,
+    )
+
+
+def find_clip(source: str | Path | None = None) -> Path:
+    """The file behind a published name or a path; see `load_clip`."""
+    name = str(source or "ViT-B/32")
+    if name not in PUBLISHED:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"There is no CLIP at {path}; {HOW_TO_GET}, or name a file you have.")
+        return path
+    file = f"{name.replace('/', '-')}.pt"
+    for folder in FOLDERS:
+        path = folder.expanduser() / file
+        if path.is_file():
+            return path
+    raise UserError(f"CLIP {name} is not here ({' or '.join(str(f / file) for f in FOLDERS)}); {HOW_TO_GET}.")
+
+
+def openai_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under OpenAI's names: a training checkpoint's `clip.` prefix removed, all else kept."""
+    prefixed = {k.removeprefix("clip."): v for k, v in state.items() if k.startswith("clip.")}
+    return prefixed or dict(state)
+
+
+def save_clip(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a CLIP's or a training checkpoint's state dict as fp16 safetensors under OpenAI's names."""
+    save_safetensors(path, {name: value.half() for name, value in openai_names(state).items()}, metadata)
+
+
+def _is_jit_archive(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if _is_jit_archive(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch's advice to archive in another format
+                return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        return load_state_dict(path)
+    except (RuntimeError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"The CLIP at {path} is truncated or corrupt; {HOW_TO_GET}.") from error
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; {HOW_TO_GET}.") from error
+
+
+def _build(state: dict[str, Tensor], path: Path) -> Any:
+    """The model in float32, frozen. OpenAI's builder reads all sizes from the state dict's shapes."""
+    try:
+        model = clip_package().model.build_model(dict(state)).float()
+        # The builder rounds the weights to fp16, so they are loaded once more.
+        model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()})
+    except (KeyError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise UserError(f"{path} holds no CLIP of OpenAI's architecture; {HOW_TO_GET}.") from error
+    return model.eval().requires_grad_(False)
+
+
+def _tokenizer(model: Any, path: Path) -> Callable[[Sequence[str]], Tensor]:
+    if model.vocab_size == PUBLISHED_VOCABULARY:
+        tokenize = clip_package().tokenize
+        return lambda texts: tokenize(list(texts), context_length=model.context_length, truncate=True)
+    from ldm.modules.encoders.tokenizer import WordTokenizer
+
+    words = WordTokenizer(context_length=model.context_length)
+    if words.vocab_size != model.vocab_size:
+        raise UserError(
+            f"The CLIP at {path} was trained with another vocabulary ({model.vocab_size} entries, "
+            f"configs/emoji/vocab.txt gives {words.vocab_size}); use the weights that belong to this version."
+        )
+    return words

@@ -1,0 +1,273 @@
+"""Optimizing the attention weights through the sampler (Wu et al., ICCV 2023, section 3.3).
+
+Two ways: "rounds" samples the whole chain again and again and follows the gradient of the loss on the final
+image for all steps together, as both releases do; "per-step" moves the weights of a step when the chain is
+there, by the loss on the decoded predicted x_0, and never looks back. Images of a batch are independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.models.diffusion.sampler import PredictX0, Sampler
+from ldm.models.diffusion.sampling import Generators
+from ldm.spacetime.control import SpatialControl
+from ldm.spacetime.layout import Layout
+from ldm.spacetime.presets import Preset
+
+Callback = Callable[[dict[str, Any]], None]
+Objective = Callable[[Tensor], dict[str, Tensor]]  # a ClipObjective
+
+
+@dataclass
+class Result:
+    """Images with the weights that made them.
+
+    history has one entry per gradient: "loss" (by name, (B,)), "grad", "before" and "after" of lambda, and
+    either "round", with lambda (S, N, B) or, where the steps share it, (N, B), and "latents" and "images" of that
+    round, or "step" and "inner", with lambda (N, B). Its tensors are detached and on the CPU.
+    """
+
+    images: Tensor  # (B, 3, H, W) in [0, 1]
+    latents: Tensor  # (B, C, h, w)
+    weights: Tensor  # (S, N, B) coefficients w of the chain that made the images
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Chain:
+    """A sampler with everything that stays the same from one pass to the next."""
+
+    def __init__(
+        self,
+        model: Any,
+        sampler: Sampler,
+        control: SpatialControl,
+        arguments: dict[str, Any],
+        callback: Callback | None,
+    ) -> None:
+        self.model, self.sampler, self.control, self.callback = model, sampler, control, callback
+        self.arguments = arguments  # of Sampler.sample
+        self.length = len(sampler.schedule(arguments["S"], arguments["eta"]))
+        given = arguments["generator"]
+        self.generators = () if given is None else (given,) if isinstance(given, torch.Generator) else tuple(given)
+        self.states = [generator.get_state() for generator in self.generators]
+        self.loss: dict[str, Tensor] = {}  # the latest, for the callback
+
+    def sample(self, round_: int = 0, **extra: Any) -> Tensor:
+        """One pass: latents (B, C, h, w). Random steps draw the same noise in every pass."""
+        for generator, state in zip(self.generators, self.states, strict=True):
+            generator.set_state(state)
+
+        def report(state: dict[str, Any]) -> None:
+            if self.callback is not None:
+                self.callback({**state, "round": round_, "loss": self.loss})
+
+        return self.sampler.sample(**self.arguments, **extra, callback=report)[0]
+
+    def images(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]."""
+        return ((self.model.decode_first_stage(latents) + 1.0) / 2.0).clamp(0.0, 1.0)
+
+    def result(self, latents: Tensor, weights: Tensor, history: list[dict[str, Any]]) -> Result:
+        """The finished images; weights (S, N, B) are those of their chain."""
+        latents = latents.detach()
+        with torch.no_grad():
+            return Result(self.images(latents), latents, weights.detach(), history)
+
+
+def optimize(
+    model: Any,
+    sampler: Sampler,
+    control: SpatialControl,
+    objective: Objective,
+    preset: Preset,
+    *,
+    x_T: Tensor,
+    conditioning: Any,
+    unconditional_conditioning: Any,
+    guidance_scale: float,
+    steps: int,
+    callback: Callback | None = None,
+    checkpoint_steps: bool = True,
+    checkpoint_blocks: bool = False,
+    eta: float = 0.0,
+    generator: Generators = None,
+) -> Result:
+    """Samples images from x_T (B, C, h, w) while optimizing the weights of `control` as `preset` says.
+
+    objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized. Objects of
+    its layouts that carry a weight start from it. The control takes the preset's blend and discs.
+    callback: called after every denoising step with the sampler's dict, "round" and the latest "loss".
+    checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
+        of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
+    checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too in the backward pass.
+    Without any object this is plain sampling. The model is frozen and in eval mode while this runs.
+    UserError for a step count outside 1..1000 or an eta that the sampler can't do.
+    """
+    control = preset.adapt(control)
+    arguments = {
+        "S": steps,
+        "batch_size": x_T.shape[0],
+        "shape": tuple(x_T.shape[1:]),
+        "conditioning": conditioning,
+        "unconditional_conditioning": unconditional_conditioning,
+        "unconditional_guidance_scale": guidance_scale,
+        "x_T": x_T,
+        "eta": eta,
+        "generator": generator,
+        "verbose": False,
+    }
+    with frozen(model), block_checkpoints(model, checkpoint_blocks):
+        chain = _Chain(model, sampler, control, arguments, callback)
+        if not control.present.any():
+            with torch.no_grad():
+                latents = chain.sample()
+            return chain.result(latents, x_T.new_zeros(chain.length, *control.present.shape), [])
+        scales = preset.scales(control.present)  # (N, B), w = scales * lambda
+        start = initial_weights(preset, control.present, getattr(objective, "layouts", ()))
+        if preset.mode == "per-step":
+            return _by_steps(chain, objective, preset, start.to(x_T), scales.to(x_T))
+        return _by_rounds(chain, objective, preset, start.to(x_T), scales.to(x_T), checkpoint_steps)
+
+
+def initial_weights(preset: Preset, present: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
+    """lambda (N, B) to start from: the preset's, or w / scale for an object of a layout with a weight w."""
+    weights, scales = preset.initial_weights(present), preset.scales(present)
+    for b, layout in enumerate(layouts):
+        for i, entry in enumerate(layout.objects):
+            if entry.weight is not None:
+                weights[i, b] = entry.weight / scales[i, b]
+    return weights
+
+
+def _by_rounds(
+    chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor, checkpoint_steps: bool
+) -> Result:
+    """The published schedules: one update a round, of all steps at once; Adam's state lasts over the rounds.
+
+    Where the steps share their weights, the gradient is the sum of those of all steps.
+    The images are those of the last round, rendered before its update.
+    """
+    every_step = (chain.length, *start.shape)
+    # lambda (N, B) or (S, N, B)
+    weights = (start if preset.shared else start.expand(every_step)).clone().requires_grad_()
+    adam = torch.optim.Adam([weights], lr=preset.learning_rate)
+    history: list[dict[str, Any]] = []
+    for round_ in range(preset.rounds):
+        with torch.enable_grad():
+            used = (weights * scales).expand(every_step)
+            latents = chain.sample(
+                round_,
+                control=chain.control,
+                weights=used,
+                checkpoint_steps=checkpoint_steps,
+                gradient_steps=preset.gradient_steps,
+            )
+            images = chain.images(latents)
+            entry = _descend(adam, weights, objective(images))
+        chain.loss = entry["loss"]
+        history.append({"round": round_, **entry, "latents": _keep(latents), "images": _keep(images)})
+    return chain.result(latents, used, history)
+
+
+def _by_steps(chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor) -> Result:
+    """The default schedule: within each step, `inner_steps` updates by the loss on its predicted x_0.
+
+    Only the graph of one evaluation is alive at a time.
+    """
+    weights = start.clone().requires_grad_()  # lambda (N, B) of the present step
+    adam = torch.optim.Adam([weights], lr=preset.learning_rate)
+    used = start.new_zeros(chain.length, *start.shape)  # w (S, N, B)
+    history: list[dict[str, Any]] = []
+
+    def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor:
+        if not preset.holds(step, chain.length):
+            return used[step]  # zeros
+        if not preset.carry_over:
+            weights.data.copy_(start)
+        if not preset.keep_moments:
+            adam.state.clear()
+        for inner in range(preset.inner_steps if preset.moves(step, chain.length) else 0):
+            with torch.enable_grad():
+                losses = objective(chain.images(predict_x0(weights * scales)))
+                entry = _descend(adam, weights, losses)
+            chain.loss = entry["loss"]
+            history.append({"step": step, "inner": inner, **entry})
+        used[step] = weights.detach() * scales
+        return used[step]
+
+    with torch.no_grad():
+        latents = chain.sample(control=chain.control, weight_update=update)
+    return chain.result(latents, used, history)
+
+
+def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor]) -> dict[str, Any]:
+    """One Adam step on the weights alone; what happened, detached and on the CPU.
+
+    The losses of the images are summed: each image's weights get the gradient of its own loss.
+    """
+    before = _keep(weights)
+    total = losses["total"].sum()
+    if total.requires_grad:
+        (weights.grad,) = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+    else:  # every disc is empty on every grid
+        weights.grad = torch.zeros_like(weights)
+    adam.step()
+    kept = {name: _keep(value) for name, value in losses.items()}
+    return {"loss": kept, "grad": _keep(weights.grad), "before": before, "after": _keep(weights)}
+
+
+def _keep(value: Tensor) -> Tensor:
+    """A copy for the record."""
+    return value.detach().to("cpu", copy=True)
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """The model's parameters need no gradient and its modules are in eval mode inside the block."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    try:
+        model.requires_grad_(False).eval()
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def block_checkpoints(model: Any, enabled: bool) -> Iterator[None]:
+    """Blocks of the U-Net and of the first stage are recomputed in the backward pass inside, iff `enabled`.
+
+    The config's choice is for training; in a step that is recomputed as a whole it would mostly cost time.
+    """
+    switches = set_block_checkpoints(model, enabled)
+    try:
+        yield
+    finally:
+        for module, name, value in switches:
+            setattr(module, name, value)
+
+
+def set_block_checkpoints(model: Any, enabled: bool) -> list[tuple[nn.Module, str, bool]]:
+    """Switches them for good; returns (module, attribute, earlier value) of every switch."""
+    switches = [
+        (module, name, module.__dict__[name])
+        for module in (model.modules() if isinstance(model, nn.Module) else ())
+        for name in ("use_checkpoint", "checkpoint")
+        if isinstance(module.__dict__.get(name), bool)
+    ]
+    for module, name, _ in switches:
+        setattr(module, name, enabled)
+    return switches

@@ -1,0 +1,305 @@
+"""A user's mistakes: one sentence and exit code 2, no traceback, no partial file; and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldm.cli import common
+from tests import tiny_world
+from tests.cli.test_refine import ROOT, SCRIPT, load_script
+
+Check = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_world.TinyWorld:
+    return tiny_world.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def refused(tmp_path: Path, world: tiny_world.TinyWorld, capfd: pytest.CaptureFixture[str]) -> Check:
+    """Runs the script with flags it should refuse, and returns what it says."""
+
+    def run(*flags: str | Path, tiny: bool = True) -> str:
+        out = tmp_path / "out"
+        words = ["--prompt", "a cat", "--outdir", str(out), *(world.flags() if tiny else []), *map(str, flags)]
+        try:
+            code = load_script().main(words)
+        except SystemExit as stop:  # from the parser of flags
+            code = stop.code
+        said = capfd.readouterr()
+        assert code == 2
+        assert said.out == ""
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1 and said.err.endswith("\n")
+        assert "Traceback" not in said.err and len(said.err) < 500
+        assert [path for path in out.rglob("*") if path.is_file()] == []
+        return said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--schedule", "sometimes"], ["sometimes", "per-step", "april-2023", "iccv-2023"]),
+        (["--precision", "half"], ["half", "full", "autocast"]),
+        (["--ddim_steps", "many"], ["--ddim_steps", "many"]),
+        (["--no-such-flag"], ["--no-such-flag"]),
+        (["--plms", "--dpm_solver"], ["--plms", "--dpm_solver"]),
+        (["--device", "abacus"], ["abacus", "cpu"]),
+        (["--H", "500"], ["--H", "500", "32", "512"]),
+        (["--W", "48"], ["--W", "48", "32"]),
+        (["--H", "-64"], ["-64", "at least 1"]),
+        (["--f", "8"], ["--f", "8", "4"]),
+        (["--C", "3"], ["--C", "3", "4"]),
+        (["--ddim_steps", "0"], ["0", "1 to 1000"]),
+        (["--ddim_steps", "1001"], ["1001", "1 to 1000"]),
+        (["--prompt", ""], ["prompt is empty"]),
+        (["--prompt", " \t "], ["prompt is empty"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["--n_samples", "0"], ["samples", "at least 1"]),
+        (["--scale", "nan"], ["guidance", "nan"]),
+        (["--lr", "0"], ["learning rate", "above 0"]),
+        (["--inner-steps", "0"], ["inner steps", "at least 1"]),
+        (["--plms", "--ddim_eta", "1"], ["PLMS", "--ddim_eta"]),
+        (["--ddim_eta", "-1"], ["eta", "-1"]),
+    ],
+)
+def test_flag_values(refused: Check, flags: list[str], words: list[str]) -> None:
+    said = refused(*flags)
+    assert [word for word in words if word not in said] == []
+
+
+def test_sizes_of_stable_diffusion_go_in_64() -> None:
+    from ldm.generation.pipeline import SD_CONFIG, ModelChoice, Pipeline
+    from ldm.generation.settings import GenerateSettings, fit_to_model
+    from ldm.util import UserError, load_config
+
+    config = load_config(ROOT / SD_CONFIG)
+    choice = ModelChoice(SD_CONFIG, Path("model.ckpt"), embedded=False)
+    model = Pipeline(None, config, choice, torch.device("cpu"), "ViT-B/32")
+    fitted = fit_to_model(GenerateSettings(("a cat",)), model)
+    assert (fitted.height, fitted.width, fitted.scale, fitted.factor, fitted.channels) == (512, 512, 7.5, 8, 4)
+    with pytest.raises(UserError, match="--W 544 is not a multiple of 64"):
+        fit_to_model(GenerateSettings(("a cat",), width=544), model)
+
+
+# -------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_missing_checkpoint_and_config(refused: Check, tmp_path: Path) -> None:
+    assert "nothing.ckpt" in refused("--ckpt", tmp_path / "nothing.ckpt")
+    assert "nothing.yaml" in refused("--config", tmp_path / "nothing.yaml")
+
+
+def test_config_without_its_checkpoint(refused: Check, world: tiny_world.TinyWorld) -> None:
+    assert "--ckpt" in refused("--config", world.config, tiny=False)
+
+
+def test_config_that_is_none(refused: Check, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: [")
+    assert "a.yaml" in refused("--config", tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("data: {}")
+    assert "model" in refused("--config", tmp_path / "b.yaml")
+
+
+def test_config_may_not_name_any_function(refused: Check, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "a.yaml").write_text(f"model: {{target: os.mkdir, params: {{path: {marker}}}}}")
+    assert "os.mkdir" in refused("--config", tmp_path / "a.yaml")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("kept", [0, 100, 0.5])
+def test_truncated_checkpoint(
+    refused: Check, world: tiny_world.TinyWorld, tmp_path: Path, suffix: str, kept: float
+) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    if suffix == ".ckpt":
+        torch.save({"state_dict": load_file(world.ckpt)}, whole)
+    else:
+        whole.write_bytes(world.ckpt.read_bytes())
+    content = whole.read_bytes()
+    short = tmp_path / f"short{suffix}"
+    short.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    said = refused("--ckpt", short)
+    assert "short" in said and "truncated or corrupt" in said
+
+
+def test_file_that_is_no_checkpoint(refused: Check, tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").write_text("<!doctype html><title>404</title>")
+    assert "a.ckpt" in refused("--ckpt", tmp_path / "a.ckpt")
+
+
+def test_checkpoint_with_missing_names(refused: Check, world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    state = load_file(world.ckpt)
+    name = next(name for name in state if name.startswith("model.diffusion_model."))
+    del state[name]
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    said = refused("--ckpt", tmp_path / "a.ckpt")
+    assert "lacks 1 name" in said and name in said
+
+
+def test_checkpoint_with_unexpected_names(refused: Check, world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    torch.save({"state_dict": {**load_file(world.ckpt), "model.stranger": torch.ones(1)}}, tmp_path / "a.ckpt")
+    said = refused("--ckpt", tmp_path / "a.ckpt")
+    assert "unexpected" in said and "model.stranger" in said
+
+
+def test_checkpoint_of_another_size(refused: Check, world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    state = load_file(world.ckpt)
+    name = next(name for name, value in state.items() if value.ndim == 4)
+    torch.save({"state_dict": {**state, name: torch.ones(1, 2, 3, 3)}}, tmp_path / "a.ckpt")
+    assert name in refused("--ckpt", tmp_path / "a.ckpt")
+
+
+class Dangerous:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_pickle_that_would_run_code(refused: Check, tmp_path: Path, write: Callable[..., object]) -> None:
+    marker = tmp_path / "ran"
+    write({"state_dict": {"model.weight": torch.ones(1)}, "extra": Dangerous(marker)}, tmp_path / "a.ckpt")
+    assert "a.ckpt" in refused("--ckpt", tmp_path / "a.ckpt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_clip_and_predictor_that_cannot_be_read(refused: Check, tmp_path: Path, content: bytes) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(content)
+    assert "broken" in refused("--clip", broken)
+    assert "nothing.pt" in refused("--clip", tmp_path / "nothing.pt")
+
+
+def test_predictor_that_cannot_be_read(refused: Check, world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a model")
+    flags = ["--config", world.config, "--ckpt", world.ckpt, "--clip", world.clip, "--device", "cpu"]
+    assert "broken" in refused(*flags, "--predictor", broken, tiny=False)
+
+
+# ------------------------------------------------------------------------------------- layouts and prompts
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "JSON"),
+        ("[]", "JSON object"),
+        ("{}", "objects"),
+        ('{"objects": {"cat": [0.5, 0.5]}}', "list"),
+        ('{"objects": [{"phrase": "a cat", "x": 0.5}]}', '"y"'),
+        ('{"objects": [{"phrase": "a cat", "x": 1.2, "y": 0.5}]}', "between 0 and 1"),
+        ('{"objects": [{"phrase": "a cat", "x": 0.5, "y": -0.1}]}', "between 0 and 1"),
+        ('{"objects": [{"phrase": "a cat", "x": NaN, "y": 0.5}]}', "finite"),
+        ('{"objects": [{"phrase": "a cat", "x": "left", "y": 0.5}]}', "number"),
+        ('{"objects": [{"phrase": " ", "x": 0.5, "y": 0.5}]}', "phrase"),
+        ('{"objects": [{"phrase": "a cat", "x": 0.5, "y": 0.5, "color": "red"}]}', "color"),
+        ('{"layout": {"objects": [{"phrase": "a cat", "x": 2, "y": 0.5}]}}', "between 0 and 1"),
+    ],
+)
+def test_layout_files(refused: Check, tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "layout.json").write_text(content)
+    assert words in refused("--layout", tmp_path / "layout.json")
+
+
+def test_layout_file_that_is_missing_or_binary(refused: Check, tmp_path: Path) -> None:
+    assert "nothing.json" in refused("--layout", tmp_path / "nothing.json")
+    (tmp_path / "a.json").write_bytes(bytes(range(256)))
+    assert "a.json" in refused("--layout", tmp_path / "a.json")
+
+
+def test_prompt_files(tmp_path: Path, world: tiny_world.TinyWorld, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    for name in ("blank.txt", "binary.txt", "nothing.txt"):
+        flags = ["--from-file", str(tmp_path / name), "--outdir", str(tmp_path / "out"), *world.flags()]
+        assert load_script().main(flags) == 2
+        said = capfd.readouterr().err
+        assert said.startswith("error: --from-file") and name in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompt_twice_or_never(refused: Check, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("a cat")
+    assert "exclude each other" in refused("--from-file", tmp_path / "a.txt")
+    assert load_script().main(["--outdir", str(tmp_path)]) == 2
+    assert "--prompt" in capfd.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------- the folder
+
+
+def test_output_folder_that_cannot_be_written(refused: Check, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("--outdir", tmp_path / "file")
+    assert "cannot be written" in refused("--outdir", tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, world: tiny_world.TinyWorld) -> None:
+    """A real interrupt, in the middle of sampling, of the script as a user runs it."""
+    out = tmp_path / "out"
+    command = [sys.executable, str(SCRIPT), "--plms", "--prompt", "a cat", "--ddim_steps", "1000", *world.flags()]
+    process = subprocess.Popen(
+        [*command, "--outdir", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        # A job in the background of a shell ignores interrupts and hands that on; a user's command does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None and process.stdout is not None
+    said = b""
+    while b"loss" not in said:  # the bar shows a loss once a step has been taken
+        byte = process.stderr.read(1)
+        assert byte, said.decode()
+        said += byte
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read().decode()
+    assert process.wait() == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "interrupted: what was being made was not written."
+    assert process.stdout.read() == b""
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+def test_ctrl_c_keeps_finished_images(
+    tmp_path: Path, world: tiny_world.TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script()
+    bar = common.ProgressBar.__call__
+
+    def interrupt_second(self: object, what: str, done: int, total: int, losses: object) -> None:
+        bar(self, what, done, total, losses)
+        calls.append(done)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    calls: list[int] = []
+    monkeypatch.setattr(common.ProgressBar, "__call__", interrupt_second)
+    flags = ["--prompt", "a cat", "--ddim_steps", "2", "--n_iter", "2", "--outdir", str(tmp_path)]
+    assert script.main([*flags, *world.flags()]) == 130
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["00000.png"]
+    assert json.loads((tmp_path / "details/00000/settings.json").read_text())["seed"] == 42
+    assert not list(tmp_path.rglob(".tmp-*"))

@@ -1,0 +1,68 @@
+"""`scripts/img2img.py`: an image noised and denoised, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.cli.images import fit_size, image_tensor, read_image
+from ldm.cli.img2img import vary
+from ldm.generation.pipeline import choose_model, load_pipeline
+from ldm.generation.settings import GenerateSettings
+from tests import tiny_world
+from tests.scripts_under_test import QUIET, refusal, run, text_flags, write_image
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_world.TinyWorld:
+    return tiny_world.build(tmp_path_factory.mktemp("world"))
+
+
+def test_script_makes_variations_at_the_image_s_size(
+    world: tiny_world.TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = write_image(tmp_path / "start.png", 70, 40)
+    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "4", "--strength", "0.5", *QUIET]
+    run("img2img", *text_flags(world), *flags, "--outdir", tmp_path / "out")
+    assert "grid-0000.png" in capsys.readouterr().out
+    first, second = (np.asarray(Image.open(tmp_path / "out" / "samples" / f"0000{i}.png")) for i in (0, 1))
+    assert first.shape == (32, 64, 3) and not np.array_equal(first, second)
+
+
+def test_strength_and_batches(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    pipeline = load_pipeline(choose_model(world.config, world.ckpt), device="cpu")
+    image = image_tensor(read_image(write_image(tmp_path / "start.png", 32, 32)))
+    settings = GenerateSettings(("a cat",), steps=4, scale=3.0)
+
+    def varied(strength: float, seeds: list[int]) -> torch.Tensor:
+        return vary(pipeline, settings, image, "a cat", seeds, strength)
+
+    kept, some, all_new = (varied(strength, [1]) for strength in (0.0, 0.5, 1.0))
+    with torch.no_grad():
+        mode = pipeline.model.decode_first_stage(pipeline.model.encode_first_stage(image).mode())
+    distance = [float((x - mode).square().mean()) for x in (kept, some, all_new)]
+    assert distance[0] < distance[1] and distance[0] < distance[2]
+    assert torch.allclose(varied(0.5, [0, 1])[1:], some, atol=1e-4)
+
+
+def test_sizes_are_cut_to_a_multiple() -> None:
+    assert fit_size(Image.new("RGB", (70, 33)), 32).size == (64, 32)
+    assert fit_size(Image.new("RGB", (10, 64)), 32).size == (32, 64)
+
+
+def test_mistakes_end_in_one_sentence(
+    world: tiny_world.TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = write_image(tmp_path / "start.png", 32, 32)
+    (tmp_path / "text.png").write_text("no image")
+    flags = [*text_flags(world), *QUIET, "--prompt", "a cat", "--outdir", tmp_path / "out"]
+    assert "DDIM sampler only" in refusal(capfd, "img2img", *flags, "--init-img", start, "--plms")
+    assert "from 0 to 1" in refusal(capfd, "img2img", *flags, "--init-img", start, "--strength", "1.5")
+    assert "not an image" in refusal(capfd, "img2img", *flags, "--init-img", tmp_path / "text.png")
+    assert "does not exist" in refusal(capfd, "img2img", *flags, "--init-img", tmp_path / "none.png")
+    assert "--init-img" in refusal(capfd, "img2img", *flags)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,114 @@
+"""`scripts/inpaint.py`: by a model conditioned on the masked image, and by a text-to-image model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.cli.images import pad_to_multiple
+from ldm.cli.inpaint import find_pairs, masked_condition, read_pair
+from tests import tiny_world
+from tests.scripts_under_test import concat, refusal, run, text_flags, tiny_config, write_image, write_model
+from tests.unit.test_watermark import needs_watermark
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    config, ckpt = write_model(tmp_path_factory.mktemp("concat"), tiny_config(concat))
+    return ["--config", str(config), "--ckpt", str(ckpt), "--device", "cpu"]
+
+
+def write_pair(folder: Path, name: str, width: int = 32, height: int = 32) -> None:
+    """An image and a mask that is white in its right half."""
+    folder.mkdir(exist_ok=True)
+    write_image(folder / f"{name}.png", width, height)
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = 255
+    Image.fromarray(mask).save(folder / f"{name}_mask.png")
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), int)
+
+
+def test_only_the_masked_place_is_painted(model: list[str], tmp_path: Path) -> None:
+    write_pair(tmp_path / "in", "a")
+    write_pair(tmp_path / "in", "b", 50, 40)  # no multiple of what the model needs
+    run("inpaint", *model, "--indir", tmp_path / "in", "--outdir", tmp_path / "out", "--steps", "2")
+    for name, width in (("a", 32), ("b", 50)):
+        before, after = pixels(tmp_path / "in" / f"{name}.png"), pixels(tmp_path / "out" / f"{name}.png")
+        assert before.shape == after.shape
+        assert abs(before - after)[:, : width // 2].max() <= 1
+        assert abs(before - after)[:, width // 2 :].mean() > 3
+
+
+def test_a_text_to_image_model_inpaints_too(tmp_path: Path) -> None:
+    world = tiny_world.build(tmp_path)
+    write_pair(tmp_path / "in", "a")
+    flags = ["--indir", tmp_path / "in", "--outdir", tmp_path / "out", "--steps", "2", "--prompt", "a cat"]
+    run("inpaint", *text_flags(world), *flags)
+    before, after = pixels(tmp_path / "in" / "a.png"), pixels(tmp_path / "out" / "a.png")
+    assert abs(before - after)[:, :16].max() <= 1 and abs(before - after)[:, 16:].mean() > 3
+
+
+@needs_watermark
+def test_the_image_is_marked_where_asked_for_only(model: list[str], tmp_path: Path) -> None:
+    write_pair(tmp_path / "in", "a", 256, 256)
+    for name, words in (("plain", []), ("marked", ["--watermark"])):
+        flags = ["--indir", tmp_path / "in", "--outdir", tmp_path / name, "--steps", "1", *words]
+        run("inpaint", *model, *flags)
+    before, plain, marked = (pixels(tmp_path / name / "a.png") for name in ("in", "plain", "marked"))
+    assert abs(before - plain)[:, :128].max() <= 1
+    assert 0 < abs(plain - marked)[:, :128].mean() < 4
+
+
+def test_the_published_condition() -> None:
+    class Model:
+        @staticmethod
+        def get_learned_conditioning(image: torch.Tensor) -> torch.Tensor:
+            return image[:, :, ::4, ::4]
+
+    image, mask = torch.full((1, 3, 8, 8), 0.5), torch.zeros(1, 1, 8, 8)
+    mask[..., 4:] = 1
+    condition = masked_condition(Model, image, mask)
+    assert condition.shape == (1, 4, 2, 2)
+    assert condition[0, :3, 0, 0].tolist() == [0.5] * 3 and condition[0, :3, 0, 1].tolist() == [-1.0] * 3
+    assert condition[0, 3, 0].tolist() == [-1.0, 1.0]
+
+
+def test_padding() -> None:
+    assert pad_to_multiple(torch.zeros(1, 3, 40, 64), 32).shape == (1, 3, 64, 64)
+
+
+def test_mistakes_end_in_one_sentence(model: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def said(folder: Path) -> str:
+        return refusal(capfd, "inpaint", *model, "--indir", folder, "--outdir", tmp_path / "out")
+
+    empty, sizes, alone, broken = (tmp_path / name for name in ("empty", "sizes", "alone", "broken"))
+    empty.mkdir()
+    assert "holds no mask" in said(empty)
+    assert "is not a folder" in said(tmp_path / "none")
+    write_pair(sizes, "a")
+    write_image(sizes / "a.png", 64, 32)
+    assert "is 32x32 but its image is 64x32" in said(sizes)
+    write_pair(alone, "a")
+    (alone / "a.png").unlink()
+    assert "has no image beside it" in said(alone)
+    write_pair(broken, "a")
+    (broken / "a_mask.png").write_bytes(b"no image")
+    assert "not an image" in said(broken)
+    assert "is not a folder" in said(broken / "a.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_are_found_by_name(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_pair(tmp_path / "in", name)
+    pairs = find_pairs(tmp_path / "in")
+    assert [image.name for image, _ in pairs] == ["a.png", "b.png"]
+    image, mask = read_pair(*pairs[0])
+    assert image.shape == (1, 3, 32, 32) and mask.unique().tolist() == [0.0, 1.0]

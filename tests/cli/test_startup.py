@@ -1,0 +1,82 @@
+"""Scripts answer `--help` at once; what `bench/startup.py` measures, on the small model."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench import startup
+from bench.page import startup_table
+from ldm.util import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [*sorted(ROOT.glob("scripts/*.py")), ROOT / "main.py", ROOT / "layout_predictor/train.py"]
+EMOJI = ROOT / "configs/emoji/inference.yaml"
+HEAVY = {"torch", "numpy", "transformers", "pytorch_lightning", "spacy", "matplotlib", "PIL", "omegaconf"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_imports_nothing_heavy(script: Path) -> None:
+    code = (
+        "import runpy, sys; sys.argv[1:] = ['--help']\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        f"except SystemExit as end: print(end.code, sorted({HEAVY} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_summary_takes_medians() -> None:
+    runs = [{"seconds": float(n), "cpu": n / 2} for n in (3, 1, 9)]
+    assert startup.summary(runs) == {"seconds": 3.0, "cpu": 1.5, "runs": [[3.0, 1.5], [1.0, 0.5], [9.0, 4.5]]}
+
+
+def test_too_little_disk_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**30))
+    startup.check_space(tmp_path, 2**29)
+    with pytest.raises(UserError, match="1.0 GiB free and the weights take 1.0 GiB.*TMPDIR"):
+        startup.check_space(tmp_path, 2**30)
+
+
+def test_peak_counts_what_was_freed_again() -> None:
+    before = startup.peak_bytes()
+    assert before > 2**20
+    block = bytearray(b"x") * (before + 2**26)
+    del block
+    assert startup.peak_bytes() >= before + 2**26
+
+
+@pytest.mark.parametrize("suffix", startup.SUFFIXES[2:])
+def test_loading_is_measured_in_a_process_that_ends(tmp_path: Path, suffix: str) -> None:
+    row = startup.loading(EMOJI, tmp_path / f"model{suffix}", 1)
+    assert list(tmp_path.iterdir()) == []
+    assert row["weights"] == startup.weight_bytes(EMOJI)
+    assert row["interpreter"] < row["peak"] < row["interpreter"] + 4 * row["weights"]
+    rows = {"help": {}, "first denoising step": {"seconds": 1.0, "cpu": 0.5}, "loading": {suffix: row}}
+    head, *table = startup_table(rows)
+    assert [line[0] for line in table] == ["emoji image, to the end of the first step", f"loading SD v1, `{suffix}`"]
+    assert all(len(line) == len(head) for line in table)
+
+
+def test_a_measuring_process_that_fails_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'make' failed: .*does not exist"):
+        startup.loading(tmp_path / "none.yaml", tmp_path / "model.ckpt", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", startup.SUFFIXES[:2])
+def test_stable_diffusion_is_loaded_without_a_second_copy(tmp_path: Path, suffix: str) -> None:
+    config = ROOT / "configs/stable-diffusion/v1-inference.yaml"
+    row = startup.loading(config, tmp_path / f"model{suffix}", 1)
+    assert row["weights"] > 4.2e9
+    assert row["beyond"] < 1.1
+
+
+@pytest.mark.slow
+def test_the_first_denoising_step_comes_soon(tmp_path: Path) -> None:
+    assert startup.first_image_step(tmp_path, 1)["cpu"] < 10

@@ -1,0 +1,432 @@
+"""Diffusion model, averages and learning rates against the published numbers; conditions, chains, checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ldm.lr_scheduler import LambdaLinearScheduler, LambdaWarmUpCosineScheduler, LambdaWarmUpCosineScheduler2
+from ldm.models.diffusion.ddpm import DDPM, DiffusionWrapper, LatentDiffusion
+from ldm.modules.ema import LitEma
+from ldm.util import UserError, load_config, load_model_from_config, load_state_dict, save_safetensors
+from tests.golden_data import ROOT, fill_, golden, listing, relative_error, tensor
+
+
+def build(config: dict[str, Any]) -> LatentDiffusion:
+    model = LatentDiffusion(**config)
+    fill_(model.model, prefix="model.")
+    fill_(model.first_stage_model, prefix="first_stage_model.")
+    return model
+
+
+def losses(config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    model = build(config).train()
+    x0, noise = tensor(1, "ld/x0", (2, 4, 8, 8)), tensor(1, "ld/noise", (2, 4, 8, 8))
+    loss, parts = model.p_losses(x0, tensor(1, "ld/c", (2, 7, 48)), torch.tensor([10, 900]), noise)
+    return {"loss": loss, **{f"loss_{k.replace('/', '_')}": v for k, v in parts.items()}}
+
+
+def test_golden_latent_diffusion() -> None:
+    config, arrays = golden("ldm/latent_diffusion")
+    model = build(config).eval()
+    x0, noise = tensor(1, "ld/x0", (2, 4, 8, 8)), tensor(1, "ld/noise", (2, 4, 8, 8))
+    x_T, c = tensor(1, "ld/xT", (2, 4, 8, 8)), tensor(1, "ld/c", (2, 7, 48))
+    with torch.no_grad():
+        out = {
+            "q_sample": model.q_sample(x0, torch.tensor([10, 900]), noise),
+            "apply_model": model.apply_model(x_T, torch.tensor([981, 21]), c),
+            "decoded": model.decode_first_stage(torch.from_numpy(arrays["plms_10"])),
+            **losses(config),
+        }
+    for name, value in out.items():
+        assert relative_error(value, arrays[name]) < 1e-4, name
+    for name in (n for n in arrays if n.startswith("buf_")):
+        np.testing.assert_allclose(getattr(model, name.removeprefix("buf_")), arrays[name], rtol=1e-5, err_msg=name)
+
+
+def test_golden_x0_l1_loss() -> None:
+    config, arrays = golden("ldm/latent_diffusion_x0_l1")
+    assert relative_error(losses(config)["loss"], arrays["loss"]) < 1e-4
+
+
+def test_golden_ema() -> None:
+    _, arrays = golden("ldm/ema")
+    model = fill_(nn.Linear(3, 2))
+    ema = LitEma(model)
+    assert len(ema.state_dict()) == 4
+    for i in range(5):
+        with torch.no_grad():
+            model.weight += 0.1 * (i + 1)
+        ema(model)
+        assert relative_error(ema.weight, arrays["weight"][i]) < 1e-5
+    trained = model.weight.detach().clone()
+    with ema.scope(model):
+        assert torch.equal(model.weight, ema.weight)
+    assert torch.equal(model.weight, trained)
+
+
+def test_golden_learning_rates() -> None:
+    _, arrays = golden("ldm/lr")
+    cycles = ([10, 5], [0.1, 0.1], [1, 0.5], [0, 0.1], [30, 30])
+    # The published lists are named by their arguments: warm-up, f_start, f_max, f_min, cycle lengths.
+    kwargs = dict(zip(("warm_up_steps", "f_start", "f_max", "f_min", "cycle_lengths"), cycles, strict=True))
+    schedules = {
+        "cosine": LambdaWarmUpCosineScheduler(10, 0.1, 1.0, 0.0, 50),
+        "cosine2": LambdaWarmUpCosineScheduler2(**kwargs),
+        "linear": LambdaLinearScheduler(**kwargs),
+    }
+    for name, schedule in schedules.items():
+        values = [schedule(n) for n in range(len(arrays[name]))]
+        np.testing.assert_allclose(values, arrays[name], rtol=1e-6, atol=1e-9, err_msg=name)
+    # The second cycle ends here; afterwards its last value stays.
+    assert schedules["linear"](10_000) == pytest.approx(0.1)
+
+
+def test_v1_inference_equals_its_listing() -> None:
+    config = load_config(ROOT / "configs/stable-diffusion/v1-inference.yaml")
+    with torch.device("meta"):
+        model = LatentDiffusion(**config.model.params)
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    text = {k: v for k, v in own.items() if k.startswith("cond_stage_model.")}
+    assert len(text) == 197
+    expected = listing("statedicts/configs__stable-diffusion__v1-inference.tsv")
+    assert {k: v for k, v in own.items() if k not in text} == {k: shape for k, (shape, _) in expected.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    first_stage = {
+        "embed_dim": 4,
+        "lossconfig": {"target": "torch.nn.Identity"},
+        "ddconfig": {
+            "double_z": True,
+            "z_channels": 4,
+            "resolution": 16,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": 32,
+            "ch_mult": [1, 1],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+        },
+    }
+    unet = {
+        "image_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "attention_resolutions": [1],
+        "num_res_blocks": 1,
+        "channel_mult": [1],
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        "context_dim": 8,
+        "legacy": False,
+    }
+    return {
+        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "params": {
+            "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": first_stage},
+            "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
+            "cond_stage_config": {"target": "torch.nn.Identity"},
+            "conditioning_key": "crossattn",
+            "use_ema": False,
+            "channels": 4,
+            "scale_factor": 0.5,
+        },
+    }
+
+
+def test_load_uses_ema_weights_and_exact_schedules(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = load_model_from_config({"model": tiny}, None)
+    state = {k: v.half() for k, v in model.state_dict().items()}
+    name = "model.diffusion_model.out.2.bias"
+    state["model_ema." + name.removeprefix("model.").replace(".", "")] = torch.full_like(state[name], 0.25)
+    save_safetensors(tmp_path / "m.safetensors", state)
+    loaded = load_model_from_config({"model": tiny}, tmp_path / "m.safetensors")
+    assert torch.equal(loaded.state_dict()[name], torch.full((4,), 0.25))
+    assert torch.equal(loaded.alphas_cumprod, model.alphas_cumprod)  # not rounded by the half-precision file
+    assert loaded.scale_factor == 0.5
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_load_takes_the_mapped_weights_and_leaves_the_file(
+    tiny: dict[str, Any], tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"m{suffix}"
+    state = load_model_from_config({"model": tiny}, None).state_dict()
+    if suffix == ".ckpt":
+        torch.save({"state_dict": state, "global_step": 1}, path)
+    else:
+        save_safetensors(path, state)
+    before = path.read_bytes()
+    mapped: dict[str, torch.Tensor] = {}
+
+    def load(name: Path) -> dict[str, torch.Tensor]:
+        mapped.update(load_state_dict(name))
+        return dict(mapped)
+
+    monkeypatch.setattr("ldm.util.load_state_dict", load)
+    loaded = load_model_from_config({"model": tiny}, path)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.data_ptr() == mapped[name].data_ptr(), name  # no second copy
+        assert torch.equal(parameter, state[name]), name
+    if (maps := Path("/proc/self/maps")).exists():  # the file's own pages, and private ones
+        assert {line.split()[1] for line in maps.read_text().splitlines() if line.endswith(str(path))} == {"rw-p"}
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before
+    assert not torch.equal(load_state_dict(path)[name], loaded.state_dict()[name])
+
+
+def test_load_of_old_files_and_in_half_precision(tiny: dict[str, Any], tmp_path: Path) -> None:
+    state = load_model_from_config({"model": tiny}, None).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)  # can't be mapped
+    save_safetensors(tmp_path / "half.safetensors", {name: value.half() for name, value in state.items()})
+    for name, tolerance in (("old.ckpt", 0.0), ("half.safetensors", 1e-3)):
+        loaded = load_model_from_config({"model": tiny}, tmp_path / name)
+        for key, value in loaded.state_dict().items():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, state[key], rtol=tolerance, atol=tolerance)
+    half = load_model_from_config({"model": tiny}, tmp_path / "old.ckpt", dtype=torch.float16)
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+    assert torch.equal(half.alphas_cumprod, state["alphas_cumprod"])
+
+
+def test_load_refuses_other_names_and_shapes(tiny: dict[str, Any], tmp_path: Path) -> None:
+    state = load_model_from_config({"model": tiny}, None).state_dict()
+    name = "model.diffusion_model.out.2.bias"
+    cases = {
+        "lacks 1 names": {k: v for k, v in state.items() if k != name},
+        "has unexpected 1 names": {**state, "surplus": torch.zeros(1)},
+        "another architecture": {**state, name: torch.zeros(7)},
+    }
+    for message, broken in cases.items():
+        save_safetensors(tmp_path / "m.safetensors", broken)
+        with pytest.raises(UserError, match=message):
+            load_model_from_config({"model": tiny}, tmp_path / "m.safetensors")
+    save_safetensors(tmp_path / "m.safetensors", cases["has unexpected 1 names"])
+    load_model_from_config({"model": tiny}, tmp_path / "m.safetensors", allow_unexpected=["surplus"])
+
+
+def test_unknown_config_key_names_the_nearest(tiny: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="did you mean 'scale_factor'"):
+        LatentDiffusion(**{**tiny["params"], "scale_facter": 1.0})
+
+
+def test_min_snr_weights_are_one_at_high_noise(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "snr_gamma": 5.0})
+    weights = model._snr_weights(torch.tensor([0, 500, 999]))
+    assert weights[0] < 0.01
+    assert torch.equal(weights[1:], torch.ones(2))
+
+
+# -------------------------------------------------------------------------- conditions, chains, beginnings
+
+UNET = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+SMALL_UNET: dict[str, Any] = {
+    "image_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "attention_resolutions": [],
+    "num_res_blocks": 1,
+    "channel_mult": [1],
+    "num_heads": 1,
+}
+
+
+def wrapper(key: str | None, **change: Any) -> DiffusionWrapper:
+    model = DiffusionWrapper({"target": UNET, "params": {**SMALL_UNET, **change}}, key)
+    return fill_(model).eval()  # type: ignore[return-value]
+
+
+def test_every_conditioning_key() -> None:
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([5, 9])
+    maps, context = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 6)
+    transformer = {"use_spatial_transformer": True, "context_dim": 6, "attention_resolutions": [1]}
+    with torch.no_grad():
+        model = wrapper(None)
+        assert torch.equal(model(x, t), model.diffusion_model(x, t))
+        model = wrapper("concat", in_channels=7)
+        joined = torch.cat([x, maps], 1)
+        assert torch.equal(model(x, t, c_concat=[maps]), model.diffusion_model(joined, t))
+        model = wrapper("crossattn", **transformer)
+        halves = [context[:, :2], context[:, 2:]]
+        assert torch.equal(model(x, t, c_crossattn=halves), model.diffusion_model(x, t, context=context))
+        model = wrapper("hybrid", in_channels=7, **transformer)
+        expected = model.diffusion_model(joined, t, context=context)
+        assert torch.equal(model(x, t, c_concat=[maps], c_crossattn=[context]), expected)
+        model = wrapper("adm", num_classes=3)
+        labels = torch.tensor([0, 2])
+        assert torch.equal(model(x, t, c_crossattn=[labels]), model.diffusion_model(x, t, y=labels))
+    with pytest.raises(UserError, match="none of concat"):
+        wrapper("film")
+
+
+def pixels(**options: Any) -> DDPM:
+    torch.manual_seed(0)
+    return DDPM({"target": UNET, "params": SMALL_UNET}, image_size=8, channels=4, timesteps=10, **options)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0"])
+def test_ancestral_chain(parameterization: str) -> None:
+    model = pixels(parameterization=parameterization, use_ema=False, log_every_t=5).eval()
+    generator = torch.Generator().manual_seed(0)
+    seen: list[int] = []
+    x, states = model.p_sample_loop((2, 4, 8, 8), generator=generator, callback=seen.append)
+    assert seen == list(range(9, -1, -1))
+    assert len(states) == 4  # noise, steps 9, 5 and 0
+    assert x.abs().max() <= 1 + 1e-5  # clipped, and the last step adds no noise
+    again, _ = model.p_sample_loop((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+    known = torch.full((2, 4, 8, 8), 0.5)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    inpainted, _ = model.p_sample_loop((2, 4, 8, 8), mask=mask, x0=known, timesteps=5)
+    assert (inpainted[..., :4] - 0.5).abs().mean() < 0.1  # noised to the first step
+    sampled = model.sample(batch_size=1, return_intermediates=True)
+    assert sampled[0].shape == (1, 4, 8, 8)
+    with pytest.raises(UserError, match="needs x0"):
+        model.p_sample_loop((1, 4, 8, 8), mask=mask)
+    with pytest.raises(UserError, match=r"1\.\.10"):
+        model.p_sample_loop((1, 4, 8, 8), timesteps=11)
+
+
+def test_pixel_diffusion_trains_and_draws() -> None:
+    model = pixels(use_ema=True, log_every_t=5).train()
+    model.learning_rate = 2e-3
+    optimizer, batch = model.configure_optimizers(), {"image": torch.zeros(4, 8, 8, 4)}
+    losses = []
+    for _ in range(16):
+        loss, _ = model.shared_step(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    logs = model.log_images(batch, N=2)
+    assert {k: tuple(v.shape) for k, v in logs.items()} == {
+        "inputs": (2, 4, 8, 8),
+        "diffusion_row": (2, 4, 8, 8),
+        "samples": (2, 4, 8, 8),
+    }
+
+
+def test_weights_to_begin_from(tiny: dict[str, Any], tmp_path: Path) -> None:
+    source = LatentDiffusion(**tiny["params"])
+    path = str(tmp_path / "m.safetensors")
+    save_safetensors(path, source.state_dict())
+    name = "diffusion_model.out.2.bias"
+    for start in ({}, {"load_only_unet": True}, {"ignore_keys": ["first_stage_model."]}):
+        model = LatentDiffusion(**{**tiny["params"], "use_ema": True, "ckpt_path": path, **start})
+        ours, theirs = model.model.state_dict(), source.model.state_dict()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours), start
+        same = torch.equal(model.first_stage_model.quant_conv.weight, source.first_stage_model.quant_conv.weight)
+        assert same == (start == {}), start
+        # The average begins at the loaded weights, not at the random ones that were there before.
+        averages = model.model_ema.state_dict()
+        assert torch.equal(averages[name.replace(".", "")], theirs[name])
+    with pytest.raises(UserError, match="does not exist"):
+        LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
+    pixel_model = {"target": UNET, "params": SMALL_UNET}
+    with pytest.raises(UserError, match="does not exist"):
+        DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
+    with torch.device("meta"):  # built for another checkpoint: its own is not looked for
+        DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
+        LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
+
+
+def test_weights_to_begin_from_in_pixel_space(tmp_path: Path) -> None:
+    pixel_model = {"target": UNET, "params": SMALL_UNET}
+    source = DDPM(pixel_model, learn_logvar=True, logvar_init=0.5)
+    path = str(tmp_path / "m.safetensors")
+    save_safetensors(path, source.state_dict())
+    first, last = (f"model.diffusion_model.{n}" for n in ("input_blocks.0.0.weight", "middle_block.0.in_layers.2.bias"))
+    for start, left_out in (
+        ({}, None),
+        ({"load_only_unet": True}, "logvar"),
+        ({"ignore_keys": ["logv"]}, "logvar"),
+        ({"ignore_keys": [first]}, first),
+        ({"ignore_keys": [first], "load_only_unet": True}, first),
+    ):
+        options: dict[str, Any] = {"learn_logvar": True, "ckpt_path": path, **start}
+        ours, theirs = DDPM(pixel_model, **options).state_dict(), source.state_dict()
+        same = {name for name in ("logvar", first, last) if torch.equal(ours[name], theirs[name])}
+        only = {"logvar"} if "load_only_unet" in start else set()
+        assert same == {"logvar", first, last} - {left_out} - only, start
+    with pytest.raises(UserError, match="use_positional_encodings"):
+        DDPM(pixel_model, use_positional_encodings=True)
+
+
+def test_options_that_cannot_be_honoured_are_refused(tiny: dict[str, Any]) -> None:
+    for change, message in (
+        ({"use_positional_encodings": True}, "use_positional_encodings"),
+        ({"num_timesteps_cond": 0}, r"1\.\.1000"),
+        ({"parameterization": "v"}, "neither eps nor x0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            LatentDiffusion(**{**tiny["params"], **change})
+
+
+def test_noised_conditions(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "num_timesteps_cond": 5})
+    assert model.condition_steps(torch.tensor([0, 1, 4, 5, 999])).tolist() == [0, 250, 999, 4, 4]
+    loss, _ = model(torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8))
+    assert loss > 0
+
+
+def test_conditions_of_a_batch(tiny: dict[str, Any]) -> None:
+    params = {k: v for k, v in tiny["params"].items() if k != "conditioning_key"}
+    images, condition = torch.rand(2, 16, 16, 3), torch.rand(2, 8, 8, 5)
+    model = LatentDiffusion(**{**params, "cond_stage_key": "segmentation", "concat_mode": True})
+    batch = {"image": images, "segmentation": condition}
+    assert torch.equal(model.get_input(batch, "image")[1], condition.permute(0, 3, 1, 2))
+    assert model.model.conditioning_key == "concat"
+    with pytest.raises(UserError, match="the batch has no 'segmentation'"):
+        model.get_input({"image": images}, "image")
+    model.cond_stage_key = "coordinates_bbox"
+    assert model.get_input({"image": images, "coordinates_bbox": [1, 2]}, "image")[1] == [1, 2]
+    first = LatentDiffusion(**{**params, "cond_stage_config": "__is_first_stage__", "cond_stage_key": "image"})
+    latent, same = first.get_input({"image": images}, "image")
+    assert first.get_learned_conditioning(same).shape == latent.shape
+    assert any(k.startswith("cond_stage_model.encoder.") for k in first.state_dict())
+    free = LatentDiffusion(**{**params, "cond_stage_config": "__is_unconditional__"})
+    assert free.get_input({"image": images}, "image")[1] is None
+    assert free.model.conditioning_key is None
+
+
+def test_codebook_indices_are_decoded(tiny: dict[str, Any]) -> None:
+    stage = tiny["params"]["first_stage_config"]["params"]
+    params = {**stage, "n_embed": 6, "ddconfig": {**stage["ddconfig"], "double_z": False}}
+    interface = {"target": "ldm.models.autoencoder.VQModelInterface", "params": params}
+    model = LatentDiffusion(**{**tiny["params"], "first_stage_config": interface})
+    indices = torch.randint(0, 6, (1, 8, 8))
+    quantized = model.first_stage_model.quantize.embedding(indices).permute(0, 3, 1, 2)
+    expected = model.decode_first_stage(model.scale_factor * quantized)
+    logits = nn.functional.one_hot(indices, 6).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(model.decode_first_stage(indices, predict_cids=True), expected)
+    torch.testing.assert_close(model.decode_first_stage(logits, predict_cids=True), expected)
+    free = torch.randn(1, 4, 8, 8)
+    raw = model.decode_first_stage(free, force_not_quantize=True)
+    assert not torch.allclose(raw, model.decode_first_stage(free))
+
+
+def test_latents_of_a_chain_are_not_clipped(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "parameterization": "x0", "timesteps": 4}).eval()
+
+    class Echo(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return x
+
+    model.model.diffusion_model, model.model.conditioning_key = Echo(), None
+    x, _ = model.p_sample_loop((1, 4, 8, 8), x_T=torch.full((1, 4, 8, 8), 3.0))
+    assert x.max() > 1

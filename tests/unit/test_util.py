@@ -1,0 +1,190 @@
+"""Checkpoints, configs and files that a user hands in."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm.util import (
+    UserError,
+    atomic_write,
+    instantiate_from_config,
+    load_config,
+    load_into,
+    load_state_dict,
+    pick_device,
+    save_safetensors,
+)
+
+
+class ModelCheckpoint:
+    """Stands for a trainer's callback in a checkpoint."""
+
+
+ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+class Attack:
+    """Unpickling this would run a command."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.proof}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_training_checkpoint_with_pickled_callbacks(
+    tmp_path: Path, legacy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"a.weight": torch.arange(6.0).reshape(2, 3), "half": torch.ones(2).half()}
+    checkpoint = {"state_dict": weights, "callbacks": {ModelCheckpoint: {"best": 1}}, "epoch": 3}
+    # pickle checks that a class can be found again where it says it lives
+    import pytorch_lightning.callbacks.model_checkpoint as module
+
+    monkeypatch.setattr(module, "ModelCheckpoint", ModelCheckpoint)
+    torch.save(checkpoint, tmp_path / "m.ckpt", _use_new_zipfile_serialization=not legacy)
+    monkeypatch.undo()
+    loaded = load_state_dict(tmp_path / "m.ckpt")
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[k], weights[k]) for k in weights)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> None:
+    proof = tmp_path / "ran"
+    torch.save(
+        {"state_dict": {"a": torch.zeros(1)}, "x": Attack(proof)},
+        tmp_path / "m.ckpt",
+        _use_new_zipfile_serialization=not legacy,
+    )
+    with pytest.raises(UserError, match="could run code.*safetensors"):
+        load_state_dict(tmp_path / "m.ckpt")
+    (tmp_path / "raw.ckpt").write_bytes(pickle.dumps(Attack(proof)))
+    with pytest.raises(UserError):
+        load_state_dict(tmp_path / "raw.ckpt")
+    assert not proof.exists()
+
+
+def test_missing_and_truncated_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_state_dict(tmp_path / "none.ckpt")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "m.ckpt")
+    whole = (tmp_path / "m.ckpt").read_bytes()
+    for name in ("cut.ckpt", "cut.safetensors"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match="truncated or corrupt"):
+            load_state_dict(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match="no state dict"):
+        load_state_dict(tmp_path / "list.ckpt")
+
+
+def test_targets_outside_the_allow_list() -> None:
+    for target in ("os.system", "subprocess.run", "torch.load", "ldmx.util"):
+        with pytest.raises(UserError, match="not allowed"):
+            instantiate_from_config({"target": target})
+    with pytest.raises(UserError, match="does not exist"):
+        instantiate_from_config({"target": "ldm.util.nothing"})
+    with pytest.raises(UserError, match="does not fit"):
+        instantiate_from_config({"target": "ldm.modules.losses.ReconstructionLoss", "params": {"l3_weight": 1}})
+    assert instantiate_from_config("__is_unconditional__") is None
+
+
+def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    for text in ("a: [1", "- 1\n- 2\n"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError):
+            load_config(tmp_path / "bad.yaml")
+    (tmp_path / "good.yaml").write_text("a: {b: 1}\n")
+    assert load_config(tmp_path / "good.yaml", ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+    with atomic_write(tmp_path / "new" / "out.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "new" / "out.txt").read_text() == "whole"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
+        pass
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 1000 bytes, which fails as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.safetensors"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, small_files: None, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be written.*free some space"):
+        if name.endswith(".txt"):
+            with atomic_write(tmp_path / name) as temporary:
+                temporary.write_bytes(bytes(10_000))
+        else:
+            save_safetensors(tmp_path / name, {"a": torch.zeros(10_000)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_share_memory_are_saved_as_copies(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {"a": whole, "b": whole, "part": whole[1:], "first": whole[:1], "column": whole[:, 1], "none": whole[:0]}
+    save_safetensors(tmp_path / "shared.safetensors", state)
+    again = load_state_dict(tmp_path / "shared.safetensors")
+    assert again.keys() == state.keys() and all(torch.equal(again[k], state[k]) for k in state)
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(UserError, match="--device cpu"):
+        pick_device("nonsense")
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_weights_that_differ_are_told_by_the_first_few_names() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(4)))
+    state = {name: torch.zeros(3) for name in model.state_dict()}
+    told = r"8 names in other shapes \(0\.weight is \[3\] instead of \[2, 2\], 0\.bias is \[3\] instead of \[2\], 1\."
+    with pytest.raises(UserError, match=rf"another architecture.*has {told}.*, \.\.\.\); give the config"):
+        load_into(model, state, "checkpoint a")
+    del state["0.bias"], state["1.bias"]
+    state |= {"x": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"lacks 2 names \(0\.bias, \.\.\.\), has unexpected 1 names \(x\) and has 6 "):
+        load_into(model, state, "checkpoint a")
+    with pytest.raises(UserError, match=r"it has 6 names in other shapes \(0\.weight"):
+        load_into(model, state, "checkpoint a", ["0.bias", "1.bias"], ["x"])
+
+
+def test_values_of_the_wrong_kind_end_in_one_sentence() -> None:
+    target = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+    params = {
+        "image_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "attention_resolutions": [1],
+        "num_heads": 2,
+    }
+    for change in ({"attention_resolutions": 4}, {"model_channels": "many"}, {"channel_mult": "wide"}):
+        with pytest.raises(UserError, match=rf"config of {target} does not fit: .*look at the values"):
+            instantiate_from_config({"target": target, "params": {**params, **change}})
