@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldm.generation.pipeline import SD_CONFIG, project_file
+from ldm.paths import SD_CONFIG, project_file
 from ldm.util import UserError
 
 RESULTS = Path("docs/results")

@@ -21,8 +21,9 @@ from bench.unet import CENTERS, make_control, own_unet
 from bench.work import Work, count_work, fit
 from ldm.extensions.packed import pack, unpack
 from ldm.generation.generate import make_batch
-from ldm.generation.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
+from ldm.generation.pipeline import choose_model, load_pipeline
 from ldm.generation.settings import GenerateSettings, fit_to_model
+from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.live import live_peak
-from ldm.generation.pipeline import SD_CONFIG, make_sampler, project_file
+from ldm.generation.pipeline import make_sampler
 from ldm.models.diffusion.sampler import Sampler
+from ldm.paths import SD_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.objective import ClipObjective

@@ -12,8 +12,9 @@ from bench.memory import LAYOUT, PROMPT
 from bench.timing import in_turn
 from bench.work import count_work
 from ldm.generation.generate import make_batch
-from ldm.generation.pipeline import EMOJI_CONFIG, Pipeline, choose_model, load_pipeline, project_file
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline
 from ldm.generation.settings import SCHEDULES, GenerateSettings, fit_to_model
+from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.timing import Call, in_turn
 from ldm.extensions.packed import pack, paused
-from ldm.generation.pipeline import SD_CONFIG, project_file
+from ldm.paths import SD_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.optimize import set_block_checkpoints

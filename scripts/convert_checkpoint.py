@@ -38,7 +38,7 @@ def build_parser() -> common.Parser:
 def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
     """Convert; yields what was written."""
     from ldm.convert.convert import convert
-    from ldm.generation.pipeline import SD_CONFIG, project_file
+    from ldm.paths import SD_CONFIG, project_file
 
     written = convert(options.source, options.target, options.config, options.half, project_file(SD_CONFIG))
     for path in written:

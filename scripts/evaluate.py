@@ -237,7 +237,8 @@ def _model(options: argparse.Namespace, needs_clip: bool) -> tuple[Any, Any, dic
 
     from ldm.evaluation.runner import Sampling
     from ldm.generation.images import file_hash
-    from ldm.generation.pipeline import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, choose_model, load_pipeline, project_file
+    from ldm.generation.pipeline import choose_model, load_pipeline
+    from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, project_file
 
     config, ckpt = options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT)
     choice = choose_model(config, ckpt)

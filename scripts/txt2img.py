@@ -53,8 +53,8 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     guard = common.take_guard(given)
     laion = given.pop("laion400m")
     from ldm.cli import txt2img
-    from ldm.generation.pipeline import project_file
     from ldm.generation.settings import GenerateSettings
+    from ldm.paths import project_file
 
     if laion:
         given.setdefault("config", project_file(txt2img.LAION_CONFIG))

@@ -20,10 +20,11 @@ from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.images import image_tensor, mask_tensor, pad_to_multiple, read_image
 from ldm.cli.txt2img import Guarding
 from ldm.generation.images import save_png, to_images
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, project_file
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline
 from ldm.generation.settings import check_writable
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.paths import project_file
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)

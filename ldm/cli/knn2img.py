@@ -18,10 +18,11 @@ from ldm.cli.common import Progress, StepCounter, no_progress, set_threads
 from ldm.cli.images import ImageFolder
 from ldm.cli.neighbors import DATABASE_ROOT, SEARCHER_ROOT, build_searcher, load_database, load_searcher, normalized
 from ldm.generation.images import ImageArray, parameters_text, to_images
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, make_sampler, project_file
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, make_sampler
 from ldm.generation.settings import SAMPLERS, check_writable
 from ldm.models.diffusion.sampling import check_steps, noise_like, seeded_generators
 from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
+from ldm.paths import project_file
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)

@@ -78,8 +78,8 @@ def run_score(options: argparse.Namespace) -> Iterator[str]:
 def _open_clip(options: argparse.Namespace) -> tuple[Any, Any, tuple[str, ...]]:
     """The CLIP score, the CLIP for colors, and lines about both."""
     from ldm.evaluation.clipscores import open_clip_score
-    from ldm.generation.pipeline import EMOJI_CLIP, project_file
     from ldm.modules.encoders.openai_clip import load_clip
+    from ldm.paths import EMOJI_CLIP, project_file
 
     source = options.clip
     if source is None and options.detector.partition(":")[0] == "emoji" and project_file(EMOJI_CLIP).is_file():

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ldm.paths import ROOT
 from ldm.util import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = Path("data/prompts")
 PLAN = Path("configs/emoji/evidence.yaml")
 RESULTS = ROOT / "docs" / "results"
@@ -105,8 +105,9 @@ def _workshop(options: argparse.Namespace, plan: Any) -> tuple[Any, dict[str, An
     from ldm.evaluation.making import Studio
     from ldm.evaluation.runner import Sampling
     from ldm.generation.images import file_hash
-    from ldm.generation.pipeline import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, choose_model, project_file
+    from ldm.generation.pipeline import choose_model
     from ldm.models.detector import DEFAULT_WEIGHTS
+    from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, project_file
 
     config, ckpt = options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT)
     clip = options.clip or project_file(EMOJI_CLIP)

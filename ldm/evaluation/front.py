@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.cli.common import Parser, Progress, add_device_flags, run_script, set_threads
+from ldm.paths import ROOT
 from ldm.util import UserError
 
 if TYPE_CHECKING:
     from ldm.evaluation.harness import Summary
     from ldm.evaluation.shards import Shard
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS = "base,per-step,april-2023,iccv-2023"
 
 

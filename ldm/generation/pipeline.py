@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
 from ldm.util import UserError, load_config, load_model_from_config, pick_device
 
 if TYPE_CHECKING:
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from ldm.modules.encoders.openai_clip import ClipBundle
     from ldm.spacetime.layout import Layout
 
-ROOT = Path(__file__).resolve().parents[2]
-SD_CONFIG = Path("configs/stable-diffusion/v1-inference.yaml")
-SD_CKPT = Path("models/ldm/stable-diffusion-v1/model.ckpt")
-EMOJI_CONFIG = Path("configs/emoji/inference.yaml")
-EMOJI_CKPT = Path("models/emoji/model.safetensors")
-EMOJI_CLIP = Path("models/emoji/clip.safetensors")
 SD_CLIP = "ViT-B/32"  # the CLIP of the published method
 
 SD_NOTICE = (
@@ -44,11 +39,6 @@ class ModelChoice:
     ckpt: Path
     embedded: bool
     notice: str | None = None
-
-
-def project_file(path: Path) -> Path:
-    """`path` in the working folder where it exists there, else in the project's own folder."""
-    return path if path.is_absolute() or path.exists() else ROOT / path
 
 
 def choose_model(config: Path | None = None, ckpt: Path | None = None) -> ModelChoice:

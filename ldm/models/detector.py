@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.data.emoji.sprites import CATEGORIES, NAMES
+from ldm.paths import ROOT
 from ldm.util import load_config, load_model_from_config
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-DEFAULT_CONFIG = _REPOSITORY / "configs" / "emoji" / "detector.yaml"
-DEFAULT_WEIGHTS = _REPOSITORY / "models" / "emoji" / "detector.safetensors"
+DEFAULT_CONFIG = ROOT / "configs" / "emoji" / "detector.yaml"
+DEFAULT_WEIGHTS = ROOT / "models" / "emoji" / "detector.safetensors"
 THRESHOLD = 0.4  # of the heat, for something to count as detected
 SAME_PLACE = 0.1  # detections closer than this (share of the image) are one object: the surer one stays
 

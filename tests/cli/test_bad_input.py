@@ -82,8 +82,9 @@ def test_flag_values(refused: Check, flags: list[str], words: list[str]) -> None
 
 
 def test_sizes_of_stable_diffusion_go_in_64() -> None:
-    from ldm.generation.pipeline import SD_CONFIG, ModelChoice, Pipeline
+    from ldm.generation.pipeline import ModelChoice, Pipeline
     from ldm.generation.settings import GenerateSettings, fit_to_model
+    from ldm.paths import SD_CONFIG
     from ldm.util import UserError, load_config
 
     config = load_config(ROOT / SD_CONFIG)

@@ -25,8 +25,9 @@ from ldm.evaluation.promptfiles import from_sentence, read_prompt_file
 from ldm.evaluation.prompts import SETS, pairs_of
 from ldm.evaluation.promptsets import COUNTS, FILES, gpt_style, prompt_file, write_sets
 from ldm.evaluation.runner import Sampling
-from ldm.generation.pipeline import EMOJI_CONFIG, choose_model, load_pipeline, project_file
+from ldm.generation.pipeline import choose_model, load_pipeline
 from ldm.modules.encoders.tokenizer import WordTokenizer, split_words
+from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
 from tests.golden_data import ROOT

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.generation.pipeline import EMOJI_CKPT, EMOJI_CONFIG, ModelChoice, Pipeline, load_pipeline, project_file
+from ldm.generation.pipeline import ModelChoice, Pipeline, load_pipeline
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.paths import EMOJI_CKPT, EMOJI_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
 from tests.golden_data import relative_error

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import LongTensor
 
+from ldm.paths import ROOT
 from ldm.util import UserError
 
 PAD_ID = 0
 UNKNOWN_ID = 1
 _TOKEN = re.compile(r"[a-z]+|[0-9]+|[,.']")
-_REPOSITORY = Path(__file__).resolve().parents[3]
-DEFAULT_VOCAB = _REPOSITORY / "configs" / "emoji" / "vocab.txt"
+DEFAULT_VOCAB = ROOT / "configs" / "emoji" / "vocab.txt"
 
 
 def split_words(text: str) -> list[str]:
@@ -27,7 +27,7 @@ def read_vocab(vocab_file: str | Path) -> list[str]:
     """The words of a vocabulary file, one a line. UserError if it is missing, empty or repeats a word."""
     path = Path(vocab_file)
     if not path.is_absolute() and not path.exists():
-        path = _REPOSITORY / path  # configs name the file relative to the repository
+        path = ROOT / path  # configs name the file relative to the repository
     try:
         words = path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
