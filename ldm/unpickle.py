@@ -1,33 +1,31 @@
-"""A pickle module for ``torch.load`` that can build tensors and plain containers, and nothing else.
+"""A pickle module for ``torch.load`` that builds tensors and plain containers, and nothing else.
 
-Training checkpoints, such as those of Stable Diffusion v1, pickle the trainer's callbacks beside the weights.
-Classes of such known packages become inert stubs; any other name is refused before anything of it is called.
+Training checkpoints, such as those of Stable Diffusion v1, pickle the trainer's callbacks beside the weights. Objects of
+such known packages become inert stubs, which import nothing; any other name is refused before anything of it is called.
 """
 
 from __future__ import annotations
 
+import collections
+import functools
 import io
 import pickle
+from collections.abc import Callable, Sequence
 from typing import Any
 
 UnpicklingError = pickle.UnpicklingError
 
-# Rebuilding tensors from storages, which torch.load itself hands over.
-ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("_codecs", "encode"),
-    ("__builtin__", "set"),
-    ("builtins", "set"),
-}
-TORCH_TYPES = ("Storage", "float16", "bfloat16", "float32", "float64", "int64", "int32", "uint8", "bool")
 # Packages whose objects may lie in a training checkpoint; none of them is imported.
-STUBBED = ("pytorch_lightning", "lightning", "lightning_fabric", "numpy", "omegaconf", "pathlib", "argparse", "typing")
+STUBBED = frozenset(
+    "pytorch_lightning lightning lightning_fabric numpy omegaconf pathlib argparse typing transformers".split()
+)
+_DTYPES = "float16 bfloat16 float32 float64 int64 int32 int16 int8 uint8 bool".split()
+_STORAGES = [f"{kind}Storage" for kind in "Half BFloat16 Float Double Long Int Short Char Byte Bool Untyped".split()]
+# Opcodes that no checkpoint needs: the extension registry, old-style instances, buffers of a stated size.
+_REFUSED = (
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.PERSID),
+    *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
 
 
 class Stub:
@@ -48,23 +46,89 @@ class Stub:
     def append(self, value: Any) -> None:
         """Take and forget a list item."""
 
+    def extend(self, values: Any) -> None:
+        """Take and forget list items."""
 
-class Unpickler(pickle.Unpickler):
-    """Refuses every name but those above.
+
+def rebuild_tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Any:
+    """A tensor over a part of `storage`; UnpicklingError where it would reach beyond it, which torch answers by growing it."""
+    import torch
+
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or any(type(n) is not int or not 0 <= n < 2**62 for n in numbers):
+        raise UnpicklingError("it describes an impossible tensor")
+    end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else offset
+    if end * storage.dtype.itemsize > storage._untyped_storage.nbytes():
+        raise UnpicklingError("it describes a tensor that is larger than its data")
+    tensor = torch.tensor([], dtype=storage.dtype, device=storage._untyped_storage.device)
+    return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
+
+
+def rebuild_parameter(data: Any, *_: Any) -> Any:
+    """The tensor of a parameter."""
+    return data
+
+
+def encode(text: str, encoding: str = "latin1") -> bytes:
+    """How protocol 2 spells bytes."""
+    if encoding != "latin1":
+        raise UnpicklingError(f"it asks for the encoding {encoding!r:.40}")
+    return text.encode("latin1")
+
+
+@functools.cache
+def _allowed() -> dict[tuple[str, str], Any]:
+    import torch
+
+    rebuild = dict.fromkeys(("_rebuild_tensor", "_rebuild_tensor_v2"), rebuild_tensor)
+    return {
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("collections", "defaultdict"): collections.defaultdict,
+        ("builtins", "set"): set,
+        ("__builtin__", "set"): set,
+        ("_codecs", "encode"): encode,
+        **{("torch._utils", name): function for name, function in rebuild.items()},
+        ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
+        **{("torch", name): getattr(torch, name) for name in (*_DTYPES, *_STORAGES) if hasattr(torch, name)},
+        ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+    }
+
+
+class Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+    """Refuses every name but those above, and a state for anything but a stub.
+
+    Python's own unpickler, not the one in C: its memo is a dictionary, so no number in a file reserves memory.
 
     Raises:
         pickle.UnpicklingError: naming the class or function that the file asks for.
     """
 
+    dispatch: dict[int, Callable[..., None]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
     def find_class(self, module: str, name: str) -> Any:
         """The object behind ``module.name``, or a stub."""
-        if (module, name) in ALLOWED:
-            return super().find_class(module, name)
-        if module == "torch" and name.endswith(TORCH_TYPES):
-            return super().find_class(module, name)
-        if module.split(".")[0] in STUBBED:
-            return type(name.rpartition(".")[2], (Stub,), {"__module__": module})
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise UnpicklingError("it asks for a name that is no text")
+        if (module, name) in (allowed := _allowed()):
+            return allowed[module, name]
+        if module.partition(".")[0] in STUBBED:
+            return type("Stub", (Stub,), {})
+        raise UnpicklingError(f"it asks for {module:.60}.{name:.60}")
+
+    def load_build(self) -> None:
+        """Give the object below the top of the stack its state, if it is a stub; a container keeps what it holds."""
+        self.stack.pop()
+        if not isinstance(self.stack[-1], Stub | dict | list | set):
+            raise UnpicklingError(f"it changes an object of {type(self.stack[-1]).__name__}")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def _refuse(self) -> None:
+        raise UnpicklingError("it holds instructions that no checkpoint needs")
+
+    dispatch.update(dict.fromkeys((code[0] for code in _REFUSED), _refuse))
 
 
 # torch.load calls these, too, for files of its older format: they must be as strict.
