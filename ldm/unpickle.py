@@ -1,7 +1,7 @@
 """A pickle module for ``torch.load`` that builds tensors and plain containers, and nothing else.
 
-Training checkpoints, such as those of Stable Diffusion v1, pickle the trainer's callbacks beside the weights. Objects of
-such known packages become inert stubs, which import nothing; any other name is refused before anything of it is called.
+Training checkpoints, such as those of Stable Diffusion v1, pickle the trainer's callbacks beside the weights. Objects
+of such known packages become inert stubs, which import nothing; any other name is refused before it is called.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any
 UnpicklingError = pickle.UnpicklingError
 
 # Packages whose objects may lie in a training checkpoint; none of them is imported.
-STUBBED = frozenset(
-    "pytorch_lightning lightning lightning_fabric numpy omegaconf pathlib argparse typing transformers".split()
-)
-_DTYPES = "float16 bfloat16 float32 float64 int64 int32 int16 int8 uint8 bool".split()
-_STORAGES = [f"{kind}Storage" for kind in "Half BFloat16 Float Double Long Int Short Char Byte Bool Untyped".split()]
+STUBBED = ("pytorch_lightning", "lightning", "lightning_fabric", "numpy", "omegaconf", "pathlib", "argparse", "typing")
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+_KINDS = ("Half", "BFloat16", "Float", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool", "Untyped")
 # Opcodes that no checkpoint needs: the extension registry, old-style instances, buffers of a stated size.
 _REFUSED = (
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.PERSID),
@@ -51,7 +49,7 @@ class Stub:
 
 
 def rebuild_tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Any:
-    """A tensor over a part of `storage`; UnpicklingError where it would reach beyond it, which torch answers by growing it."""
+    """A tensor over a part of `storage`. UnpicklingError where it reaches beyond it: torch would make it larger."""
     import torch
 
     numbers = (offset, *size, *stride)
@@ -91,7 +89,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
         ("torch", "Size"): torch.Size,
         ("torch", "device"): torch.device,
-        **{("torch", name): getattr(torch, name) for name in (*_DTYPES, *_STORAGES) if hasattr(torch, name)},
+        **{("torch", name): getattr(torch, name) for name in (*_DTYPES, *(f"{kind}Storage" for kind in _KINDS))},
         ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
     }
 
@@ -105,6 +103,7 @@ class Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
         pickle.UnpicklingError: naming the class or function that the file asks for.
     """
 
+    stack: list[Any]
     dispatch: dict[int, Callable[..., None]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
     def find_class(self, module: str, name: str) -> Any:
