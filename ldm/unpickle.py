@@ -11,7 +11,7 @@ import functools
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 UnpicklingError = pickle.UnpicklingError
 
@@ -104,7 +104,7 @@ class Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
     """
 
     stack: list[Any]
-    dispatch: dict[int, Callable[..., None]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
     def find_class(self, module: str, name: str) -> Any:
         """The object behind ``module.name``, or a stub."""
