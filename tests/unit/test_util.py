@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ldm.paths import ROOT
 from ldm.util import (
     UserError,
     atomic_write,
@@ -126,23 +128,26 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         pass
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 1000 bytes, which fails as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+# No file of the process may grow beyond 1000 bytes, which fails as a full disk does. It's a process of its own, since
+# the limit would hold for the test run's own output, too.
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+import torch
+from ldm.util import atomic_write, save_safetensors
+if sys.argv[1].endswith(".txt"):
+    with atomic_write(sys.argv[1]) as temporary:
+        temporary.write_bytes(bytes(10_000))
+else:
+    save_safetensors(sys.argv[1], {"a": torch.zeros(10_000)})
+"""
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out.safetensors"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, small_files: None, name: str) -> None:
-    with pytest.raises(UserError, match="cannot be written.*free some space"):
-        if name.endswith(".txt"):
-            with atomic_write(tmp_path / name) as temporary:
-                temporary.write_bytes(bytes(10_000))
-        else:
-            save_safetensors(tmp_path / name, {"a": torch.zeros(10_000)})
+def test_a_full_disk_leaves_nothing(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-B", "-c", FULL_DISK, str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert re.search(r"UserError: .*cannot be written.*free some space", done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
 
 
