@@ -26,7 +26,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def help_of(script: str, *words: str) -> str:
-    command = [sys.executable, ROOT / script, *words, "--help"]
+    command = [sys.executable, str(ROOT / script), *words, "--help"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
