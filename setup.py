@@ -51,6 +51,7 @@ EXTRAS = {
     "metrics": ["torchmetrics>=1.7"],
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
+DATA = ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt", "**/*.html", "**/*.j2"]  # word lists, templates
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 setup(
@@ -62,7 +63,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["ldm", "ldm.*", "layout_predictor", "layout_predictor.*"]),
-    package_data={"layout_predictor": ["configs/*.yaml", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    package_data={package: DATA for package in ("ldm", "layout_predictor")},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     classifiers=[
