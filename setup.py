@@ -63,7 +63,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["ldm", "ldm.*", "layout_predictor", "layout_predictor.*"]),
-    package_data={package: DATA for package in ("ldm", "layout_predictor")},
+    package_data=dict.fromkeys(("ldm", "layout_predictor"), DATA),
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     classifiers=[
