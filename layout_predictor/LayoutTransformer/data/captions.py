@@ -1,4 +1,4 @@
-"""Captions whose noun phrases name an object with a box: sentences with true centres, without relations."""
+"""Captions whose noun phrases name an object with a box: sentences with true centers, without relations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_captions(path: str | Path, objects: Mapping[int, ImageObjects]) -> dict[int, list[Sample]]:
-    """Captions by image id, with the centres of the candidates that have a box in the image.
+    """Captions by image id, with the centers of the candidates that have a box in the image.
 
     `path` is the published pickle, {image id: [[caption, words, [word index, category, phrase], ...], ...]}, or
     JSON lines with `image_id`, `caption`, `words` and `candidates` (the same triples). A candidate gets the box
@@ -77,15 +77,15 @@ def _to_sample(caption: Any, words: Any, candidates: Any, image: ImageObjects, w
         index = word_index(candidate[0], spans, f"{where}, field 'candidates'")
         if not isinstance(candidate[1], (str, int)):
             raise UserError(f"{where}: the category {candidate[1]!r} is neither a name nor a number")
-        centre = image.centre_of(candidate[1])
-        if centre is not None:
-            marked.setdefault(index, (str(candidate[2]), centre))
+        center = image.center_of(candidate[1])
+        if center is not None:
+            marked.setdefault(index, (str(candidate[2]), center))
     if not marked:
         return None
     return Sample(
         caption,
         tuple(spans[index] for index in marked),
         (),
-        np.stack([centre for _, centre in marked.values()]),
+        np.stack([center for _, center in marked.values()]),
         tuple(phrase for phrase, _ in marked.values()),
     )

@@ -41,7 +41,7 @@ class BoxFilter:
 class ImageObjects:
     """Objects of an image, things before stuff.
 
-    categories: n names; ids: n category numbers of the annotation files; boxes: (n, 4) centre x, centre y,
+    categories: n names; ids: n category numbers of the annotation files; boxes: (n, 4) center x, center y,
     width, height in fractions of the image.
     """
 
@@ -49,8 +49,8 @@ class ImageObjects:
     ids: tuple[int, ...]
     boxes: np.ndarray
 
-    def centre_of(self, category: str | int) -> np.ndarray | None:
-        """Centre (2,) of the first object of a category (its name, or its number), or None."""
+    def center_of(self, category: str | int) -> np.ndarray | None:
+        """Center (2,) of the first object of a category (its name, or its number), or None."""
         pairs = zip(self.categories, self.ids, strict=True)
         for place, (name, number) in enumerate(pairs):
             if category in (name, number, spoken_name(name)):

@@ -1,4 +1,4 @@
-"""Random sentences with objects, stated relations and centres that satisfy them.
+"""Random sentences with objects, stated relations and centers that satisfy them.
 
 A story starts with an opening clause and goes on with clauses that add objects, relate them to earlier ones
 by name or by pronoun, or only fill. A pronoun that could mean several objects states its relation to all of
@@ -14,20 +14,12 @@ from itertools import accumulate
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data import followers, lexicon, templates
-from layout_predictor.LayoutTransformer.data.phrases import (
-    ABOVE,
-    BELOW,
-    HORIZONTAL,
-    LEFT,
-    OPPOSITE,
-    RELATION_NAMES,
-    RIGHT,
-)
+from layout_predictor.LayoutTransformer.data import lexicon
 from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, place
-from layout_predictor.LayoutTransformer.data.story import Story
-from layout_predictor.LayoutTransformer.data.templates import Pattern
+from layout_predictor.LayoutTransformer.data.scene import place
+from layout_predictor.LayoutTransformer.data.story import Pattern, Story, read_patterns
+from layout_predictor.LayoutTransformer.data.wordlists import word_file
+from ldm.relations import ABOVE, AXIS_SIGN, BELOW, HORIZONTAL, LEFT, OPPOSITE, RELATIONS, RIGHT, VERTICAL
 
 _COUNTS = (1, 2, 3, 4, 5)
 _COUNT_WEIGHTS = (4, 32, 30, 19, 15)
@@ -54,32 +46,28 @@ def _roles_of(pattern: Pattern) -> list[str]:
     return sorted({role for role in seen if len(role) == 1 and role.isupper()})
 
 
-_OPENERS = {n: _Weighted([p for p in templates.OPENERS if len(_roles_of(p)) == n]) for n in (1, 2, 3, 4)}
-_SIMPLE = _Weighted([p for p in templates.OPENERS if p.text.endswith("{r} {B}") and _roles_of(p) == ["A", "B"]])
-_PERSON = {n: _Weighted([p for p in templates.PERSON_OPENERS if len(_roles_of(p)) == n]) for n in (2, 3)}
-_FOLLOWERS = _Weighted(followers.FOLLOWERS)
-_PAIRED_FOLLOWERS = _Weighted(followers.PAIRED_FOLLOWERS)
-_DOUBLE_FOLLOWERS = _Weighted(followers.DOUBLE_FOLLOWERS)
-_REPEATS = _Weighted(followers.REPEATS)
-_EXTRAS = _Weighted(followers.EXTRAS)
-_PAIRED = _Weighted(followers.PAIRED_EXTRAS)
+_PATTERNS = {kind: read_patterns(lines) for kind, lines in word_file("patterns").items()}
+_LATER = {kind: _Weighted(patterns) for kind, patterns in _PATTERNS.items() if "openers" not in kind}
+_OPENERS = {n: _Weighted([p for p in _PATTERNS["openers"] if len(_roles_of(p)) == n]) for n in (1, 2, 3, 4)}
+_SIMPLE = _Weighted([p for p in _PATTERNS["openers"] if p.text.endswith("{r} {B}") and _roles_of(p) == ["A", "B"]])
+_PERSON = {n: _Weighted([p for p in _PATTERNS["person_openers"] if len(_roles_of(p)) == n]) for n in (2, 3)}
 
 
 def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
     """A relation for every relation slot of a pattern."""
     names = ("r", "r1", "r2", "r3", "b", "c")
-    chosen = {name: rng.choice(RELATION_NAMES) for name in names} | _FIXED_RELATIONS
-    chosen["b"] = rng.choice(RELATION_NAMES if "{b.A}" in pattern.text else HORIZONTAL)
+    chosen = {name: rng.choice(RELATIONS) for name in names} | _FIXED_RELATIONS
+    chosen["b"] = rng.choice(RELATIONS if "{b.A}" in pattern.text else HORIZONTAL)
     chosen["c"] = OPPOSITE[chosen["b"]]
     if pattern.only == "side":
         chosen["r"] = rng.choice(HORIZONTAL)
     elif pattern.only == "vertical":
-        chosen["r"] = rng.choice((ABOVE, BELOW))
+        chosen["r"] = rng.choice(VERTICAL)
     elif pattern.only == "level":
-        chosen["r1"], chosen["r2"] = rng.choice((ABOVE, BELOW)), rng.choice(HORIZONTAL)
+        chosen["r1"], chosen["r2"] = rng.choice(VERTICAL), rng.choice(HORIZONTAL)
     elif pattern.only == "apart":
         while AXIS_SIGN[chosen["r1"]][0] == AXIS_SIGN[chosen["r2"]][0]:
-            chosen["r2"] = rng.choice(RELATION_NAMES)
+            chosen["r2"] = rng.choice(RELATIONS)
     return chosen
 
 
@@ -183,7 +171,7 @@ def _follow(story: Story, left: int) -> None:
     new = story.twin_of(rng.choice(models)) if models and rng.random() < 0.08 else story.new_thing()
     roles["N"] = new
     for _ in range(5):
-        pattern = _FOLLOWERS.draw(rng)
+        pattern = _LATER["followers"].draw(rng)
         if _try(story, pattern, roles):
             if pattern.text.startswith((".", ";")):
                 story.subject = new if "{N} {N" in pattern.text else other
@@ -198,12 +186,12 @@ def _follow_two(story: Story, old: list[int], *, paired: bool) -> None:
     rng = story.rng
     before = len(story.things)
     roles = {"N": story.new_thing(), "O": rng.choice(old), "L": story.last}
-    pattern = _PAIRED_FOLLOWERS.draw(rng)
+    pattern = _LATER["paired_followers"].draw(rng)
     if paired:
         roles["M"] = story.new_thing()
     else:
         roles["Q"] = rng.choice([i for i in old if i != roles["O"]])
-        pattern = _DOUBLE_FOLLOWERS.draw(rng)
+        pattern = _LATER["double_followers"].draw(rng)
     if not _try(story, pattern, roles):
         del story.things[before:]
 
@@ -216,10 +204,10 @@ def _extra(story: Story, left: int) -> None:
     """Objects without a relation."""
     rng = story.rng
     roles = {"N": story.new_thing(), "O": rng.choice(story.mentioned)}
-    weighted = _EXTRAS
+    weighted = _LATER["extras"]
     if left >= 2 and rng.random() < 0.5:
         roles["M"] = story.new_thing()
-        weighted = _PAIRED
+        weighted = _LATER["paired_extras"]
     _try(story, _near(story, weighted.draw(rng)), roles)
 
 
@@ -231,7 +219,7 @@ def tell_simply(rng: random.Random) -> Story:
     """
     story = Story(rng)
     roles = {"A": story.new_thing(), "B": story.new_thing()}
-    relation = rng.choice((LEFT, ABOVE)) if rng.random() < 0.6 else rng.choice(RELATION_NAMES)
+    relation = rng.choice((LEFT, ABOVE)) if rng.random() < 0.6 else rng.choice(RELATIONS)
     _try(story, _SIMPLE.draw(rng), roles, {"r": relation})
     if rng.random() < 0.88:
         story.say(".")
@@ -243,11 +231,11 @@ def tell(rng: random.Random) -> Story:
     story = Story(rng)
     count = rng.choices(_COUNTS, weights=_COUNT_WEIGHTS)[0]
     if rng.random() < 0.04:
-        story._words(rng.choice(lexicon.PLACES))
+        story.say_words(rng.choice(lexicon.PLACES))
         story.say(",")
     _open(story, count)
     if rng.random() < 0.1:
-        story._words(", " + lexicon.tail(rng))
+        story.say_words(", " + lexicon.tail(rng))
     extra_rate = rng.choice((0.1, 0.35, 0.6))
     for _ in range(10):
         left = count - len(story.things)
@@ -270,21 +258,21 @@ def _follow_old(story: Story) -> None:
         for _ in range(3):  # new ground is commoner than a second relation of the same two
             if any(set(edge[::2]) == {one, other} for edge in story.edges):
                 one, other = story.rng.sample(old, 2)
-        _try(story, _REPEATS.draw(story.rng), {"O": one, "Q": other})
+        _try(story, _LATER["repeats"].draw(story.rng), {"O": one, "Q": other})
 
 
 def _close(story: Story) -> None:
     rng = story.rng
     draw = rng.random()
     if draw < 0.22:
-        story._words(", " + lexicon.tail(rng))
+        story.say_words(", " + lexicon.tail(rng))
     elif draw < 0.3:
-        story._words(rng.choice(lexicon.PLACES))
+        story.say_words(rng.choice(lexicon.PLACES))
     elif draw < 0.34:
         thing = rng.choice(story.things)
-        story._words(f", {thing.pronouns[2]} {lexicon.made_up_word(rng)} {lexicon.tail(rng)}")
+        story.say_words(f", {thing.pronouns[2]} {lexicon.made_up_word(rng)} {lexicon.tail(rng)}")
     elif draw < 0.37:
-        story._words(f". The {lexicon.made_up_word(rng)} {lexicon.idle(rng, False)}")
+        story.say_words(f". The {lexicon.made_up_word(rng)} {lexicon.idle(rng, False)}")
     if rng.random() < 0.88:
         story.say(".")
 
@@ -302,20 +290,20 @@ def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
         order = {thing: number for number, thing in enumerate(story.mentioned)}
         edges = tuple(sorted((order[a], relation, order[b]) for a, relation, b in story.edges))
         regions = tuple(sorted((order[i], region) for i, region in story.regions))
-        centres = place(len(order), edges, regions, draws)
-        if centres is None or (not edges and rng.random() < _SKIP_UNSTATED):
+        centers = place(len(order), edges, regions, draws)
+        if centers is None or (not edges and rng.random() < _SKIP_UNSTATED):
             continue
         things = [story.things[i] for i in story.mentioned]
         spans = tuple(_marked(rng, thing.spans) for thing in things)
         names = tuple(thing.noun.name for thing in things)
-        sample = Sample(story.text, spans, edges, centres, names)
+        sample = Sample(story.text, spans, edges, centers, names)
         return _unmark(rng, sample) if rng.random() < _UNMARKED else sample
     raise RuntimeError(f"the grammar found no layout for sentence {index}")
 
 
 def _unmark(rng: random.Random, sample: Sample) -> Sample:
     """The sample without one of its objects, which stays in the text: not every noun is an object."""
-    assert sample.centres is not None
+    assert sample.centers is not None
     if len(sample.spans) < 3:
         return sample
     gone = rng.randrange(len(sample.spans))
@@ -324,7 +312,7 @@ def _unmark(rng: random.Random, sample: Sample) -> Sample:
         sample.text,
         tuple(sample.spans[i] for i in kept),
         tuple((kept.index(a), relation, kept.index(b)) for a, relation, b in sample.relations if gone not in (a, b)),
-        sample.centres[kept],
+        sample.centers[kept],
         tuple(sample.names[i] for i in kept),
     )
 

@@ -29,7 +29,7 @@ class FixedRelations:
 
 
 class GeneratedRelations:
-    """`count` sentences of the grammar an epoch, fresh ones in every epoch; their invented centres are left out."""
+    """`count` sentences of the grammar an epoch, fresh ones in every epoch; their invented centers are left out."""
 
     def __init__(self, seed: int, count: int) -> None:
         self.seed, self.count = seed, count
@@ -40,11 +40,11 @@ class GeneratedRelations:
     def epoch(self, number: int) -> list[Sample]:
         """Sentences number * count ... of the series."""
         first = number * self.count
-        return [replace(generate(self.seed, first + i), centres=None) for i in range(self.count)]
+        return [replace(generate(self.seed, first + i), centers=None) for i in range(self.count)]
 
 
 def read_relation_sentences(path: str | Path) -> list[Sample]:
-    """Sentences with stated relations and no centres, from the published pickle (.pkl) or from JSON lines.
+    """Sentences with stated relations and no centers, from the published pickle (.pkl) or from JSON lines.
 
     A pickled record is [sentence, words (each with its trailing blank), indices of the objects' words,
     [[i, j, relation], ...], phrases] with i and j indices of words; a line of JSON has the same under `sentence`

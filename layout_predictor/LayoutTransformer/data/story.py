@@ -5,15 +5,37 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from layout_predictor.LayoutTransformer.data import lexicon, phrases, templates
+from layout_predictor.LayoutTransformer.data import lexicon
 from layout_predictor.LayoutTransformer.data.categories import plural
-from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, Edge
+from layout_predictor.LayoutTransformer.data.scene import Edge
+from ldm.relations import AXIS_SIGN, HORIZONTAL, OPPOSITE
 
 _SLOT = re.compile(r"\{([^}]*)\}")
 _NO_SPACE_BEFORE = {",", ".", ";", ":", "'s"}
 _MENTIONS = ("one", "other", "former", "latter", "two")
 MAX_CHAIN = 4  # objects in a row along one axis that still fit
+
+
+class Pattern(NamedTuple):
+    """A line of `words/patterns.yaml`: a text with slots, what it states, and how often it is drawn."""
+
+    text: str
+    states: str = "ArB"
+    weight: int = 2
+    only: str = ""
+    regions: str = ""
+
+
+def read_patterns(lines: str) -> list[Pattern]:
+    """Patterns, one a line: weight | text | states | only | regions."""
+    found = []
+    for line in lines.splitlines():
+        weight, text, *rest = (cell.strip() for cell in line.split("|"))
+        states, only, regions = ("" if cell == "-" else cell for cell in (*rest, *("ArB", "", "")[len(rest) :]))
+        found.append(Pattern(text, states, int(weight), only, regions))
+    return found
 
 
 @dataclass
@@ -22,7 +44,6 @@ class Thing:
 
     noun: lexicon.Noun
     adjectives: tuple[str, ...]
-    pronouns: tuple[str, str, str]  # they, it, its: subject, object, possessive
     spans: list[tuple[int, int]] = field(default_factory=list)  # characters of the head noun, one per mention
     unique: bool = True  # no other object has its noun
 
@@ -31,15 +52,14 @@ class Thing:
         """Whether verbs take the plural."""
         return self.noun.plural
 
-
-def _pronouns(rng: random.Random, noun: lexicon.Noun) -> tuple[str, str, str]:
-    if noun.head in lexicon.HE:
-        return ("he", "him", "his")
-    if noun.head in lexicon.SHE:
-        return ("she", "her", "her")
-    if noun.plural or noun.person:
-        return ("they", "them", "their")
-    return ("it", "it", "its")
+    @property
+    def pronouns(self) -> tuple[str, str, str]:
+        """Subject, object, possessive."""
+        if self.noun.head in lexicon.HE:
+            return ("he", "him", "his")
+        if self.noun.head in lexicon.SHE:
+            return ("she", "her", "her")
+        return ("they", "them", "their") if self.plural or self.noun.person else ("it", "it", "its")
 
 
 @dataclass(frozen=True)
@@ -87,15 +107,14 @@ class Story:
         while noun.head in taken:
             noun = lexicon.make_noun(self.rng)
         adjectives = lexicon.attributes(self.rng)
-        self.things.append(Thing(noun, adjectives, _pronouns(self.rng, noun)))
+        self.things.append(Thing(noun, adjectives))
         return len(self.things) - 1
 
     def twin_of(self, index: int) -> int:
         """Add another object with the noun of `index`."""
         noun = self.things[index].noun
         self.things[index].unique = False
-        twin = Thing(noun, self.things[index].adjectives, _pronouns(self.rng, noun), unique=False)
-        self.things.append(twin)
+        self.things.append(Thing(noun, self.things[index].adjectives, unique=False))
         return len(self.things) - 1
 
     def make_twins(self) -> None:
@@ -103,7 +122,7 @@ class Story:
         noun = lexicon.make_noun(self.rng)
         while noun.plural or noun.mass:
             noun = lexicon.make_noun(self.rng)
-        self.things = [Thing(noun, (), _pronouns(self.rng, noun), unique=False) for _ in range(2)]
+        self.things = [Thing(noun, (), unique=False) for _ in range(2)]
 
     def reaches(self, a: int, b: int, axis: int) -> bool:
         """Whether what was stated puts a before b (left of or above) on `axis`."""
@@ -197,16 +216,16 @@ class Story:
 
     # ------------------------------------------------------------------ patterns
 
-    def fill(self, pattern: templates.Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
+    def fill(self, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
         """Say a pattern with its roles and relations filled in."""
         position, self.references = 0, []
         for match in _SLOT.finditer(pattern.text):
-            self._words(pattern.text[position : match.start()])
+            self.say_words(pattern.text[position : match.start()])
             self._slot(match.group(1), roles, relations)
             position = match.end()
-        self._words(pattern.text[position:])
+        self.say_words(pattern.text[position:])
 
-    def _words(self, text: str) -> None:
+    def say_words(self, text: str) -> None:
         for word in text.split():
             self.say(word)
 
@@ -223,16 +242,16 @@ class Story:
                 self.noun_phrase(roles[name])
         elif name.rstrip("-") in relations:
             key = name.rstrip("-")
-            relation = phrases.OPPOSITE[relations[key]] if name.endswith("-") else relations[key]
+            relation = OPPOSITE[relations[key]] if name.endswith("-") else relations[key]
             self._relation(relation, rest, roles, key)
         else:
-            self._words(self._free(name, rest, roles, relations))
+            self.say_words(self._free(name, rest, roles, relations))
 
     def _mention(self, index: int, what: str) -> None:
         """Mention an object without its noun: "one", "the other", "former"; or both twins: "two cats"."""
         thing = self.things[index]
         if what == "two":
-            self._words(f"two {plural(thing.noun.name)}")
+            self.say_words(f"two {plural(thing.noun.name)}")
             return
         if what == "other":
             self.say("the")
@@ -253,28 +272,25 @@ class Story:
         words = {
             "be": self.be(index),
             "have": "had" if self.past else "have" if self.things[index].plural else "has",
-            "sit": self.verb(index, self.rng.choice(phrases.FINITE)),
+            "sit": self.verb(index, self.rng.choice(lexicon.VERBS)),
             "they": they,
             "it": it,
             "its": its,
         }[what]
         if what == "be" and they == "they" and not self.things[index].plural and self.text.endswith(("They", "they")):
             words = "were" if self.past else "are"
-        self._words(words)
+        self.say_words(words)
 
     def _relation(self, relation: str, rest: list[str], roles: dict[str, int], key: str) -> None:
         rng = self.rng
         if not rest:
-            self._words(phrases.full(rng, relation))
-        elif rest[0] == "bare":
-            self._words(phrases.bare(rng, relation))
-            self._refer(key, self.last)
-        elif rest[0] == "further":
-            self._words(phrases.further(rng, relation))
-        elif rest[0] in ("alone", "there"):
-            self._words(phrases.alone(rng, relation))
+            self.say_words(lexicon.say(rng, "full", relation))
+        elif rest[0] in ("bare", "further", "alone", "there"):
+            self.say_words(lexicon.say(rng, rest[0].replace("there", "alone"), relation))
+            if rest[0] == "bare":
+                self._refer(key, self.last)
         elif rest[0] == "verb":
-            self._words(self.verb(roles[rest[1]], rng.choice(phrases.RELATING[relation])))
+            self.say_words(self.verb(roles[rest[1]], rng.choice(lexicon.RELATING[relation])))
         else:
             self._relation_to(relation, roles[rest[0]], key)
 
@@ -284,15 +300,15 @@ class Story:
         must = not thing.unique
         if index in self.mentioned and (must or self.rng.random() < self.pronoun_rate):
             _, it, its = thing.pronouns
-            self._words(phrases.about(self.rng, relation, it, its))
+            self.say_words(lexicon.about(self.rng, relation, it, its))
             self._refer(key, index, like=index)
             return
-        if relation in phrases.HORIZONTAL and not thing.plural and self.rng.random() < 0.05:
+        if relation in HORIZONTAL and not thing.plural and self.rng.random() < 0.05:
             self.say(self.rng.choice(("to", "to", "on")))
             self.noun_phrase(index)
-            self._words(f"'s {phrases.side_word(relation)}")
+            self.say_words(f"'s {lexicon.side_word(relation)}")
             return
-        self._words(phrases.full(self.rng, relation))
+        self.say_words(lexicon.say(self.rng, "full", relation))
         self.noun_phrase(index)
 
     def _free(self, name: str, rest: list[str], roles: dict[str, int], relations: dict[str, str]) -> str:
@@ -300,15 +316,6 @@ class Story:
         if name == "idle":
             return lexicon.idle(rng, self.things[roles[rest[0]]].plural)
         if name.endswith("side"):
-            return phrases.side_word(relations[name[:-4] or "r"])
-        choices = {
-            "part": phrases.PARTICIPLES, "adv": templates.ADVERBS, "place": lexicon.PLACES,
-            "pic": phrases.PICTURE, "see": templates.SEE, "agent": templates.AGENTS, "put": templates.PUT,
-            "hold": templates.HOLD, "wear": templates.WEAR, "pass": ("passed", "drove past", "flew by", "overtook"),
-            "act": templates.ACTS, "look": templates.LOOK, "upper": ("top", "upper", "top", "upper"),
-            "lower": ("bottom", "lower"), "up": templates.UP, "down": templates.DOWN,
-            "middle": ("center", "middle", "centre", "center of the room", "middle of the scene"),
-            "both": ("are", "were", "sit", "stood", "are placed", "were placed", "stand", "lie"),
-        }  # fmt: skip
-        word = rng.choice(choices[name])
-        return f"{word} {rng.choice(templates.ADVERBS)}" if name == "part" and rng.random() < 0.08 else word
+            return lexicon.side_word(relations[name[:-4] or "r"])
+        word = rng.choice(lexicon.SLOTS[name])
+        return f"{word} {rng.choice(lexicon.SLOTS['adv'])}" if name == "part" and rng.random() < 0.08 else word

@@ -1,4 +1,4 @@
-"""Visual Genome in the MSDN split: objects, relationships and region phrases of an image, as sentences with centres.
+"""Visual Genome in the MSDN split: objects, relationships and region phrases of an image, as sentences with centers.
 
 A file (`train.json`, `test.json`) is a list of images, each with `width`, `height`, `objects` (`class` and `box`,
 [left, top, right, bottom] in pixels), `relationships` (`sub_id`, `predicate`, `obj_id`, over the objects) and
@@ -34,7 +34,7 @@ _BARE = frozenset(("left of", "right of", "to left of", "to right of"))  # said 
 
 @dataclass(frozen=True)
 class VGImage:
-    """classes: n names; boxes: (n, 4) centre and size in fractions; triples: (subject, predicate, object);
+    """classes: n names; boxes: (n, 4) center and size in fractions; triples: (subject, predicate, object);
     regions: (text, (left, top, right, bottom) in fractions)."""
 
     classes: tuple[str, ...]
@@ -155,7 +155,7 @@ def _describe(image: VGImage, triples: Sequence[tuple[int, str, int]]) -> Sample
 
 
 def region_captions(image: VGImage, min_area: float = 0.0) -> list[Sample]:
-    """Region phrases whose words name an object inside the region, with its centre."""
+    """Region phrases whose words name an object inside the region, with its center."""
     samples = []
     for text, (left, top, right, bottom) in image.regions:
         spans, places, names = [], [], []
