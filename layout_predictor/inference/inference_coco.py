@@ -1,4 +1,4 @@
-"""Print the predicted centre of every object of a sentence, or write the layouts of a file of sentences.
+"""Print the predicted center of every object of a sentence, or write the layouts of a file of sentences.
 
 python layout_predictor/inference/inference_coco.py --sentence "The silver bed was to the right of the couch."
 python layout_predictor/inference/inference_coco.py --from-file prompts.txt --out layouts.jsonl

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from layout_predictor.inference.chunks import Reading, Word, read
 from layout_predictor.inference.nouns import category_of
+from layout_predictor.inference.reading import Reading, Word, read
 from layout_predictor.LayoutTransformer.data.categories import plural
+from layout_predictor.LayoutTransformer.data.wordlists import phrases, word_file
 
-__all__ = ["FoundObject", "category_of", "find_objects"]
-
-# Says that this is not the one mentioned before.
-_OTHER = {"another", "other", "second", "third", "different"}
-_DEFINITE = {"the", "this", "that", "these", "those", "both"}
-_BOUNDARY = {",", ".", ";", ":", "and", "while", "which", "that", "with", "but", "where"}
-_CLAUSE = {",", ".", ";", ":", "and", "while", "which", "but", "where"}
-_NOT_NOUNS = {"left", "right", "top", "bottom", "side", "pair", "front", "middle", "center", "centre",
-              "background", "foreground", "picture", "photo", "image", "corner", "distance", "row", "line",
-              "half"}  # fmt: skip
-_TWO = {"two", "both", "2", "couple", "pair"}
-_SINGULAR = {"it", "its"}
-_PLURAL = {"they", "them", "their"}
-_PERSONAL = {"he", "him", "his", "she", "her"}
+_WORDS = {key: set(line.split()) for key, line in word_file("reading").items() if isinstance(line, str)}
+_OTHER, _DEFINITE, _TWO, _NOT_NOUNS = (_WORDS[key] for key in ("other", "definite", "two", "not_nouns"))
+_BOUNDARY, _CLAUSE = _WORDS["boundary"], _WORDS["clause"]
+_SINGULAR, _PLURAL, _PERSONAL = (_WORDS[key] for key in ("singular", "plural", "personal"))
+_ENDINGS = [(many, one) for many, _, one in (pair.partition("/") for pair in phrases(word_file("reading")["endings"]))]
 
 Span = tuple[int, int]
 
@@ -104,9 +96,7 @@ def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
     return found
 
 
-def _read_phrase(
-    reading: Reading, first: int, head: int, all_nouns: bool, known: Mapping[str, str]
-) -> _Mention | None:
+def _read_phrase(reading: Reading, first: int, head: int, all_nouns: bool, known: Mapping[str, str]) -> _Mention | None:
     """A phrase that counts, or None; `known` has the names of earlier objects by their head nouns."""
     words = tuple(word.text for word in reading.words[first : head + 1])
     found = category_of(words)
@@ -189,9 +179,7 @@ def _is_pair(mention: _Mention, reading: Reading) -> bool:
 
 def _singulars(word: str) -> list[str]:
     """What the noun could be the plural of."""
-    endings = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("children", "child"),
-               ("people", "person"), ("mice", "mouse"), ("geese", "goose"))  # fmt: skip
-    guesses = [word.removesuffix(many) + one for many, one in endings if word.endswith(many)]
+    guesses = [word.removesuffix(many) + one for many, one in _ENDINGS if word.endswith(many)]
     return [guess for guess in guesses if guess and plural(guess) == word]
 
 

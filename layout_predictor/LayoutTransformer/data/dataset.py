@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data.captions import read_captions
-from layout_predictor.LayoutTransformer.data.coco import BoxFilter, box_statistics, read_objects
+from layout_predictor.LayoutTransformer.data.coco import BoxFilter, box_statistics, read_captions, read_objects
 from layout_predictor.LayoutTransformer.data.grammar import generate
 from layout_predictor.LayoutTransformer.data.relations import (
     FixedRelations,
@@ -25,31 +23,58 @@ from layout_predictor.LayoutTransformer.data.relations import (
 )
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.data.vg_msdn import VGImage, read_images, region_captions, relation_sentences
-from layout_predictor.LayoutTransformer.training.config import DataSection
+from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
 from ldm.util import UserError, atomic_write
 
-__all__ = ["GrammarSource", "RecordSource", "Source", "build_source", "read_relation_sentences", "split_indices"]
-
 logger = logging.getLogger(__name__)
+
+Relations = FixedRelations | GeneratedRelations
 
 _BLOCK = 8  # batches that are sorted by length together
 _VALID_SERIES = 1_000_003  # added to the seed: no validation sentence is in the training series
 
 
-class Source(Protocol):
-    """Training batches by number, and the validation sentences."""
+@dataclass
+class DataSection:
+    """What is trained on. Paths are as seen from the working directory or from the project."""
 
-    epoch_steps: int
-    validation: list[Sample]
+    tokenizer: str  # a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub
+    name: str = "grammar"  # or "coco", or "vg_msdn"
+    seed: int = 1
+    train_sentences: int = 4000  # generated sentences an epoch
+    valid_sentences: int = 400  # generated ones, and at most so many captions
+    simple_steps: int = 0  # grammar: updates on single clauses about two objects, before everything else
+    annotations: str = "data/coco/annotations"  # the folder of the annotation files
+    image_sets: list[str] = field(default_factory=lambda: ["train2017"])
+    relations: str | None = None  # coco: a file, or "generated"; vg_msdn: anything, for the relationships
+    captions: str | None = None  # coco: a file; vg_msdn: anything, for the region phrases
+    statistics: str = "sta_dict.json"  # written into the output folder
+    min_area: float = 0.02  # of an object's box, as a part of the image
+    min_objects: int = 3  # in an image
+    max_objects: int = 8
+    valid_part: float = 0.1
+
+
+class Source:
+    """Training batches by number, and the validation sentences; batches are made a block at a time."""
+
+    def __init__(self, seed: int, block_steps: int, epoch_steps: int, validation: list[Sample]) -> None:
+        self.seed, self.block_steps, self.epoch_steps, self.validation = seed, block_steps, epoch_steps, validation
+        self._made: tuple[int, list[list[Sample]]] | None = None
 
     def batch(self, step: int) -> list[Sample]:
         """Sentences of update number `step` (from 0)."""
-        ...
+        number, place = divmod(step, self.block_steps)
+        if self._made is None or self._made[0] != number:
+            self._made = (number, self._make_block(number))
+        return self._made[1][place]
+
+    def _make_block(self, number: int) -> list[list[Sample]]:
+        raise NotImplementedError
 
 
-class GrammarSource:
-    """Batches of generated sentences; batch number n is the same in every run with the same seed.
+class GrammarSource(Source):
+    """Batches of generated sentences.
 
     Sentences of a few batches are sorted by length, so that little is spent on padding; the batches of such a
     block come in random order. The first `simple_steps` batches are single clauses about two objects.
@@ -58,17 +83,9 @@ class GrammarSource:
     def __init__(
         self, seed: int, batch_size: int, *, simple_steps: int = 0, epoch_sentences: int = 0, valid_sentences: int = 0
     ) -> None:
-        self.seed, self.batch_size, self.simple_steps = seed, batch_size, simple_steps
-        self.epoch_steps = max(1, epoch_sentences // batch_size)
-        self.validation = [generate(seed + _VALID_SERIES, i) for i in range(valid_sentences)]
-        self._block: tuple[int, list[list[Sample]]] | None = None
-
-    def batch(self, step: int) -> list[Sample]:
-        """Sentences of update number `step` (from 0)."""
-        number, place = divmod(step, _BLOCK)
-        if self._block is None or self._block[0] != number:
-            self._block = (number, self._make_block(number))
-        return self._block[1][place]
+        validation = [generate(seed + _VALID_SERIES, i) for i in range(valid_sentences)]
+        super().__init__(seed, _BLOCK, max(1, epoch_sentences // batch_size), validation)
+        self.batch_size, self.simple_steps = batch_size, simple_steps
 
     def _make_block(self, number: int) -> list[list[Sample]]:
         size = _BLOCK * self.batch_size
@@ -80,9 +97,6 @@ class GrammarSource:
         return batches
 
 
-Relations = FixedRelations | GeneratedRelations
-
-
 @dataclass(frozen=True)
 class Records:
     """What a data set gives: relation sentences, captions, and the validation sentences of both."""
@@ -91,8 +105,27 @@ class Records:
     captions: list[Sample]
     validation: list[Sample]
 
+    def short_enough(self, tokenizer: SentenceTokenizer, max_tokens: int) -> Records:
+        """Those of at most `max_tokens` tokens; what is left out is counted in the log."""
 
-class RecordSource:
+        def short(samples: list[Sample]) -> list[Sample]:
+            # A byte-level BPE never has more tokens than bytes; the rest is <s>, </s> and a leading blank.
+            certain = max_tokens - 3
+            kept = [
+                sample
+                for sample in samples
+                if len(sample.text.encode()) <= certain or len(tokenizer.encode(sample.text)[0]) <= max_tokens
+            ]
+            if len(kept) < len(samples):
+                logger.warning("%d sentences of over %d tokens are left out", len(samples) - len(kept), max_tokens)
+            return kept
+
+        fixed = isinstance(self.relations, FixedRelations)
+        relations = FixedRelations(short(self.relations.epoch(0))) if fixed else self.relations
+        return Records(relations, short(self.captions), short(self.validation))
+
+
+class RecordSource(Source):
     """An epoch is every relation sentence once and as many captions, drawn at random without repetition.
 
     Without relation sentences it is every caption once. The sentences of an epoch are cut into batches of nearly
@@ -100,31 +133,22 @@ class RecordSource:
     """
 
     def __init__(self, records: Records, *, seed: int, batch_size: int, processes: int = 1) -> None:
-        self.records, self.seed = records, seed
         relations, captions = len(records.relations), len(records.captions)
-        self.captions_drawn = min(captions, relations) if relations else captions
-        self.validation = records.validation
+        self.records, self.captions_drawn = records, min(captions, relations) if relations else captions
         total = relations + self.captions_drawn
         if not total:
             raise UserError("there is no sentence to train on: name a file of captions or of relation sentences")
-        self.epoch_steps = -(-total // batch_size)
-        if total // self.epoch_steps < processes:
+        steps = -(-total // batch_size)
+        if total // steps < processes:
             raise UserError(f"{total} sentences are too few for {processes} processes; lower TRAINING.DEVICES")
-        self._epoch: tuple[int, list[list[Sample]]] | None = None
+        super().__init__(seed, steps, steps, records.validation)
 
-    def batch(self, step: int) -> list[Sample]:
-        """Sentences of update number `step` (from 0)."""
-        number, place = divmod(step, self.epoch_steps)
-        if self._epoch is None or self._epoch[0] != number:
-            self._epoch = (number, self._make_epoch(number))
-        return self._epoch[1][place]
-
-    def _make_epoch(self, number: int) -> list[list[Sample]]:
+    def _make_block(self, number: int) -> list[list[Sample]]:
         rng = random.Random(f"{self.seed}/epoch/{number}")
         samples = self.records.relations.epoch(number) + rng.sample(self.records.captions, self.captions_drawn)
         rng.shuffle(samples)
         bounds = np.linspace(0, len(samples), self.epoch_steps + 1).astype(int).tolist()
-        # Within a block of batches, sentences of like length go together: less padding.
+        # Within a few batches, sentences of like length go together: less padding.
         for first in range(0, self.epoch_steps, _BLOCK):
             block = slice(bounds[first], bounds[min(first + _BLOCK, self.epoch_steps)])
             samples[block] = sorted(samples[block], key=lambda sample: len(sample.text))
@@ -170,18 +194,9 @@ def build_source(
             valid_sentences=section.valid_sentences,
         )
     records = _coco_records(section, output) if section.name == "coco" else _vg_records(section)
-    relations = records.relations
-    if isinstance(relations, FixedRelations):
-        relations = FixedRelations(_short_enough(relations.samples, tokenizer, max_tokens))
-    records = Records(
-        relations,
-        _short_enough(records.captions, tokenizer, max_tokens),
-        _short_enough(records.validation, tokenizer, max_tokens),
-    )
-    logger.info(
-        "%d relation sentences and %d captions to train on, %d sentences to validate with",
-        len(records.relations), len(records.captions), len(records.validation),
-    )  # fmt: skip
+    records = records.short_enough(tokenizer, max_tokens)
+    counts = (len(records.relations), len(records.captions), len(records.validation))
+    logger.info("%d relation sentences and %d captions to train on, %d sentences to validate with", *counts)
     return RecordSource(records, seed=section.seed, batch_size=batch_size, processes=processes)
 
 
@@ -221,32 +236,21 @@ def _vg_records(section: DataSection) -> Records:
     images = read_images(section.annotations, section.image_sets)
     if not images:
         raise UserError(f"there is no image in {', '.join(section.image_sets)} of {section.annotations}")
+    generated = section.relations == "generated"
+
+    def sentences(indices: Iterable[int]) -> tuple[list[Sample], list[Sample]]:
+        """Relationships and region phrases of some images, as far as the configuration wants them."""
+        some = [images[i] for i in indices]
+        stated = [] if section.relations is None or generated else some
+        captions = [] if section.captions is None else some
+        return (
+            [sample for image in stated for sample in relation_sentences(image, section.min_area)],
+            [sample for image in captions for sample in region_captions(image, section.min_area)],
+        )
+
     train, valid = split_indices(len(images), section.valid_part)
-    held_out = [sample for i in valid for kind in _vg_sentences(images[i], section) for sample in kind]
-    kinds = [_vg_sentences(images[i], section) for i in train]
-    relations: Relations = FixedRelations([sample for stated, _ in kinds for sample in stated])
-    if section.relations == "generated":
-        relations, generated = _relations(section)
-        held_out = generated + held_out
-    captions = [sample for _, regions in kinds for sample in regions]
+    stated, captions = sentences(train)
+    relations, held_out = _relations(section) if generated else (FixedRelations(stated), [])
+    for i in valid:
+        held_out += [sample for kind in sentences([i]) for sample in kind]
     return Records(relations, captions, held_out[: section.valid_sentences])
-
-
-def _vg_sentences(image: VGImage, section: DataSection) -> tuple[list[Sample], list[Sample]]:
-    """Relationships and region phrases of an image, as far as the configuration wants them."""
-    wanted = section.relations is not None and section.relations != "generated"
-    stated = relation_sentences(image, section.min_area) if wanted else []
-    return stated, region_captions(image, section.min_area) if section.captions is not None else []
-
-
-def _short_enough(samples: Sequence[Sample], tokenizer: SentenceTokenizer, max_tokens: int) -> list[Sample]:
-    """Samples of at most `max_tokens` tokens; what is left out is counted in the log."""
-    # A byte-level BPE never has more tokens than bytes; the rest is <s>, </s> and a leading blank.
-    kept = [
-        sample
-        for sample in samples
-        if len(sample.text.encode()) + 3 <= max_tokens or len(tokenizer.encode(sample.text)[0]) <= max_tokens
-    ]
-    if len(kept) < len(samples):
-        logger.warning("%d sentences of over %d tokens are left out", len(samples) - len(kept), max_tokens)
-    return kept

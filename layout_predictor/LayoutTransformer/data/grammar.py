@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from itertools import accumulate
 
 import numpy as np
 
@@ -23,34 +22,21 @@ from ldm.relations import ABOVE, AXIS_SIGN, BELOW, HORIZONTAL, LEFT, OPPOSITE, R
 
 _COUNTS = (1, 2, 3, 4, 5)
 _COUNT_WEIGHTS = (4, 32, 30, 19, 15)
-_MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked; else first or any
+_MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked for sure; else any
 _SKIP_UNSTATED = 0.6  # sentences without a relation teach little
 _UNMARKED = 0.15  # how often one noun phrase of a story is not marked as an object
 _FIRST_VERB = re.compile(r"\{([A-D])\.(?:be|sit|have)\}")
 _FIXED_RELATIONS = {"a": ABOVE, "u": BELOW, "l": LEFT, "g": RIGHT}  # how `states` spells a given relation
 
 
-class _Weighted:
-    """Patterns drawn by their weights, once those that do not apply are left out."""
-
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        self.patterns = list(patterns)
-        self.totals = list(accumulate(pattern.weight for pattern in self.patterns))
-
-    def draw(self, rng: random.Random) -> Pattern:
-        return rng.choices(self.patterns, cum_weights=self.totals)[0]
-
-
-def _roles_of(pattern: Pattern) -> list[str]:
-    seen = [word.strip("{}").split(".")[0] for word in pattern.text.split() if word.startswith("{")]
-    return sorted({role for role in seen if len(role) == 1 and role.isupper()})
-
-
 _PATTERNS = {kind: read_patterns(lines) for kind, lines in word_file("patterns").items()}
-_LATER = {kind: _Weighted(patterns) for kind, patterns in _PATTERNS.items() if "openers" not in kind}
-_OPENERS = {n: _Weighted([p for p in _PATTERNS["openers"] if len(_roles_of(p)) == n]) for n in (1, 2, 3, 4)}
-_SIMPLE = _Weighted([p for p in _PATTERNS["openers"] if p.text.endswith("{r} {B}") and _roles_of(p) == ["A", "B"]])
-_PERSON = {n: _Weighted([p for p in _PATTERNS["person_openers"] if len(_roles_of(p)) == n]) for n in (2, 3)}
+_OPENERS = {n: [p for p in _PATTERNS["openers"] if len(p.roles) == n] for n in (1, 2, 3, 4)}
+_SIMPLE = [p for p in _OPENERS[2] if p.text.endswith("{r} {B}") and p.roles == ["A", "B"]]
+_PERSON = {n: [p for p in _PATTERNS["person_openers"] if len(p.roles) == n] for n in (2, 3)}
+
+
+def _draw(rng: random.Random, patterns: Sequence[Pattern]) -> Pattern:
+    return rng.choices(patterns, weights=[pattern.weight for pattern in patterns])[0]
 
 
 def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
@@ -71,50 +57,9 @@ def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
     return chosen
 
 
-def _statements(pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> list[tuple[int, str, int]]:
-    """The relations that a filled pattern states, from "Ar1B Br2C"."""
-    return [(roles[item[0]], relations[item[1:-1]], roles[item[-1]]) for item in pattern.states.split()]
-
-
-def _try(story: Story, pattern: Pattern, roles: dict[str, int], given: dict[str, str] | None = None) -> bool:
-    """Say `pattern` if what it states fits what was stated before; with random relations unless given."""
-    for _ in range(4):
-        relations = given or _relations_for(pattern, story.rng)
-        stated = _statements(pattern, roles, relations)
-        before = len(story.edges)
-        for a, relation, b in stated:
-            if not story.can_state(a, relation, b):
-                del story.edges[before:]
-                break
-            story.state(a, relation, b)
-        else:
-            _say_regions(story, pattern, roles, relations)
-            story.fill(pattern, roles, relations)
-            _share(story, pattern, roles, relations)
-            return True
-    return False
-
-
-def _say_regions(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
-    """A pattern with {r.alone} also says in which part of the picture its roles are."""
-    regions = pattern.regions or ("Ar Br-" if "{r.alone}" in pattern.text else "")
-    for item in regions.split():
-        relation = relations[item[1]]
-        story.regions.append((roles[item[0]], OPPOSITE[relation] if item.endswith("-") else relation))
-
-
-def _share(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
-    """State what was said of a pronoun, or of nothing ("to the left"), of its other possible meanings too."""
-    for item in pattern.states.split():
-        key, edge = item[1:-1], (roles[item[0]], relations[item[1:-1]], roles[item[-1]])
-        for reference in story.references:
-            if reference.key not in (None, key) or reference.meant not in edge[::2]:
-                continue
-            end = 0 if (edge[0] == reference.meant) != reference.bare else 2  # what could be another object
-            for other in reference.candidates:
-                shared = (other, *edge[1:]) if end == 0 else (*edge[:2], other)
-                if other not in edge[::2] and story.can_state(*shared):
-                    story.state(*shared)
+def _try(story: Story, pattern: Pattern, roles: dict[str, int]) -> bool:
+    """Say `pattern` with random relations, if what it states fits what was stated before."""
+    return any(story.tell(pattern, roles, _relations_for(pattern, story.rng)) for _ in range(4))
 
 
 def _open(story: Story, count: int) -> None:
@@ -124,23 +69,22 @@ def _open(story: Story, count: int) -> None:
     if size in _PERSON and rng.random() < 0.26:
         person = story.new_thing(person=True)
         roles = {"P": person, "A": story.new_thing()}
-        pattern = _PERSON[size].draw(rng)
+        pattern = _draw(rng, _PERSON[size])
         if size == 3:
             roles["B"] = story.new_thing()
         if _try(story, pattern, roles):
             story.subject = person
             return
     while len(story.things) < size:
-        twin = size == 2 == count and len(story.things) == 1 and rng.random() < 0.08
-        if twin:
+        if size == 2 == count and len(story.things) == 1 and rng.random() < 0.08:
             story.twin_of(0)
         else:
             story.new_thing()
-    pattern = _OPENERS[size].draw(rng)
+    pattern = _draw(rng, _OPENERS[size])
     order = list(range(size))
     rng.shuffle(order)
     while not (_prepare(story, pattern, count) and _try(story, pattern, dict(zip("ABCD", order, strict=False)))):
-        pattern = _OPENERS[size].draw(rng)
+        pattern = _draw(rng, _OPENERS[size])
     # The grammatical subject is the role that has the first verb: "To the left of B stands A" is about A.
     verb = _FIRST_VERB.search(pattern.text)
     story.subject = order["ABCD".index(verb.group(1))] if verb else story.mentioned[0]
@@ -171,7 +115,7 @@ def _follow(story: Story, left: int) -> None:
     new = story.twin_of(rng.choice(models)) if models and rng.random() < 0.08 else story.new_thing()
     roles["N"] = new
     for _ in range(5):
-        pattern = _LATER["followers"].draw(rng)
+        pattern = _draw(rng, _PATTERNS["followers"])
         if _try(story, pattern, roles):
             if pattern.text.startswith((".", ";")):
                 story.subject = new if "{N} {N" in pattern.text else other
@@ -186,29 +130,26 @@ def _follow_two(story: Story, old: list[int], *, paired: bool) -> None:
     rng = story.rng
     before = len(story.things)
     roles = {"N": story.new_thing(), "O": rng.choice(old), "L": story.last}
-    pattern = _LATER["paired_followers"].draw(rng)
+    pattern = _draw(rng, _PATTERNS["paired_followers"])
     if paired:
         roles["M"] = story.new_thing()
     else:
         roles["Q"] = rng.choice([i for i in old if i != roles["O"]])
-        pattern = _LATER["double_followers"].draw(rng)
+        pattern = _draw(rng, _PATTERNS["double_followers"])
     if not _try(story, pattern, roles):
         del story.things[before:]
-
-
-def _near(story: Story, pattern: Pattern) -> Pattern:
-    return pattern._replace(text=pattern.text.replace("{near}", story.rng.choice(lexicon.NEAR)))
 
 
 def _extra(story: Story, left: int) -> None:
     """Objects without a relation."""
     rng = story.rng
     roles = {"N": story.new_thing(), "O": rng.choice(story.mentioned)}
-    weighted = _LATER["extras"]
+    kind = "extras"
     if left >= 2 and rng.random() < 0.5:
         roles["M"] = story.new_thing()
-        weighted = _LATER["paired_extras"]
-    _try(story, _near(story, weighted.draw(rng)), roles)
+        kind = "paired_extras"
+    pattern = _draw(rng, _PATTERNS[kind])
+    _try(story, pattern._replace(text=pattern.text.replace("{near}", rng.choice(lexicon.NEAR))), roles)
 
 
 def tell_simply(rng: random.Random) -> Story:
@@ -220,7 +161,7 @@ def tell_simply(rng: random.Random) -> Story:
     story = Story(rng)
     roles = {"A": story.new_thing(), "B": story.new_thing()}
     relation = rng.choice((LEFT, ABOVE)) if rng.random() < 0.6 else rng.choice(RELATIONS)
-    _try(story, _SIMPLE.draw(rng), roles, {"r": relation})
+    story.tell(_draw(rng, _SIMPLE), roles, {"r": relation})
     if rng.random() < 0.88:
         story.say(".")
     return story
@@ -258,7 +199,7 @@ def _follow_old(story: Story) -> None:
         for _ in range(3):  # new ground is commoner than a second relation of the same two
             if any(set(edge[::2]) == {one, other} for edge in story.edges):
                 one, other = story.rng.sample(old, 2)
-        _try(story, _LATER["repeats"].draw(story.rng), {"O": one, "Q": other})
+        _try(story, _draw(story.rng, _PATTERNS["repeats"]), {"O": one, "Q": other})
 
 
 def _close(story: Story) -> None:
@@ -294,9 +235,8 @@ def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
         if centers is None or (not edges and rng.random() < _SKIP_UNSTATED):
             continue
         things = [story.things[i] for i in story.mentioned]
-        spans = tuple(_marked(rng, thing.spans) for thing in things)
-        names = tuple(thing.noun.name for thing in things)
-        sample = Sample(story.text, spans, edges, centers, names)
+        marked = [thing.spans[-1] if rng.random() < _MENTION_LAST else rng.choice(thing.spans) for thing in things]
+        sample = Sample(story.text, tuple(marked), edges, centers, tuple(thing.noun.name for thing in things))
         return _unmark(rng, sample) if rng.random() < _UNMARKED else sample
     raise RuntimeError(f"the grammar found no layout for sentence {index}")
 
@@ -315,7 +255,3 @@ def _unmark(rng: random.Random, sample: Sample) -> Sample:
         sample.centers[kept],
         tuple(sample.names[i] for i in kept),
     )
-
-
-def _marked(rng: random.Random, spans: list[tuple[int, int]]) -> tuple[int, int]:
-    return spans[-1] if rng.random() < _MENTION_LAST else rng.choice(spans)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from layout_predictor.LayoutTransformer.data import lexicon
@@ -26,6 +26,17 @@ class Pattern(NamedTuple):
     weight: int = 2
     only: str = ""
     regions: str = ""
+
+    @property
+    def roles(self) -> list[str]:
+        """The objects that it is about, in alphabetical order."""
+        names = (slot.split(".")[0] for slot in _SLOT.findall(self.text))
+        return sorted({name for name in names if len(name) == 1 and name.isupper()})
+
+    def statements(self, roles: dict[str, int], relations: dict[str, str]) -> list[tuple[str, Edge]]:
+        """The key and the edge of each relation that it states, from "Ar1B Br2C"."""
+        items = ((item[0], item[1:-1], item[-1]) for item in self.states.split())
+        return [(key, (roles[a], relations[key], roles[b])) for a, key, b in items]
 
 
 def read_patterns(lines: str) -> list[Pattern]:
@@ -106,15 +117,13 @@ class Story:
         taken = {thing.noun.head for thing in self.things}
         while noun.head in taken:
             noun = lexicon.make_noun(self.rng)
-        adjectives = lexicon.attributes(self.rng)
-        self.things.append(Thing(noun, adjectives))
+        self.things.append(Thing(noun, lexicon.attributes(self.rng)))
         return len(self.things) - 1
 
     def twin_of(self, index: int) -> int:
         """Add another object with the noun of `index`."""
-        noun = self.things[index].noun
         self.things[index].unique = False
-        self.things.append(Thing(noun, self.things[index].adjectives, unique=False))
+        self.things.append(replace(self.things[index], spans=[]))
         return len(self.things) - 1
 
     def make_twins(self) -> None:
@@ -124,33 +133,25 @@ class Story:
             noun = lexicon.make_noun(self.rng)
         self.things = [Thing(noun, (), unique=False) for _ in range(2)]
 
-    def reaches(self, a: int, b: int, axis: int) -> bool:
-        """Whether what was stated puts a before b (left of or above) on `axis`."""
-        frontier, seen = [a], {a}
+    def _beyond(self, start: int, axis: int, way: int) -> set[int]:
+        """Objects that what was stated puts after `start` on `axis` (right, below), or before it where `way` is -1."""
+        on_axis = [(a, b, AXIS_SIGN[relation][1]) for a, relation, b in self.edges if AXIS_SIGN[relation][0] == axis]
+        steps = [(a, b) if sign * way < 0 else (b, a) for a, b, sign in on_axis]
+        found: set[int] = set()
+        frontier = [start]
         while frontier:
             node = frontier.pop()
-            for first, relation, second in self.edges:
-                if AXIS_SIGN[relation][0] != axis:
-                    continue
-                low, high = (first, second) if AXIS_SIGN[relation][1] < 0 else (second, first)
-                if low == node and high not in seen:
-                    if high == b:
-                        return True
-                    seen.add(high)
-                    frontier.append(high)
-        return False
+            new = {after for before, after in steps if before == node} - found - {start}
+            found |= new
+            frontier += new
+        return found
 
     def can_state(self, a: int, relation: str, b: int) -> bool:
-        """Whether "a relation b" fits what was stated before."""
+        """Whether "a relation b" fits what was stated before, with at most MAX_CHAIN objects in a row."""
         axis, sign = AXIS_SIGN[relation]
         low, high = (a, b) if sign < 0 else (b, a)
-        return a != b and not self.reaches(high, low, axis) and self._chain(low, high, axis) <= MAX_CHAIN
-
-    def _chain(self, low: int, high: int, axis: int) -> int:
-        others = range(len(self.things))
-        before = sum(self.reaches(i, low, axis) for i in others if i != low)
-        after = sum(self.reaches(high, i, axis) for i in others if i != high)
-        return before + after + 2
+        after, before = self._beyond(high, axis, 1), self._beyond(low, axis, -1)
+        return a != b and low not in after and len(before) + len(after) + 2 <= MAX_CHAIN
 
     def state(self, a: int, relation: str, b: int) -> None:
         """Record "a relation b"."""
@@ -205,19 +206,41 @@ class Story:
         first = (*adjectives, *thing.noun.modifiers, thing.noun.head)[0]
         return "an" if first[0] in "aeiou" else "a"
 
-    def verb(self, index: int, forms: tuple[str, str, str]) -> str:
-        """The form (singular, plural, past) that agrees with an object in this story's tense."""
+    def verb(self, index: int, forms: lexicon.Forms) -> str:
+        """The form that agrees with an object in this story's tense."""
         return forms[2] if self.past else forms[1] if self.things[index].plural else forms[0]
-
-    def be(self, index: int) -> str:
-        """ "is", "are", "was" or "were"."""
-        plural = self.things[index].plural
-        return ("were" if plural else "was") if self.past else ("are" if plural else "is")
 
     # ------------------------------------------------------------------ patterns
 
-    def fill(self, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
-        """Say a pattern with its roles and relations filled in."""
+    def tell(self, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> bool:
+        """Say a pattern and record what it states; False, and nothing, where that does not fit what was said."""
+        before = len(self.edges)
+        for _, edge in pattern.statements(roles, relations):
+            if not self.can_state(*edge):
+                del self.edges[before:]
+                return False
+            self.state(*edge)
+        regions = pattern.regions or ("Ar Br-" if "{r.alone}" in pattern.text else "")
+        for item in regions.split():
+            relation = relations[item[1]]
+            self.regions.append((roles[item[0]], OPPOSITE[relation] if item.endswith("-") else relation))
+        self._fill(pattern, roles, relations)
+        self._share(pattern, roles, relations)
+        return True
+
+    def _share(self, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
+        """State what was said of a pronoun, or of nothing ("to the left"), of its other possible meanings too."""
+        for key, edge in pattern.statements(roles, relations):
+            for reference in self.references:
+                if reference.key not in (None, key) or reference.meant not in edge[::2]:
+                    continue
+                first = (edge[0] == reference.meant) != reference.bare  # which end could be another object
+                for other in reference.candidates:
+                    shared = (other, *edge[1:]) if first else (*edge[:2], other)
+                    if other not in edge[::2] and self.can_state(*shared):
+                        self.state(*shared)
+
+    def _fill(self, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
         position, self.references = 0, []
         for match in _SLOT.finditer(pattern.text):
             self.say_words(pattern.text[position : match.start()])
@@ -226,6 +249,7 @@ class Story:
         self.say_words(pattern.text[position:])
 
     def say_words(self, text: str) -> None:
+        """Append words separated by blanks."""
         for word in text.split():
             self.say(word)
 
@@ -269,17 +293,11 @@ class Story:
         they, it, its = self.things[index].pronouns
         if what == "they":
             self._refer(None, index, like=index)
-        words = {
-            "be": self.be(index),
-            "have": "had" if self.past else "have" if self.things[index].plural else "has",
-            "sit": self.verb(index, self.rng.choice(lexicon.VERBS)),
-            "they": they,
-            "it": it,
-            "its": its,
-        }[what]
-        if what == "be" and they == "they" and not self.things[index].plural and self.text.endswith(("They", "they")):
-            words = "were" if self.past else "are"
-        self.say_words(words)
+        verb = self.verb(index, self.rng.choice(lexicon.VERBS))
+        many = self.things[index].plural or (they == "they" and self.text.endswith(("They", "they")))
+        be = ("were" if many else "was") if self.past else ("are" if many else "is")
+        have = self.verb(index, ("has", "have", "had"))
+        self.say_words({"be": be, "have": have, "sit": verb, "they": they, "it": it, "its": its}[what])
 
     def _relation(self, relation: str, rest: list[str], roles: dict[str, int], key: str) -> None:
         rng = self.rng
@@ -297,8 +315,7 @@ class Story:
     def _relation_to(self, relation: str, index: int, key: str) -> None:
         """The relation to an object: to a pronoun if it was mentioned before, or to a noun phrase."""
         thing = self.things[index]
-        must = not thing.unique
-        if index in self.mentioned and (must or self.rng.random() < self.pronoun_rate):
+        if index in self.mentioned and (not thing.unique or self.rng.random() < self.pronoun_rate):
             _, it, its = thing.pronouns
             self.say_words(lexicon.about(self.rng, relation, it, its))
             self._refer(key, index, like=index)

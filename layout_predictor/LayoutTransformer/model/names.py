@@ -1,23 +1,25 @@
 """Names of parameters: published (fairseq encoder, layout head) to ours and back.
 
-The published checkpoint holds more than the forward pass uses: a language-model head, a decoder, a refinement
-encoder and heads for width and height. Those entries are dropped on load, and listed at debug level.
+The published checkpoint holds 311 entries, of which the forward pass never uses 110 (`unused.txt`). They are dropped on
+load, and listed at debug level. A checkpoint of the published size is saved with them, so that a program that wants all
+names can load it: as they were loaded, or else the language-model head tied to the embedding and zeros for the rest.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
-from layout_predictor.LayoutTransformer.model.unused import UNUSED_PREFIXES
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
+_HEAD_WIDTH = 64  # of every published RoBERTa
 _ENCODER = "encoder.model.encoder.sentence_encoder."
 _FIXED = {
     f"{_ENCODER}object_embedding": "object_embedding",
@@ -40,6 +42,16 @@ _LAYER = {
     "fc2": "output.dense",
     "final_layer_norm": "output.LayerNorm",
 }
+_UNUSED_PREFIXES = (
+    "encoder._float_tensor",
+    "encoder.model.encoder.lm_head.",
+    f"{_ENCODER}version",
+    "bbox_head.Decoder.decoder.",
+    "bbox_head.Decoder.box_predictor.xy_embedding.",
+    "bbox_head.Decoder.box_predictor.wh_bivariate.",
+    "bbox_head.refine_encoder.",
+    "bbox_head.refine_box_head.",
+)
 # Ours, and zero by construction: nothing to save or load.
 _SEGMENT = "encoder.embeddings.token_type_embeddings.weight"
 
@@ -50,9 +62,7 @@ def published_names(num_layers: int) -> dict[str, str]:
     for layer in range(num_layers):
         for theirs, ours in _LAYER.items():
             for kind in ("weight", "bias"):
-                table[f"{_ENCODER}layers.{layer}.{theirs}.{kind}"] = (
-                    f"encoder.encoder.layer.{layer}.{ours}.{kind}"
-                )
+                table[f"{_ENCODER}layers.{layer}.{theirs}.{kind}"] = f"encoder.encoder.layer.{layer}.{ours}.{kind}"
     return table
 
 
@@ -68,7 +78,7 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
     Raises UserError when an entry is missing, of another shape, or unknown.
     """
     table = published_names(model.config.num_layers)
-    dropped = sorted(name for name in state if name not in table and name.startswith(UNUSED_PREFIXES))
+    dropped = sorted(name for name in state if name not in table and name.startswith(_UNUSED_PREFIXES))
     unknown = sorted(set(state) - set(table) - set(dropped))
     missing = sorted(set(table) - set(state))
     if missing or unknown:
@@ -93,8 +103,30 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
     return dropped
 
 
-def infer_config(state: Mapping[str, Tensor], *, num_heads: int, **overrides: float) -> LayoutConfig:
-    """Sizes of the encoder from the shapes of a published state dict; the number of heads leaves no trace."""
+def with_unused(used: Mapping[str, Tensor], config: LayoutConfig, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published names `used`, with the entries that the forward pass does not use.
+
+    Args:
+        used: a state dict under the published names, see `to_published`.
+        config: of the model; only one of the published size is given entries that were not loaded.
+        kept: the unused entries that a checkpoint came with.
+    """
+    sizes = ("vocab_size", "hidden_size", "num_layers", "feed_forward_size", "max_positions")
+    if kept or any(getattr(config, name) != getattr(LayoutConfig, name) for name in sizes):
+        return {**used, **kept}
+    lines = Path(__file__).with_name("unused.txt").read_text(encoding="utf-8").splitlines()
+    shapes = dict(line.split() for line in lines if not line.startswith("#"))
+    # An expanded zero is stored as one number, a tied weight not at all.
+    state = {name: torch.zeros(1).expand([int(n) for n in shape.split("x")]) for name, shape in shapes.items()}
+    state["encoder.model.encoder.lm_head.weight"] = used[f"{_ENCODER}embed_tokens.weight"]
+    return {**used, **state}
+
+
+def infer_config(state: Mapping[str, Tensor], *, num_heads: int | None = None) -> LayoutConfig:
+    """Sizes of the encoder from the shapes of a published state dict.
+
+    The number of heads leaves no trace: without `num_heads` it is that of a RoBERTa of this width.
+    """
     try:
         vocab_size, hidden = state[f"{_ENCODER}embed_tokens.weight"].shape
         positions = state[f"{_ENCODER}embed_positions.weight"].shape[0]
@@ -102,12 +134,7 @@ def infer_config(state: Mapping[str, Tensor], *, num_heads: int, **overrides: fl
     except KeyError as error:
         raise UserError(f"not a layout checkpoint: it has no entry {error}") from None
     layers = sum(name.startswith(_ENCODER) and name.endswith(".fc1.weight") for name in state)
-    return LayoutConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=num_heads,
-        feed_forward_size=feed_forward,
-        max_positions=positions,
-        **overrides,  # type: ignore[arg-type]
-    )
+    if num_heads is None and hidden % _HEAD_WIDTH:
+        raise UserError("the layout checkpoint does not say how many attention heads it has, nor does its width")
+    heads = num_heads or hidden // _HEAD_WIDTH
+    return LayoutConfig(vocab_size, hidden, layers, heads, feed_forward, positions)

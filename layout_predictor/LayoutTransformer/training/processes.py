@@ -58,7 +58,7 @@ class Processes:
         return self.fabric.is_global_zero
 
     def setup(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[nn.Module, list[Any]]:
-        """Model and optimisers on this process's device, gradients averaged over the processes."""
+        """Model and optimizers on this process's device, gradients averaged over the processes."""
         wrapped, *rest = self.fabric.setup(model, *optimizers)
         return wrapped, rest
 

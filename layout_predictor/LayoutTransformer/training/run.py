@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model
+from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
 from layout_predictor.LayoutTransformer.model.names import load_published
 from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> Score:
     )
     exported = str(arguments.checkpoint or "").endswith(".safetensors")
     if exported and not arguments.eval_only:
-        raise UserError("a .safetensors file has no optimiser state; train from a .pth checkpoint")
+        raise UserError("a .safetensors file has no optimizer state; train from a .pth checkpoint")
     if arguments.sentences:
         if not arguments.eval_only:
             raise UserError("--sentences is scored with --eval_only; it is not trained on")
@@ -64,14 +64,14 @@ def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) 
 
 def make_model(settings: Settings, vocabulary: int, *, pretrained: bool) -> LayoutModel:
     """A fresh model as MODEL says, with the pretrained encoder where one is named and `pretrained` is true."""
-    config = LayoutConfig.from_mapping({"vocab_size": vocabulary, **settings.model})
+    config = settings.model.layout_config(vocabulary)
     if config.vocab_size < vocabulary:
         raise UserError(
             f"MODEL.vocab_size {config.vocab_size} is below the {vocabulary} entries of the tokenizer; leave it out"
         )
     model = build_model(config, seed=settings.training.seed)
-    if pretrained and settings.pretrained:
-        load_pretrained_encoder(model, settings.pretrained)
+    if pretrained and settings.model.pretrained:
+        load_pretrained_encoder(model, settings.model.pretrained)
     return model
 
 

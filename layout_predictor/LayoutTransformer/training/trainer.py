@@ -1,46 +1,47 @@
-"""The training loop: two optimisers with their schedules, validation, checkpoints to the exact step."""
+"""The training loop: two optimizers with their schedules, validation, checkpoints to the exact step."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
 
-from layout_predictor.LayoutTransformer.data.batch import Batch, collate
 from layout_predictor.LayoutTransformer.data.dataset import build_source
+from layout_predictor.LayoutTransformer.data.sample import Batch, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.model.names import load_published, to_published
+from layout_predictor.LayoutTransformer.model.names import load_published, to_published, with_unused
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
-from layout_predictor.LayoutTransformer.model.unused import with_unused
 from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
-from layout_predictor.LayoutTransformer.training.config import OptimiserSection, Settings
+from layout_predictor.LayoutTransformer.training.config import Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
 from layout_predictor.LayoutTransformer.training.main_process import LAST
 from layout_predictor.LayoutTransformer.training.processes import Processes
 from layout_predictor.LayoutTransformer.training.report import Report
-from layout_predictor.LayoutTransformer.training.schedulers import build_scheduler
+from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection, build_schedule
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
 _EPOCH_NAME = re.compile(r"checkpoint_(\d+)_(-?\d+\.\d+)\.pth")
-# A part of the model, and the optimiser's name in a published checkpoint.
+# A part of the model, and the optimizer's name in a published checkpoint.
 _OPTIMIZERS = {"encoder": "encoder_optimizer", "bbox_head": "bbox_head_optimizer"}
 
 
 def batch_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Relation hinges (R,) and position terms (P',) of a batch; P' counts the objects with a known centre."""
+    """Relation hinges (R,) and position terms (P',) of a batch; P' counts the objects with a known center."""
     raw = model(batch.tokens, batch.is_object, batch.where)  # (P, 30)
     first, second, relation = batch.relations.unbind(-1)
-    known = ~batch.centres.isnan().any(-1)
-    return relation_hinge(raw[first], raw[second], relation), position_nll(raw[known], batch.centres[known])
+    known = ~batch.centers.isnan().any(-1)
+    return relation_hinge(raw[first], raw[second], relation), position_nll(raw[known], batch.centers[known])
 
 
 class Trainer:
@@ -54,11 +55,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        model: LayoutModel,
-        tokenizer: SentenceTokenizer,
-        processes: Processes | None = None,
+        self, settings: Settings, model: LayoutModel, tokenizer: SentenceTokenizer, processes: Processes | None = None
     ) -> None:
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.processes = processes or Processes(settings.training)
@@ -75,14 +72,8 @@ class Trainer:
         self.total_steps = settings.training.epochs * self.epoch_steps
         head = list(model.head.parameters())
         encoder = [p for p in (*model.encoder.parameters(), model.object_embedding) if p.requires_grad]
-        self.optimizers = {
-            "encoder": _adam(encoder, settings.encoder),
-            "bbox_head": _adam(head, settings.bbox_head),
-        }
-        self.schedules = {
-            name: build_scheduler(optimizer, getattr(settings, name), self.total_steps)
-            for name, optimizer in self.optimizers.items()
-        }
+        self.optimizers = {"encoder": _adam(encoder, settings.encoder), "bbox_head": _adam(head, settings.bbox_head)}
+        self.schedules = self._schedules(0)
         # `network` is the model as the processes share it; its parameters are those of `model`.
         self.network, self.steppers = self.processes.setup(model, list(self.optimizers.values()))
         self.step = 0
@@ -90,6 +81,12 @@ class Trainer:
         self.unused: dict[str, Tensor] = {}  # entries of a published checkpoint that are saved again as they were
         self.report = Report(self.output, tensorboard=settings.output.tensorboard, active=self.processes.is_main)
         self.processes.seed(settings.training.seed)
+
+    def _schedules(self, done: int) -> dict[str, LambdaLR]:
+        return {
+            name: build_schedule(optimizer, getattr(self.settings, name), self.total_steps, done=done)
+            for name, optimizer in self.optimizers.items()
+        }
 
     # ------------------------------------------------------------------ steps
 
@@ -154,22 +151,20 @@ class Trainer:
         """One line of the log, and scalars: means since the line before, over all processes."""
         parts = self.processes.gather(self.report.take_means(self.settings.output.log_every))
         means = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
-        rates = {name: schedule.lr_at(self.step) for name, schedule in self.schedules.items()}
-        logger.info(
-            "step %d of %d: loss %.4f, hinge %.4f, nll %.3f, lr %.2e, %.3f s a step",
-            self.step, self.total_steps, means["loss"], means["hinge"], means["nll"], rates["encoder"],
-            seconds,
-        )  # fmt: skip
+        rates = {name: schedule.get_last_lr()[0] for name, schedule in self.schedules.items()}
+        losses = f"loss {means['loss']:.4f}, hinge {means['hinge']:.4f}, nll {means['nll']:.3f}"
+        rate = f"lr {rates['encoder']:.2e}, {seconds:.3f} s a step"
+        logger.info("step %d of %d: %s, %s", self.step, self.total_steps, losses, rate)
         self.report.scalars("train", means, self.step)
         self.report.scalars("lr", rates, self.step)
 
     def validate(self) -> Score:
-        """Relation accuracy and centre distance on the validation sentences, shared among the processes."""
+        """Relation accuracy and center distance on the validation sentences, shared among the processes."""
         score = Score()
         own = evaluate(self.model, self.tokenizer, self.processes.share(self.source.validation))
         for part in self.processes.gather(own):
             score.add(part)
-        values = {"relation_accuracy": score.relation_accuracy, "centre_distance": score.centre_distance}
+        values = {"relation_accuracy": score.relation_accuracy, "center_distance": score.center_distance}
         logger.info("step %d, validation: %s", self.step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
         self.log.append({"step": float(self.step), **values})
         self.report.scalars("valid", values, self.step)
@@ -190,7 +185,7 @@ class Trainer:
             "n_steps": self.step,
             "log": self.log,
             **random_state,
-            "model_config": self.model.config.to_dict(),
+            "model_config": asdict(self.model.config),
             "running": self.report.running,
         }
         save_training(path, state)
@@ -239,21 +234,18 @@ class Trainer:
             step, log, running = int(state["n_steps"]), list(state["log"]), dict(state["running"])
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(
-                f"{path} does not fit the optimisers of this configuration ({error}); --init_from takes its weights"
+                f"{path} does not fit the optimizers of this configuration ({error}); --init_from takes its weights"
             ) from None
         if step > self.total_steps:
             raise UserError(f"{path} is at step {step}, beyond the {self.total_steps} of this configuration")
         self.step, self.log, self.report.running = step, log, running
-        for schedule in self.schedules.values():
-            schedule.load_state_dict({"step_number": step})
+        self.schedules = self._schedules(step)
         saved = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
         if not self.processes.restore_random_state(saved, state.get("cuda_rng", ())):
             logger.warning("%s is of another number of processes or device: dropout draws anew", path)
         logger.info("resumed from %s at step %d", path, step)
 
 
-def _adam(parameters: list[nn.Parameter], section: OptimiserSection) -> torch.optim.Adam:
+def _adam(parameters: list[nn.Parameter], section: OptimizerSection) -> torch.optim.Adam:
     """Adam, with one pass over the parameters (`fused`): they are small and many. The schedule sets the rate."""
-    return torch.optim.Adam(
-        parameters, lr=1.0, betas=(0.9, 0.999), fused=True, weight_decay=section.weight_decay
-    )
+    return torch.optim.Adam(parameters, lr=1.0, betas=(0.9, 0.999), fused=True, weight_decay=section.weight_decay)
