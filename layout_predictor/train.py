@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent))  # run as a script from anywhere, installed or not
 
-from layout_predictor.LayoutTransformer.training.main_process import LAST, is_main_process  # noqa: E402
+from layout_predictor.LayoutTransformer.training import LAST, is_main_process  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if is_main_process():
         print(score.table())
-        print(f"relation accuracy {score.relation_accuracy:.4f}, centre distance {score.centre_distance:.4f}")
+        print(f"relation accuracy {score.relation_accuracy:.4f}, center distance {score.center_distance:.4f}")
     return 0
 
 

@@ -139,7 +139,7 @@ def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score["relations"] == {"right": 1, "stated": 2, "accuracy": 0.5}
     assert score["by_relation"]["below"]["right"] == 1
     assert score["by_objects"]["2"]["stated"] == 2
-    assert score["closest_centres"] >= 0.2 - 1e-6
+    assert score["closest_centers"] >= 0.2 - 1e-6
     path.write_text("")
     assert evaluate.main([str(path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")

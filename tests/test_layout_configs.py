@@ -21,13 +21,13 @@ PUBLISHED = {
 
 
 def sections() -> dict:
-    optimiser = {"MAX_LR": 1e-3}
+    optimizer = {"MAX_LR": 1e-3}
     return {
         "MODEL": {"hidden_size": 16},
         "DATA": {"TOKENIZER": "tokenizer.json"},
         "TRAINING": {"EPOCHS": 1, "BATCH_SIZE": 2},
-        "ENCODER": dict(optimiser),
-        "BBOX_HEAD": dict(optimiser),
+        "ENCODER": dict(optimizer),
+        "BBOX_HEAD": dict(optimizer),
         "OUTPUT": {"OUTPUT_DIR": "out"},
     }
 

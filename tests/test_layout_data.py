@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 from tiny_layout_data import CAPTIONS, RELATIONS, coco_file, vg_image, write_captions, write_coco, write_vg
 
-from layout_predictor.LayoutTransformer.data.captions import read_captions
-from layout_predictor.LayoutTransformer.data.coco import BoxFilter, box_statistics, read_annotations, read_objects
-from layout_predictor.LayoutTransformer.data.dataset import Records, RecordSource, build_source, split_indices
+from layout_predictor.LayoutTransformer.data.coco import (
+    BoxFilter,
+    box_statistics,
+    read_annotations,
+    read_captions,
+    read_objects,
+)
+from layout_predictor.LayoutTransformer.data.dataset import (
+    DataSection,
+    Records,
+    RecordSource,
+    build_source,
+    split_indices,
+)
 from layout_predictor.LayoutTransformer.data.records import read_records
 from layout_predictor.LayoutTransformer.data.relations import (
     FixedRelations,
@@ -23,7 +34,6 @@ from layout_predictor.LayoutTransformer.data.relations import (
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
-from layout_predictor.LayoutTransformer.training.config import DataSection
 from layout_predictor.tools import parse_captions
 from ldm.util import UserError
 
@@ -45,9 +55,9 @@ def test_coco_objects_are_filtered_and_scaled(tmp_path: Path) -> None:
     first = objects[1]
     assert first.categories == ("dog", "cat", "cat", "desk-stuff")  # "other" and the small bird are left out
     assert np.allclose(first.boxes[0], [0.25, 0.5, 0.3, 0.4])
-    assert np.allclose(first.centre_of("cat"), [0.7, 0.5])  # the first of the two
-    assert np.allclose(first.centre_of("desk"), first.centre_of(110))
-    assert first.centre_of("zebra") is None
+    assert np.allclose(first.center_of("cat"), [0.7, 0.5])  # the first of the two
+    assert np.allclose(first.center_of("desk"), first.center_of(110))
+    assert first.center_of("zebra") is None
     statistics = box_statistics(objects)
     boxes = np.concatenate([image.boxes for image in objects.values()])
     assert statistics["count"] == len(boxes) == 6
@@ -113,7 +123,7 @@ def test_captions_get_the_boxes_of_their_image(tmp_path: Path, suffix: str) -> N
     first = captions[1][0]
     assert first.text == "A dog looks at a small cat." and first.relations == ()
     assert marked(first) == ["dog", "cat"] and first.names == ("A dog", "a small cat")
-    assert first.centres is not None and np.allclose(first.centres, [[0.25, 0.5], [0.7, 0.5]])
+    assert first.centers is not None and np.allclose(first.centers, [[0.25, 0.5], [0.7, 0.5]])
     assert marked(captions[1][1]) == ["desk"]  # the zebra has no box
     with pytest.raises(UserError, match="do captions and annotations belong to the same images"):
         read_captions(tmp_path / f"captions{suffix}", {99: objects[1]})
@@ -152,7 +162,7 @@ def test_relation_sentences_as_published_and_as_json(tmp_path: Path) -> None:
         assert len(samples) == len(RELATIONS)
         assert marked(samples[0]) == ["cat", "bus"]
         assert samples[0].relations == ((0, "below", 1),)
-        assert samples[0].centres is None
+        assert samples[0].centers is None
 
 
 @pytest.mark.parametrize(
@@ -208,10 +218,10 @@ def test_visual_genome_sentences(tmp_path: Path) -> None:
     assert sample.text == "The man to the left of the kite, the man holding the kite, another man under the kite."
     assert marked(sample) == ["man", "kite", "man"]
     assert sample.relations == ((0, "left of", 1), (2, "below", 1))
-    assert sample.centres is not None and np.allclose(sample.centres, [[0.2, 0.5], [0.7, 0.2], [0.7, 0.8]])
+    assert sample.centers is not None and np.allclose(sample.centers, [[0.2, 0.5], [0.7, 0.2], [0.7, 0.8]])
     [caption] = region_captions(image)
     assert caption.text == "two kites in the sky" and marked(caption) == ["kites"]
-    assert caption.centres is not None and np.allclose(caption.centres, [[0.7, 0.2]])
+    assert caption.centers is not None and np.allclose(caption.centers, [[0.7, 0.2]])
     assert relation_sentences(image, min_area=0.9) == [] == region_captions(image, min_area=0.9)
 
 
@@ -219,12 +229,15 @@ def test_visual_genome_sentences(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d.pop("height"), "image 0 has no field 'height'"),
-        (lambda d: d.update(objects=None), "field 'objects' is not a list"),
-        (lambda d: d["objects"][1].pop("class"), "object 1 has no field 'class'"),
-        (lambda d: d["objects"][1].update(box=[1]), "object 1, field 'box'"),
-        (lambda d: d["relationships"][0].update(obj_id=9), "relationship 0, field 'obj_id': 9 is no index"),
-        (lambda d: d["relationships"][0].update(predicate=3), "relationship 0, field 'predicate'"),
-        (lambda d: d["regions"][0].pop("phrase"), "region 0 has no field 'phrase'"),
+        (lambda d: d.update(objects=None), "'objects' is not a list"),
+        (lambda d: d["objects"][1].pop("class"), "record 1 of 'objects' has no field 'class'"),
+        (lambda d: d["objects"][1].update(box=[1]), "record 1 of 'objects', field 'box'"),
+        (
+            lambda d: d["relationships"][0].update(obj_id=9),
+            "record 0 of 'relationships', field 'obj_id': 9 is no index",
+        ),
+        (lambda d: d["relationships"][0].update(predicate=3), "record 0 of 'relationships', field 'predicate'"),
+        (lambda d: d["regions"][0].pop("phrase"), "record 0 of 'regions' has no field 'phrase'"),
     ],
 )
 def test_damaged_visual_genome(tmp_path: Path, change: Any, message: str) -> None:
@@ -267,11 +280,11 @@ def test_an_epoch_is_every_relation_once_and_as_many_captions() -> None:
         RecordSource(Records(FixedRelations([]), captions[:3], []), seed=3, batch_size=4, processes=4)
 
 
-def test_generated_relations_are_fresh_and_have_no_centres() -> None:
+def test_generated_relations_are_fresh_and_have_no_centers() -> None:
     generated = GeneratedRelations(5, 6)
     first, second = generated.epoch(0), generated.epoch(1)
     assert len(first) == len(generated) == 6
-    assert all(sample.centres is None for sample in first)
+    assert all(sample.centers is None for sample in first)
     assert {s.text for s in first} != {s.text for s in second}
     assert [s.text for s in GeneratedRelations(5, 6).epoch(1)] == [s.text for s in second]
 
@@ -301,12 +314,12 @@ def test_sources_from_the_configuration(tmp_path: Path) -> None:
         build(tmp_path, name="coco", captions=captions, relations=str(tmp_path / "none.pkl"))
     write_vg(tmp_path, [vg_image() for _ in range(4)])
     genome = build(
-        tmp_path, name="vg_msdn", image_sets=("train",), relations="relationships", captions="regions", min_area=0.0
+        tmp_path, name="vg_msdn", image_sets=["train"], relations="relationships", captions="regions", min_area=0.0
     )
     assert len(genome.records.captions) == 2 and genome.validation
     write_vg(tmp_path, [])
     with pytest.raises(UserError, match="there is no image"):
-        build(tmp_path, name="vg_msdn", image_sets=("train",))
+        build(tmp_path, name="vg_msdn", image_sets=["train"])
 
 
 # ------------------------------------------------------------------------------------------ the captions tool

@@ -53,18 +53,17 @@ def evaluate_file(
     labels = [_labels_of(line, sample) for line, sample in enumerate(samples, 1)]
     known = [label for sentence in labels for label in sentence]
     verdicts = _read_review(review, set(known)) if review else {}
-    score, distances, failures = Score(), [], []
+    score, distances = Score(), []
+    broken: list[tuple[Label, Sample]] = []
     predicted = load_predictor(checkpoint, tokenizer).centers_of(samples)
     for sample, stated, centers in zip(samples, labels, predicted, strict=True):
-        for number in add_sentence(score, sample, centers):
-            line, text = stated[number]
-            failures.append({"line": line, "stated": text, "sentence": sample.text})
+        broken += [(stated[number], sample) for number in add_sentence(score, sample, centers)]
         distances += [math.dist(a, b) for a, b in itertools.combinations(centers, 2)]
     if not score.stated:
         raise UserError(f"{path} states no relation; give JSON lines with words, objects and relations")
     result = {
         "sentences": len(samples),
-        "sentences_all_right": len(samples) - len({failure["line"] for failure in failures}),
+        "sentences_all_right": len(samples) - len({line for (line, _), _ in broken}),
         **_by_kind(score),
         "pairs": len(distances),
         "pairs_too_close": sum(distance < MIN_DISTANCE - 1e-6 for distance in distances),
@@ -72,7 +71,8 @@ def evaluate_file(
         "wanted_distance": MIN_DISTANCE,
     }
     if review:
-        result["review"] = _judged(known, {(failure["line"], failure["stated"]) for failure in failures}, verdicts)
+        result["review"] = _judged(known, {label for label, _ in broken}, verdicts)
+    failures = [{"line": line, "stated": stated, "sentence": sample.text} for (line, stated), sample in broken]
     return {**result, "failures": failures}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -100,17 +101,25 @@ class Settings:
         self, *, relations: str | None = None, devices: int | None = None, accelerator: str | None = None
     ) -> Settings:
         """The same with what the command line says otherwise."""
-        training = {"devices": devices, "accelerator": accelerator}
-        changed = replace(
-            self,
-            data=self.data if relations is None else replace(self.data, relations=relations),
-            training=replace(self.training, **{key: value for key, value in training.items() if value is not None}),
-        )
+        changed = replace(self, data=replace(self.data), training=replace(self.training))
+        for section, name, value in (
+            (changed.data, "relations", relations),
+            (changed.training, "devices", devices),
+            (changed.training, "accelerator", accelerator),
+        ):
+            if value is not None:
+                setattr(section, name, value)
         _check_values(changed)
         return changed
 
 
 _KINDS = get_type_hints(Settings)  # section to its dataclass
+_WANTED = {
+    int: "a whole number, not below 0",
+    float: "a number, not below 0",
+    bool: "true or false",
+    list[str]: "a list of names",
+}
 SECTIONS = tuple(name.upper() for name in _KINDS)
 
 
@@ -155,12 +164,18 @@ def _section(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
             continue
         if key not in keys:
             raise UserError(f"unknown key {path}{_nearest(key, keys, f'{name}.')}")
-        hint = hints[keys[key]]
+        hint, number = hints[keys[key]], type(value) in (int, float)
+        if hint == list[str] and isinstance(value, str):
+            value = [value]
+        fits = math.isfinite(value) and value >= 0 if number else value != []
+        if fits and number and hint in (int, float) and hint(value) == value:
+            value = hint(value)  # 1e3 epochs, or a rate of 0
         try:
-            config[keys[key]] = [value] if hint == list[str] and isinstance(value, str) else value
-        except OmegaConfBaseException:
-            wanted = {bool: "true or false", str: "a text", list[str]: "a list of names"}
-            raise UserError(f"{path} is {value!r}; it must be {wanted.get(hint, _number(hint))}") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)  # a conversion: a text for a number
+                config[keys[key]] = value if fits else object()
+        except (OmegaConfBaseException, FutureWarning):
+            raise UserError(f"{path} is {value!r}; it must be {_WANTED.get(hint, 'a text')}") from None
     for absent in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"section {name} has no key {_key(name, absent)}")
     return OmegaConf.to_object(config)
@@ -170,16 +185,7 @@ def _key(section: str, field: str) -> str:
     return field if section == "MODEL" else field.upper()
 
 
-def _number(hint: Any) -> str:
-    return "a whole number, not below 0" if hint is int else "a number, not below 0"
-
-
 def _check_values(settings: Settings) -> None:
-    for section, values in asdict(settings).items():
-        for field, value in values.items():
-            if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
-                path = f"{section.upper()}.{_key(section.upper(), field)}"
-                raise UserError(f"{path} is {value!r}; it must be {_number(type(value))}")
     data, training, output = settings.data, settings.training, settings.output
     if data.name not in DATA_SETS:
         raise UserError(f"DATA.NAME is {data.name!r}; known data sets: {', '.join(DATA_SETS)}")

@@ -13,10 +13,10 @@ from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
 from layout_predictor.LayoutTransformer.model.names import load_published
 from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
+from layout_predictor.LayoutTransformer.training import is_main_process
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
 from layout_predictor.LayoutTransformer.training.config import Settings, read_config
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
-from layout_predictor.LayoutTransformer.training.main_process import is_main_process
 from layout_predictor.LayoutTransformer.training.processes import Processes
 from layout_predictor.LayoutTransformer.training.trainer import Trainer
 from ldm.util import UserError

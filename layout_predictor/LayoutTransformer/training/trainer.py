@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from layout_predictor.LayoutTransformer.data.dataset import build_source
 from layout_predictor.LayoutTransformer.data.sample import Batch, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published, with_unused
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
+from layout_predictor.LayoutTransformer.training import LAST
 from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
 from layout_predictor.LayoutTransformer.training.config import Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
-from layout_predictor.LayoutTransformer.training.main_process import LAST
 from layout_predictor.LayoutTransformer.training.processes import Processes
-from layout_predictor.LayoutTransformer.training.report import Report
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection, build_schedule
 from ldm.util import UserError
 
@@ -79,7 +81,8 @@ class Trainer:
         self.step = 0
         self.log: list[dict[str, float]] = []
         self.unused: dict[str, Tensor] = {}  # entries of a published checkpoint that are saved again as they were
-        self.report = Report(self.output, tensorboard=settings.output.tensorboard, active=self.processes.is_main)
+        self.running = dict.fromkeys(("loss", "hinge", "nll"), 0.0)  # sums since the last line of the log
+        self.writer = _tensorboard(self.output) if settings.output.tensorboard and self.processes.is_main else None
         self.processes.seed(settings.training.seed)
 
     def _schedules(self, done: int) -> dict[str, LambdaLR]:
@@ -96,26 +99,30 @@ class Trainer:
         score: Score | None = None
         started, first = time.monotonic(), self.step
         self.model.train()
-        with self.report.progress(first, self.total_steps) as bar:
+        shown = tqdm(
+            total=self.total_steps, initial=first, unit="step", disable=None if self.processes.is_main else True
+        )
+        with logging_redirect_tqdm(), shown as bar:
             while self.step < self.total_steps:
-                self._update()
+                self.update()
                 bar.update()
                 if self.step % output.log_every == 0:
                     self._say((time.monotonic() - started) / (self.step - first))
                 epoch_done = self.step % self.epoch_steps == 0
                 if epoch_done:
                     score = self.validate()
-                    self._save(self._epoch_path(score))
-                    self._prune(score)
+                    self.save(self._epoch_path(score))
+                    self.prune(score)
                 if epoch_done or self.step % output.save_every == 0:
-                    self._save(self.output / LAST)
+                    self.save(self.output / LAST)
         score = score or self.validate()  # a finished run's checkpoint: there was nothing left to do
         if self.processes.is_main:
             export(self.output / "layout.safetensors", self.model, self.tokenizer)
             logger.info("done: %s", self.output / "layout.safetensors")
         return score
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """One step of both optimizers on the next batch."""
         training = self.settings.training
         samples = self.source.batch(self.step)
         batch = collate(self.processes.share(samples), self.tokenizer, self.model.config.max_tokens)
@@ -139,24 +146,28 @@ class Trainer:
         for schedule in self.schedules.values():
             schedule.step()
         self.step += 1
-        self.report.add(
-            {
-                "loss": loss.item(),
-                "hinge": hinge.sum().item() / max(len(hinge), 1),
-                "nll": nll.sum().item() / max(len(nll), 1),
-            }
-        )
+        self.running["loss"] += loss.item()
+        self.running["hinge"] += hinge.sum().item() / max(len(hinge), 1)
+        self.running["nll"] += nll.sum().item() / max(len(nll), 1)
 
     def _say(self, seconds: float) -> None:
         """One line of the log, and scalars: means since the line before, over all processes."""
-        parts = self.processes.gather(self.report.take_means(self.settings.output.log_every))
-        means = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
-        rates = {name: schedule.get_last_lr()[0] for name, schedule in self.schedules.items()}
+        parts = self.processes.gather(self.running)
+        updates = len(parts) * self.settings.output.log_every
+        means = {key: sum(part[key] for part in parts) / updates for key in self.running}
+        self.running = dict.fromkeys(self.running, 0.0)
+        rates = {name: float(schedule.get_last_lr()[0]) for name, schedule in self.schedules.items()}
         losses = f"loss {means['loss']:.4f}, hinge {means['hinge']:.4f}, nll {means['nll']:.3f}"
         rate = f"lr {rates['encoder']:.2e}, {seconds:.3f} s a step"
         logger.info("step %d of %d: %s, %s", self.step, self.total_steps, losses, rate)
-        self.report.scalars("train", means, self.step)
-        self.report.scalars("lr", rates, self.step)
+        self._scalars("train", means)
+        self._scalars("lr", rates)
+
+    def _scalars(self, group: str, values: Mapping[str, float]) -> None:
+        if self.writer is not None:
+            for key, value in values.items():
+                self.writer.add_scalar(f"{group}/{key}", value, self.step)
+            self.writer.flush()
 
     def validate(self) -> Score:
         """Relation accuracy and center distance on the validation sentences, shared among the processes."""
@@ -167,7 +178,7 @@ class Trainer:
         values = {"relation_accuracy": score.relation_accuracy, "center_distance": score.center_distance}
         logger.info("step %d, validation: %s", self.step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
         self.log.append({"step": float(self.step), **values})
-        self.report.scalars("valid", values, self.step)
+        self._scalars("valid", values)
         return score
 
     # ------------------------------------------------------------------ checkpoints
@@ -175,8 +186,9 @@ class Trainer:
     def _epoch_path(self, score: Score) -> Path:
         return self.output / f"checkpoint_{self.step // self.epoch_steps}_{score.metric:.4f}.pth"
 
-    def _save(self, path: Path) -> None:
-        random_state = self.processes.random_state()  # of all processes: each must take part
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; every process must take part, the main one writes."""
+        random_state = self.processes.random_state()
         if not self.processes.is_main:
             return
         state = {
@@ -186,11 +198,11 @@ class Trainer:
             "log": self.log,
             **random_state,
             "model_config": asdict(self.model.config),
-            "running": self.report.running,
+            "running": self.running,
         }
         save_training(path, state)
 
-    def _prune(self, score: Score) -> None:
+    def prune(self, score: Score) -> None:
         """Delete checkpoints of epochs beyond the newest OUTPUT.KEEP ones and the best."""
         keep, epoch = self.settings.output.keep, self.step // self.epoch_steps
         if not keep or not self.processes.is_main:
@@ -238,7 +250,7 @@ class Trainer:
             ) from None
         if step > self.total_steps:
             raise UserError(f"{path} is at step {step}, beyond the {self.total_steps} of this configuration")
-        self.step, self.log, self.report.running = step, log, running
+        self.step, self.log, self.running = step, log, running
         self.schedules = self._schedules(step)
         saved = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
         if not self.processes.restore_random_state(saved, state.get("cuda_rng", ())):
@@ -249,3 +261,12 @@ class Trainer:
 def _adam(parameters: list[nn.Parameter], section: OptimizerSection) -> torch.optim.Adam:
     """Adam, with one pass over the parameters (`fused`): they are small and many. The schedule sets the rate."""
     return torch.optim.Adam(parameters, lr=1.0, betas=(0.9, 0.999), fused=True, weight_decay=section.weight_decay)
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning("tensorboard is not installed: scalars go to the log file only")
+        return None
+    return SummaryWriter(str(folder))
