@@ -12,33 +12,27 @@ import pytest
 from tiny_layout_data import CAPTIONS, RELATIONS, coco_file, vg_image, write_captions, write_coco, write_vg
 
 from layout_predictor.LayoutTransformer.data.coco import (
-    BoxFilter,
+    ImageObjects,
     box_statistics,
     read_annotations,
     read_captions,
     read_objects,
 )
-from layout_predictor.LayoutTransformer.data.dataset import (
-    DataSection,
-    Records,
-    RecordSource,
-    build_source,
-    split_indices,
-)
+from layout_predictor.LayoutTransformer.data.dataset import Records, RecordSource, build_source, split_indices
 from layout_predictor.LayoutTransformer.data.records import read_records
-from layout_predictor.LayoutTransformer.data.relations import (
-    FixedRelations,
-    GeneratedRelations,
-    read_relation_sentences,
-)
+from layout_predictor.LayoutTransformer.data.relations import GeneratedRelations, read_relation_sentences
 from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.section import DataSection
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
 from layout_predictor.tools import parse_captions
 from ldm.util import UserError
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "configs" / "emoji" / "layout_tokenizer.json"
-KEEP = BoxFilter(min_objects=2)
+
+
+def objects_in(folder: Path, low: int = 2, high: int = 8) -> dict[int, ImageObjects]:
+    return read_objects(DataSection("", annotations=str(folder), min_objects=low, max_objects=high))
 
 
 def marked(sample: Sample) -> list[str]:
@@ -50,7 +44,7 @@ def marked(sample: Sample) -> list[str]:
 
 def test_coco_objects_are_filtered_and_scaled(tmp_path: Path) -> None:
     write_coco(tmp_path)
-    objects = read_objects(tmp_path, keep=KEEP)
+    objects = objects_in(tmp_path)
     assert set(objects) == {1, 2}  # image 3 has a single object
     first = objects[1]
     assert first.categories == ("dog", "cat", "cat", "desk-stuff")  # "other" and the small bird are left out
@@ -63,9 +57,9 @@ def test_coco_objects_are_filtered_and_scaled(tmp_path: Path) -> None:
     assert statistics["count"] == len(boxes) == 6
     assert statistics["x_mean"] == pytest.approx(boxes[:, 0].mean())
     assert statistics["h_std"] == pytest.approx(boxes[:, 3].std())
-    assert set(read_objects(tmp_path, keep=BoxFilter(min_objects=1, max_objects=2))) == {2, 3}
+    assert set(objects_in(tmp_path, 1, 2)) == {2, 3}
     with pytest.raises(UserError, match="no image of train2017 has 9 to 9 objects"):
-        read_objects(tmp_path, keep=BoxFilter(min_objects=9, max_objects=9))
+        objects_in(tmp_path, 9, 9)
 
 
 def test_annotations_through_pycocotools(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -105,10 +99,10 @@ def test_missing_and_truncated_annotation_files(tmp_path: Path) -> None:
     path = tmp_path / "stuff_train2017.json"
     path.write_text(path.read_text()[:200])
     with pytest.raises(UserError, match=r"stuff_train2017.json is truncated or damaged: invalid JSON at line 1"):
-        read_objects(tmp_path, keep=KEEP)
+        objects_in(tmp_path)
     path.unlink()
     with pytest.raises(UserError, match=r"there is no file .*stuff_train2017.json"):
-        read_objects(tmp_path, keep=KEEP)
+        objects_in(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ captions
@@ -117,7 +111,7 @@ def test_missing_and_truncated_annotation_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pkl", ".jsonl"])
 def test_captions_get_the_boxes_of_their_image(tmp_path: Path, suffix: str) -> None:
     write_coco(tmp_path)
-    objects = read_objects(tmp_path, keep=KEEP)
+    objects = objects_in(tmp_path)
     captions = read_captions(write_captions(tmp_path / f"captions{suffix}"), objects)
     assert {image: len(samples) for image, samples in captions.items()} == {1: 2, 2: 1}
     first = captions[1][0]
@@ -145,7 +139,7 @@ def test_damaged_captions(tmp_path: Path, caption: list[Any], message: str) -> N
     path = tmp_path / "captions.pkl"
     path.write_bytes(pickle.dumps({1: [CAPTIONS[1][0], caption]}))
     with pytest.raises(UserError) as caught:
-        read_captions(path, read_objects(tmp_path, keep=KEEP))
+        read_captions(path, objects_in(tmp_path))
     assert f"{path}, key 1, caption 1" in str(caught.value) and message in str(caught.value)
 
 
@@ -259,7 +253,7 @@ def sentence(text: str) -> Sample:
 def test_an_epoch_is_every_relation_once_and_as_many_captions() -> None:
     relations = [sentence(f"r{i}") for i in range(21)]
     captions = [sentence(f"c{i}") for i in range(60)]
-    source = RecordSource(Records(FixedRelations(relations), captions, []), seed=3, batch_size=4)
+    source = RecordSource(Records(relations, captions, []), seed=3, batch_size=4)
     assert source.epoch_steps == 11
     epochs = []
     for number in range(2):
@@ -270,14 +264,14 @@ def test_an_epoch_is_every_relation_once_and_as_many_captions() -> None:
         drawn = [text for text in epochs[-1] if text[0] == "c"]
         assert len(drawn) == len(set(drawn)) == 21
     assert epochs[0] != epochs[1]
-    again = RecordSource(Records(FixedRelations(relations), captions, []), seed=3, batch_size=4)
+    again = RecordSource(Records(relations, captions, []), seed=3, batch_size=4)
     assert [s.text for s in again.batch(14)] == [s.text for s in source.batch(14)]  # batch 14 whatever was before
-    alone = RecordSource(Records(FixedRelations([]), captions, []), seed=3, batch_size=16)
+    alone = RecordSource(Records([], captions, []), seed=3, batch_size=16)
     assert sorted(s.text for i in range(4) for s in alone.batch(i)) == sorted(s.text for s in captions)
     with pytest.raises(UserError, match="no sentence to train on"):
-        RecordSource(Records(FixedRelations([]), [], []), seed=3, batch_size=16)
+        RecordSource(Records([], [], []), seed=3, batch_size=16)
     with pytest.raises(UserError, match="too few for 4 processes"):
-        RecordSource(Records(FixedRelations([]), captions[:3], []), seed=3, batch_size=4, processes=4)
+        RecordSource(Records([], captions[:3], []), seed=3, batch_size=4, processes=4)
 
 
 def test_generated_relations_are_fresh_and_have_no_centers() -> None:
@@ -338,7 +332,7 @@ def test_captions_are_parsed_for_categories(tmp_path: Path, suffix: str, capsys:
     source.write_text(json.dumps({"annotations": annotations}))
     assert parse_captions.main(["--captions", str(source), "--out", str(out)]) == 0
     assert capsys.readouterr().out.startswith("2 captions")
-    captions = read_captions(out, read_objects(tmp_path, keep=KEEP))
+    captions = read_captions(out, objects_in(tmp_path))
     assert [marked(sample) for samples in captions.values() for sample in samples] == [
         ["dog", "kittens"],
         ["puppy", "desk"],

@@ -13,6 +13,7 @@ from layout_predictor.LayoutTransformer.data import lexicon
 from layout_predictor.LayoutTransformer.data.dataset import GrammarSource
 from layout_predictor.LayoutTransformer.data.grammar import generate
 from layout_predictor.LayoutTransformer.data.sample import Sample, collate
+from layout_predictor.LayoutTransformer.data.section import DataSection
 from layout_predictor.LayoutTransformer.data.story import Pattern, Story
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, token_at, train_tokenizer
 from ldm.relations import satisfied
@@ -151,7 +152,7 @@ def test_tokenizer_ids_and_offsets() -> None:
 
 
 def test_source_is_a_function_of_the_step() -> None:
-    one, other = GrammarSource(3, 4), GrammarSource(3, 4)
+    one, other = (GrammarSource(DataSection("", seed=3), 4) for _ in range(2))
     other.batch(30)
     assert [s.text for s in one.batch(9)] == [s.text for s in other.batch(9)]
     assert {s.text for s in one.batch(9)} != {s.text for s in one.batch(10)}

@@ -15,12 +15,12 @@ from transformers import RobertaModel
 from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model, pick_centers, split_mixture
 from layout_predictor.LayoutTransformer.model.names import (
     infer_config,
+    load_pretrained_encoder,
     load_published,
     published_names,
     to_published,
     with_unused,
 )
-from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
 from ldm.util import UserError
 
 ENCODER = "encoder.model.encoder.sentence_encoder."
@@ -76,7 +76,8 @@ def test_unused_entries_are_dropped_and_listed(caplog: pytest.LogCaptureFixture)
     assert unused in caplog.text
     tokens, is_object = torch.tensor([[0, 7, 9, 2]]), torch.tensor([[False, True, False, False]])
     assert torch.equal(source(tokens, is_object), target(tokens, is_object))
-    assert infer_config(to_published(source), num_heads=2) == TINY
+    wide = replace(TINY, hidden_size=64, num_heads=1)
+    assert infer_config(to_published(build_model(wide, seed=1))) == wide
 
 
 def test_a_model_of_the_published_size_saves_all_published_names() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from layout_predictor.LayoutTransformer.data.records import PROJECT
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import infer_config, load_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
@@ -13,9 +14,8 @@ from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_WEIGHTS = ROOT / "models" / "emoji" / "layout.safetensors"
-SMALL_TOKENIZER = ROOT / "configs" / "emoji" / "layout_tokenizer.json"
+DEFAULT_WEIGHTS = PROJECT / "models" / "emoji" / "layout.safetensors"
+SMALL_TOKENIZER = PROJECT / "configs" / "emoji" / "layout_tokenizer.json"
 ROBERTA = "roberta-base"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from layout_predictor.inference.nouns import category_of
 from layout_predictor.inference.reading import Reading, Word, read
-from layout_predictor.LayoutTransformer.data.categories import plural
+from layout_predictor.LayoutTransformer.data.categories import article, plural
 from layout_predictor.LayoutTransformer.data.wordlists import phrases, word_file
 
 _WORDS = {key: set(line.split()) for key, line in word_file("reading").items() if isinstance(line, str)}
@@ -65,51 +64,45 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
     mentions = _mentions(reading, all_nouns)
     groups: list[_Group] = []
     for mention in mentions:
-        for group in reversed(groups):
-            if _same_object(group, mention, mentions, reading.words):
-                group.append(mention)
-                break
-        else:
+        same = (group for group in reversed(groups) if _same_object(group, mention, mentions, reading.words))
+        group = next(same, None)
+        if group is None:
             groups.append([mention])
+        else:
+            group.append(mention)
     groups = _nounless(groups, reading)
     pronouns = _resolve_pronouns(groups, reading.words)
-    return [_to_object(group, pronouns.get(number, [])) for number, group in enumerate(groups)]
-
-
-def _to_object(group: _Group, pronouns: list[Span]) -> FoundObject:
-    # The fullest mention is the best description to draw from; the last one is the model's usual mark.
-    fullest = max(group, key=lambda mention: len(mention.words))
-    spans = sorted({*(mention.span for mention in group), *pronouns})
-    return FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans))
+    found = []
+    for number, group in enumerate(groups):
+        # The fullest mention is the best description to draw from; the last one is the model's usual mark.
+        fullest = max(group, key=lambda mention: len(mention.words))
+        spans = sorted({*(mention.span for mention in group), *pronouns.get(number, ())})
+        found.append(FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans)))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- by noun
 
 
 def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
+    """The phrases that name a category, or one of the objects before them."""
     found: list[_Mention] = []
+    known: dict[str, str] = {}  # names of the objects by their head nouns
     for first, head in reading.phrases:
-        known = {earlier.words[-1]: earlier.name for earlier in found}
-        mention = _read_phrase(reading, first, head, all_nouns, known)
-        if mention is not None:
-            found.append(mention)
+        words = tuple(word.text for word in reading.words[first : head + 1])
+        category = category_of(words)
+        if category is not None:
+            name = category[0]
+        elif words[0] in _DEFINITE and words[-1] in known:
+            name = known[words[-1]]  # "the glove", after a baseball glove
+        elif all_nouns and words[-1] not in _NOT_NOUNS:
+            name = words[-1]
+        else:
+            continue
+        known[words[-1]] = name
+        start, last = reading.words[first], reading.words[head]
+        found.append(_Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name))
     return found
-
-
-def _read_phrase(reading: Reading, first: int, head: int, all_nouns: bool, known: Mapping[str, str]) -> _Mention | None:
-    """A phrase that counts, or None; `known` has the names of earlier objects by their head nouns."""
-    words = tuple(word.text for word in reading.words[first : head + 1])
-    found = category_of(words)
-    if found is not None:
-        name = found[0]
-    elif words[0] in _DEFINITE and words[-1] in known:
-        name = known[words[-1]]  # "the glove", after a baseball glove
-    elif all_nouns and words[-1] not in _NOT_NOUNS:
-        name = words[-1]
-    else:
-        return None
-    start, last = reading.words[first], reading.words[head]
-    return _Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name)
 
 
 def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], words: tuple[Word, ...]) -> bool:
@@ -161,7 +154,7 @@ def _one_and_other(groups: list[_Group], reading: Reading, one: int, other: int)
         singular = _singulars(pair.words[-1])[0]
         attributes = [word for word in pair.words[:-1] if word not in _TWO | _DEFINITE | {"of"}]
         described = " ".join((*attributes, singular))
-        phrase = f"{'an' if described[0] in 'aeiou' else 'a'} {described}"
+        phrase = f"{article(described)} {described}"
         at = groups.index(before[-1])
         twins = [[_bare_mention(reading, i, pair, phrase=phrase)] for i in (one, other)]
         return [*groups[:at], *twins, *groups[at + 1 :]]

@@ -33,6 +33,11 @@ def regular_plural(word: str) -> str:
     return word + "s"
 
 
+def article(phrase: str) -> str:
+    """ "a" or "an", as it is said before a phrase."""
+    return "an" if phrase[0] in "aeiou" else "a"
+
+
 def spoken_name(category: str) -> str:
     """How a category is said: "wall-brick" is "brick wall", "desk-stuff" is "desk"."""
     base, _, kind = category.partition("-")

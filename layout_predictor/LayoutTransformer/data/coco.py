@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from layout_predictor.LayoutTransformer.data.records import (
     word_spans,
 )
 from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.section import DataSection
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -35,16 +36,6 @@ _FIELDS = {
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
 }
-
-
-@dataclass(frozen=True)
-class BoxFilter:
-    """Which objects and images are kept: `min_area` is a fraction of the image."""
-
-    min_area: float = 0.02
-    min_objects: int = 3
-    max_objects: int = 8
-    left_out: tuple[str, ...] = ("other",)
 
 
 @dataclass(frozen=True)
@@ -68,41 +59,37 @@ class ImageObjects:
         return None
 
 
-def read_objects(
-    folder: str | Path, image_sets: Sequence[str] = ("train2017",), keep: BoxFilter | None = None
-) -> dict[int, ImageObjects]:
-    """Kept objects by image id, from `instances_<set>.json` and `stuff_<set>.json` of every image set."""
-    keep = keep or BoxFilter()
+def read_objects(section: DataSection) -> dict[int, ImageObjects]:
+    """Objects by image id, from `instances_<set>.json` and `stuff_<set>.json` of every image set.
+
+    Objects of the category "other" are left out, those that are too small, and images with too few or too many.
+    """
     found: dict[int, ImageObjects] = {}
-    for image_set in image_sets:
+    for image_set in section.image_sets:
         objects: dict[int, list[tuple[str, int, list[float]]]] = {}  # category, its number, box
         for kind in ("instances", "stuff"):
-            for image_id, item in _kept_objects(find_file(folder) / f"{kind}_{image_set}.json", keep):
-                objects.setdefault(image_id, []).append(item)
+            coco = read_annotations(find_file(section.annotations) / f"{kind}_{image_set}.json")
+            for image_id, items in coco.imgToAnns.items():
+                width, height = coco.imgs[image_id]["width"], coco.imgs[image_id]["height"]
+                for annotation in items:
+                    number = annotation["category_id"]
+                    name = coco.cats[number]["name"]
+                    left, top, w, h = annotation["bbox"]
+                    if name != "other" and w * h > section.min_area * width * height:
+                        box = [(left + w / 2) / width, (top + h / 2) / height, w / width, h / height]
+                        objects.setdefault(image_id, []).append((name, number, box))
         before = len(found)
         for image_id, items in objects.items():
-            if keep.min_objects <= len(items) <= keep.max_objects:
+            if section.min_objects <= len(items) <= section.max_objects:
                 names, ids, boxes = zip(*items, strict=True)
                 found[image_id] = ImageObjects(names, ids, np.array(boxes))
         logger.info("%s: %d of %d images with objects are kept", image_set, len(found) - before, len(objects))
     if not found:
         raise UserError(
-            f"no image of {', '.join(image_sets)} has {keep.min_objects} to {keep.max_objects} objects above "
-            f"{keep.min_area:.0%} of its area"
+            f"no image of {', '.join(section.image_sets)} has {section.min_objects} to {section.max_objects} objects "
+            f"above {section.min_area:.0%} of its area"
         )
     return found
-
-
-def _kept_objects(path: Path, keep: BoxFilter) -> Iterator[tuple[int, tuple[str, int, list[float]]]]:
-    coco = read_annotations(path)
-    for image_id, items in coco.imgToAnns.items():
-        width, height = coco.imgs[image_id]["width"], coco.imgs[image_id]["height"]
-        for annotation in items:
-            name = coco.cats[annotation["category_id"]]["name"]
-            left, top, w, h = annotation["bbox"]
-            if name not in keep.left_out and w * h > keep.min_area * width * height:
-                box = [(left + w / 2) / width, (top + h / 2) / height, w / width, h / height]
-                yield image_id, (name, annotation["category_id"], box)
 
 
 def read_annotations(path: str | Path) -> Any:

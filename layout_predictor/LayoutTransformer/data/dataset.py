@@ -9,50 +9,26 @@ import json
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data.coco import BoxFilter, box_statistics, read_captions, read_objects
+from layout_predictor.LayoutTransformer.data.coco import box_statistics, read_captions, read_objects
 from layout_predictor.LayoutTransformer.data.grammar import generate
-from layout_predictor.LayoutTransformer.data.relations import (
-    FixedRelations,
-    GeneratedRelations,
-    read_relation_sentences,
-)
+from layout_predictor.LayoutTransformer.data.relations import GeneratedRelations, read_relation_sentences
 from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.section import DataSection
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
 from ldm.util import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
 
-Relations = FixedRelations | GeneratedRelations
+Relations = list[Sample] | GeneratedRelations  # the same in every epoch, or fresh ones
 
 _BLOCK = 8  # batches that are sorted by length together
 _VALID_SERIES = 1_000_003  # added to the seed: no validation sentence is in the training series
-
-
-@dataclass
-class DataSection:
-    """What is trained on. Paths are as seen from the working directory or from the project."""
-
-    tokenizer: str  # a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub
-    name: str = "grammar"  # or "coco", or "vg_msdn"
-    seed: int = 1
-    train_sentences: int = 4000  # generated sentences an epoch
-    valid_sentences: int = 400  # generated ones, and at most so many captions
-    simple_steps: int = 0  # grammar: updates on single clauses about two objects, before everything else
-    annotations: str = "data/coco/annotations"  # the folder of the annotation files
-    image_sets: list[str] = field(default_factory=lambda: ["train2017"])
-    relations: str | None = None  # coco: a file, or "generated"; vg_msdn: anything, for the relationships
-    captions: str | None = None  # coco: a file; vg_msdn: anything, for the region phrases
-    statistics: str = "sta_dict.json"  # written into the output folder
-    min_area: float = 0.02  # of an object's box, as a part of the image
-    min_objects: int = 3  # in an image
-    max_objects: int = 8
-    valid_part: float = 0.1
 
 
 class Source:
@@ -80,12 +56,10 @@ class GrammarSource(Source):
     block come in random order. The first `simple_steps` batches are single clauses about two objects.
     """
 
-    def __init__(
-        self, seed: int, batch_size: int, *, simple_steps: int = 0, epoch_sentences: int = 0, valid_sentences: int = 0
-    ) -> None:
-        validation = [generate(seed + _VALID_SERIES, i) for i in range(valid_sentences)]
-        super().__init__(seed, _BLOCK, max(1, epoch_sentences // batch_size), validation)
-        self.batch_size, self.simple_steps = batch_size, simple_steps
+    def __init__(self, section: DataSection, batch_size: int) -> None:
+        validation = [generate(section.seed + _VALID_SERIES, i) for i in range(section.valid_sentences)]
+        super().__init__(section.seed, _BLOCK, max(1, section.train_sentences // batch_size), validation)
+        self.batch_size, self.simple_steps = batch_size, section.simple_steps
 
     def _make_block(self, number: int) -> list[list[Sample]]:
         size = _BLOCK * self.batch_size
@@ -120,8 +94,7 @@ class Records:
                 logger.warning("%d sentences of over %d tokens are left out", len(samples) - len(kept), max_tokens)
             return kept
 
-        fixed = isinstance(self.relations, FixedRelations)
-        relations = FixedRelations(short(self.relations.epoch(0))) if fixed else self.relations
+        relations = short(self.relations) if isinstance(self.relations, list) else self.relations
         return Records(relations, short(self.captions), short(self.validation))
 
 
@@ -145,7 +118,9 @@ class RecordSource(Source):
 
     def _make_block(self, number: int) -> list[list[Sample]]:
         rng = random.Random(f"{self.seed}/epoch/{number}")
-        samples = self.records.relations.epoch(number) + rng.sample(self.records.captions, self.captions_drawn)
+        relations = self.records.relations
+        stated = relations if isinstance(relations, list) else relations.epoch(number)
+        samples = stated + rng.sample(self.records.captions, self.captions_drawn)
         rng.shuffle(samples)
         bounds = np.linspace(0, len(samples), self.epoch_steps + 1).astype(int).tolist()
         # Within a few batches, sentences of like length go together: less padding.
@@ -186,13 +161,7 @@ def build_source(
         processes: how many share a batch.
     """
     if section.name == "grammar":
-        return GrammarSource(
-            section.seed,
-            batch_size,
-            simple_steps=section.simple_steps,
-            epoch_sentences=section.train_sentences,
-            valid_sentences=section.valid_sentences,
-        )
+        return GrammarSource(section, batch_size)
     records = _coco_records(section, output) if section.name == "coco" else _vg_records(section)
     records = records.short_enough(tokenizer, max_tokens)
     counts = (len(records.relations), len(records.captions), len(records.validation))
@@ -204,8 +173,7 @@ def _coco_records(section: DataSection, output: Path) -> Records:
     relations, valid_relations = _relations(section)
     if section.captions is None:
         return Records(relations, [], valid_relations)
-    keep = BoxFilter(section.min_area, section.min_objects, section.max_objects)
-    objects = read_objects(section.annotations, section.image_sets, keep)
+    objects = read_objects(section)
     with atomic_write(output / section.statistics) as temporary:
         temporary.write_text(json.dumps(box_statistics(objects), indent=1) + "\n", encoding="utf-8")
     captions = read_captions(section.captions, objects)
@@ -218,7 +186,7 @@ def _coco_records(section: DataSection, output: Path) -> Records:
 def _relations(section: DataSection) -> tuple[Relations, list[Sample]]:
     """Relation sentences to train on, and to validate with."""
     if section.relations is None:
-        return FixedRelations([]), []
+        return [], []
     if section.relations == "generated":
         held_out = GeneratedRelations(section.seed + _VALID_SERIES, section.valid_sentences)
         return GeneratedRelations(section.seed, section.train_sentences), held_out.epoch(0)
@@ -229,7 +197,7 @@ def _relations(section: DataSection) -> tuple[Relations, list[Sample]]:
             raise
         raise UserError(f"{error} of relation sentences; --relations generated makes them by a grammar") from None
     train, valid = split_indices(len(samples), section.valid_part)
-    return FixedRelations([samples[i] for i in train]), [samples[i] for i in valid]
+    return [samples[i] for i in train], [samples[i] for i in valid]
 
 
 def _vg_records(section: DataSection) -> Records:
@@ -250,7 +218,7 @@ def _vg_records(section: DataSection) -> Records:
 
     train, valid = split_indices(len(images), section.valid_part)
     stated, captions = sentences(train)
-    relations, held_out = _relations(section) if generated else (FixedRelations(stated), [])
+    relations, held_out = _relations(section) if generated else (stated, [])
     for i in valid:
         held_out += [sample for kind in sentences([i]) for sample in kind]
     return Records(relations, captions, held_out[: section.valid_sentences])

@@ -15,20 +15,6 @@ from ldm.util import UserError
 
 
 @dataclass(frozen=True)
-class FixedRelations:
-    """The same relation sentences in every epoch."""
-
-    samples: list[Sample]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def epoch(self, number: int) -> list[Sample]:
-        """All of them."""
-        return self.samples
-
-
-@dataclass(frozen=True)
 class GeneratedRelations:
     """`count` sentences of the grammar an epoch, fresh ones in every epoch; their invented centers are left out."""
 

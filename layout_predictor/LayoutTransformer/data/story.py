@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from layout_predictor.LayoutTransformer.data import lexicon
-from layout_predictor.LayoutTransformer.data.categories import plural
+from layout_predictor.LayoutTransformer.data.categories import article, plural
 from layout_predictor.LayoutTransformer.data.scene import Edge
 from ldm.relations import AXIS_SIGN, HORIZONTAL, OPPOSITE
 
@@ -59,33 +59,22 @@ class Thing:
     unique: bool = True  # no other object has its noun
 
     @property
-    def plural(self) -> bool:
-        """Whether verbs take the plural."""
-        return self.noun.plural
-
-    @property
     def pronouns(self) -> tuple[str, str, str]:
         """Subject, object, possessive."""
         if self.noun.head in lexicon.HE:
             return ("he", "him", "his")
         if self.noun.head in lexicon.SHE:
             return ("she", "her", "her")
-        return ("they", "them", "their") if self.plural or self.noun.person else ("it", "it", "its")
+        return ("they", "them", "their") if self.noun.plural or self.noun.person else ("it", "it", "its")
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Words that leave open which object they mean: "to its left", "below", "they".
+class Reference(NamedTuple):
+    """Words that leave open which object they mean: "to its left", "below", "they"."""
 
-    key: of the relation in the pattern, None for all of its relations; meant: the object that the pattern has in
-    mind; candidates: all that a reader could take it for. With `bare` nothing is said where the meant object could
-    stand ("to the left"), and `meant` is the object that is placed.
-    """
-
-    key: str | None
-    meant: int
-    candidates: tuple[int, ...]
-    bare: bool = False
+    key: str | None  # of the relation in the pattern, None for all of its relations
+    meant: int  # the object that the pattern has in mind
+    candidates: list[int]  # all that a reader could take it for
+    bare: bool  # nothing is said where that object could stand ("to the left"), and `meant` is the one that is placed
 
 
 class Story:
@@ -194,21 +183,22 @@ class Story:
     def _determiner(self, index: int, adjectives: list[str]) -> str:
         thing, rng = self.things[index], self.rng
         if not thing.unique and any(self.things[i].noun == thing.noun for i in self.mentioned):
-            return rng.choice(("another", "another", "a second", "one more")) if not thing.plural else "other"
+            return rng.choice(("another", "another", "a second", "one more")) if not thing.noun.plural else "other"
         if index and self.text.endswith((",", " and")) and rng.random() < 0.08:
             return ""
         if rng.random() < self.definite:
             return "the"
-        if thing.plural or thing.noun.mass:
-            return rng.choice(("some", "", "two" if thing.plural else "some", "a pair of" if thing.plural else ""))
+        if thing.noun.plural or thing.noun.mass:
+            return rng.choice(
+                ("some", "", "two" if thing.noun.plural else "some", "a pair of" if thing.noun.plural else "")
+            )
         if rng.random() < 0.04:
             return rng.choice(("one", "a single", "this", "that", "my", "his", "their", "a piece of", ""))
-        first = (*adjectives, *thing.noun.modifiers, thing.noun.head)[0]
-        return "an" if first[0] in "aeiou" else "a"
+        return article((*adjectives, thing.noun.name)[0])
 
     def verb(self, index: int, forms: lexicon.Forms) -> str:
         """The form that agrees with an object in this story's tense."""
-        return forms[2] if self.past else forms[1] if self.things[index].plural else forms[0]
+        return forms[2] if self.past else forms[1] if self.things[index].noun.plural else forms[0]
 
     # ------------------------------------------------------------------ patterns
 
@@ -287,14 +277,14 @@ class Story:
     def _refer(self, key: str | None, meant: int, like: int | None = None) -> None:
         """Note words that could also mean other objects; with `like` only those with its pronouns."""
         others = [i for i in self.mentioned if like is None or self.things[i].pronouns == self.things[like].pronouns]
-        self.references.append(Reference(key, meant, tuple(others), bare=like is None))
+        self.references.append(Reference(key, meant, others, like is None))
 
     def _about_role(self, index: int, what: str) -> None:
         they, it, its = self.things[index].pronouns
         if what == "they":
             self._refer(None, index, like=index)
         verb = self.verb(index, self.rng.choice(lexicon.VERBS))
-        many = self.things[index].plural or (they == "they" and self.text.endswith(("They", "they")))
+        many = self.things[index].noun.plural or (they == "they" and self.text.endswith(("They", "they")))
         be = ("were" if many else "was") if self.past else ("are" if many else "is")
         have = self.verb(index, ("has", "have", "had"))
         self.say_words({"be": be, "have": have, "sit": verb, "they": they, "it": it, "its": its}[what])
@@ -320,7 +310,7 @@ class Story:
             self.say_words(lexicon.about(self.rng, relation, it, its))
             self._refer(key, index, like=index)
             return
-        if relation in HORIZONTAL and not thing.plural and self.rng.random() < 0.05:
+        if relation in HORIZONTAL and not thing.noun.plural and self.rng.random() < 0.05:
             self.say(self.rng.choice(("to", "to", "on")))
             self.noun_phrase(index)
             self.say_words(f"'s {lexicon.side_word(relation)}")
@@ -331,7 +321,7 @@ class Story:
     def _free(self, name: str, rest: list[str], roles: dict[str, int], relations: dict[str, str]) -> str:
         rng = self.rng
         if name == "idle":
-            return lexicon.idle(rng, self.things[roles[rest[0]]].plural)
+            return lexicon.idle(rng, self.things[roles[rest[0]]].noun.plural)
         if name.endswith("side"):
             return lexicon.side_word(relations[name[:-4] or "r"])
         word = rng.choice(lexicon.SLOTS[name])

@@ -1,4 +1,4 @@
-"""Names of parameters: published (fairseq encoder, layout head) to ours and back.
+"""State dicts with published names (fairseq encoder, layout head), or of a pretrained RoBERTa, to ours and back.
 
 The published checkpoint holds 311 entries, of which the forward pass never uses 110 (`unused.txt`). They are dropped on
 load, and listed at debug level. A checkpoint of the published size is saved with them, so that a program that wants all
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import RobertaModel
 
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from ldm.util import UserError
@@ -88,12 +89,7 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
             f"{len(unknown)} unexpected ({shown})"
         )
     target = model.state_dict()
-    for theirs, ours in table.items():
-        if state[theirs].shape != target[ours].shape:
-            raise UserError(
-                f"the layout checkpoint is of another size: {theirs} is {tuple(state[theirs].shape)}, "
-                f"the configuration wants {tuple(target[ours].shape)}"
-            )
+    _check_sizes("layout checkpoint", {theirs: (state[theirs], target[ours]) for theirs, ours in table.items()})
     if dropped:
         logger.debug("dropped %d unused entries of the checkpoint: %s", len(dropped), ", ".join(dropped))
     with torch.no_grad():
@@ -101,6 +97,43 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
             target[ours].copy_(state[theirs])
         target[_SEGMENT].zero_()
     return dropped
+
+
+def load_pretrained_encoder(model: LayoutModel, name: str) -> None:
+    """Give the encoder the weights of `name`: a folder in the transformers layout, or a model on the hub.
+
+    Only safetensors are read. UserError when it cannot be found or is of another size.
+    """
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(name).expanduser().is_dir():
+        raise UserError(f"there is no folder {name} with a pretrained encoder (MODEL.pretrained)")
+    source = str(Path(name).expanduser()) if looks_local else name
+    try:
+        loaded = RobertaModel.from_pretrained(source, add_pooling_layer=False, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"the pretrained encoder {name} cannot be loaded ({reason}); name a folder with config.json and "
+            "model.safetensors in MODEL.pretrained, or null to start from random weights"
+        ) from None
+    state, target = dict(loaded.state_dict()), model.encoder.state_dict()
+    # One segment: what is added for it at every position goes into the table of positions.
+    segment, position = (f"embeddings.{kind}_embeddings.weight" for kind in ("token_type", "position"))
+    state[position] = state[position] + state[segment][0]
+    state[segment] = torch.zeros_like(state[segment])
+    _check_sizes(f"pretrained encoder {name}", {key: (state.get(key, torch.empty(0)), target[key]) for key in target})
+    model.encoder.load_state_dict({key: state[key] for key in target})
+    logger.info("the encoder starts from %s", name)
+
+
+def _check_sizes(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """UserError unless what was found and what is wanted are of one shape, for every name."""
+    for name, (found, wanted) in pairs.items():
+        if found.shape != wanted.shape:
+            raise UserError(
+                f"the {what} is of another size: {name} is {tuple(found.shape)}, "
+                f"the configuration wants {tuple(wanted.shape)}"
+            )
 
 
 def with_unused(used: Mapping[str, Tensor], config: LayoutConfig, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,19 +155,15 @@ def with_unused(used: Mapping[str, Tensor], config: LayoutConfig, kept: Mapping[
     return {**used, **state}
 
 
-def infer_config(state: Mapping[str, Tensor], *, num_heads: int | None = None) -> LayoutConfig:
-    """Sizes of the encoder from the shapes of a published state dict.
-
-    The number of heads leaves no trace: without `num_heads` it is that of a RoBERTa of this width.
-    """
+def infer_config(state: Mapping[str, Tensor]) -> LayoutConfig:
+    """Sizes of the encoder from the shapes of a published state dict, with as many heads as a RoBERTa of its width."""
     try:
         vocab_size, hidden = state[f"{_ENCODER}embed_tokens.weight"].shape
         positions = state[f"{_ENCODER}embed_positions.weight"].shape[0]
         feed_forward = state[f"{_ENCODER}layers.0.fc1.weight"].shape[0]
     except KeyError as error:
         raise UserError(f"not a layout checkpoint: it has no entry {error}") from None
+    if hidden % _HEAD_WIDTH:
+        raise UserError(f"the layout checkpoint does not say its number of heads, and no RoBERTa is {hidden} wide")
     layers = sum(name.startswith(_ENCODER) and name.endswith(".fc1.weight") for name in state)
-    if num_heads is None and hidden % _HEAD_WIDTH:
-        raise UserError("the layout checkpoint does not say how many attention heads it has, nor does its width")
-    heads = num_heads or hidden // _HEAD_WIDTH
-    return LayoutConfig(vocab_size, hidden, layers, heads, feed_forward, positions)
+    return LayoutConfig(vocab_size, hidden, layers, hidden // _HEAD_WIDTH, feed_forward, positions)

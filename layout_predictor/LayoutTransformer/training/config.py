@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from layout_predictor.LayoutTransformer.data.dataset import DataSection
+from layout_predictor.LayoutTransformer.data.section import DataSection
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection
 from ldm.util import UserError, load_config
@@ -24,26 +25,9 @@ logger = logging.getLogger(__name__)
 DATA_SETS = ("grammar", "coco", "vg_msdn")
 PRECISIONS = ("32-true", "bf16-mixed")  # as Lightning spells them; none that scales the loss
 
-# Sections and keys of configurations of this family that have no meaning here: one line in the log each.
-MEANINGLESS = {
-    "TEST": "evaluation is --eval_only, on the validation split",
-    "MODEL.NAME": "there is one model",
-    "MODEL.DECODER": "the checkpoint's decoder has no part in the forward pass",
-    "MODEL.REFINE": "the checkpoint's refinement encoder and head have no part in the forward pass",
-    "MODEL.HEAD_TYPE": "the head is the mixture of five components",
-    "DATA.SHUFFLE": "every epoch is shuffled by DATA.SEED",
-    "DATA.NUM_WORKERS": "sentences are made in the training process",
-    "ENCODER.OPTIMIZER": "the optimizer is Adam",
-    "BBOX_HEAD.OPTIMIZER": "the optimizer is Adam",
-}
-# What is said elsewhere here; to ignore it would train something else, so it is an error.
-MOVED = {
-    "SOLVER": "sections ENCODER, BBOX_HEAD and TRAINING",
-    "DATASETS": "section DATA",
-    "DATALOADER": "sections DATA and TRAINING",
-    "MODEL.ENCODER": "the keys of MODEL itself",
-    "MODEL.PRETRAIN": "MODEL.pretrained",
-}
+_OTHER_KEYS = yaml.safe_load((Path(__file__).parents[2] / "configs" / "other_keys.yaml").read_text(encoding="utf-8"))
+MEANINGLESS: dict[str, str] = _OTHER_KEYS["meaningless"]  # sections and keys of configurations of this family: why
+MOVED: dict[str, str] = _OTHER_KEYS["moved"]  # and what is said elsewhere here: where
 
 
 @dataclass

@@ -11,13 +11,12 @@ from pathlib import Path
 from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
-from layout_predictor.LayoutTransformer.model.names import load_published
-from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
+from layout_predictor.LayoutTransformer.model.names import load_pretrained_encoder, load_published
 from layout_predictor.LayoutTransformer.training import is_main_process
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
 from layout_predictor.LayoutTransformer.training.config import Settings, read_config
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
-from layout_predictor.LayoutTransformer.training.processes import Processes
+from layout_predictor.LayoutTransformer.training.processes import start_processes
 from layout_predictor.LayoutTransformer.training.trainer import Trainer
 from ldm.util import UserError
 
@@ -36,11 +35,11 @@ def run(arguments: argparse.Namespace) -> Score:
         return score_sentences(settings, arguments.checkpoint, arguments.sentences)
     with log_to_file(Path(settings.output.output_dir)):
         # The other processes start here, before anything large is read.
-        processes = Processes(settings.training)
+        fabric = start_processes(settings.training)
         tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
         given = arguments.checkpoint or arguments.init_from
         model = make_model(settings, len(tokenizer), pretrained=given is None)
-        trainer = Trainer(settings, model, tokenizer, processes)
+        trainer = Trainer(settings, model, tokenizer, fabric)
         if exported:
             trainer.model, trainer.tokenizer = load_exported(arguments.checkpoint)
         elif arguments.checkpoint:

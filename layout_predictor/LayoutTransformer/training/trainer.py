@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,16 @@ from layout_predictor.LayoutTransformer.data.sample import Batch, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published, with_unused
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
-from layout_predictor.LayoutTransformer.training import LAST
+from layout_predictor.LayoutTransformer.training import LAST, processes
 from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
 from layout_predictor.LayoutTransformer.training.config import Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
-from layout_predictor.LayoutTransformer.training.processes import Processes
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection, build_schedule
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +55,20 @@ class Trainer:
         settings: the checked configuration.
         model: fresh, or with the weights to start from.
         tokenizer: whose ids the model takes.
-        processes: the run's processes; by default they are started as TRAINING says.
+        fabric: the run's processes; by default they are started as TRAINING says.
     """
 
     def __init__(
-        self, settings: Settings, model: LayoutModel, tokenizer: SentenceTokenizer, processes: Processes | None = None
+        self, settings: Settings, model: LayoutModel, tokenizer: SentenceTokenizer, fabric: Fabric | None = None
     ) -> None:
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
-        self.processes = processes or Processes(settings.training)
+        self.fabric = fabric or processes.start_processes(settings.training)
+        self.is_main = self.fabric.is_global_zero  # writes and reports
         self.output = Path(settings.output.output_dir)
         self.source = build_source(
             settings.data,
-            batch_size=settings.training.batch_size * self.processes.count,
-            processes=self.processes.count,
+            batch_size=settings.training.batch_size * self.fabric.world_size,
+            processes=self.fabric.world_size,
             output=self.output,
             tokenizer=tokenizer,
             max_tokens=model.config.max_tokens,
@@ -77,13 +80,13 @@ class Trainer:
         self.optimizers = {"encoder": _adam(encoder, settings.encoder), "bbox_head": _adam(head, settings.bbox_head)}
         self.schedules = self._schedules(0)
         # `network` is the model as the processes share it; its parameters are those of `model`.
-        self.network, self.steppers = self.processes.setup(model, list(self.optimizers.values()))
+        self.network, *self.steppers = self.fabric.setup(model, *self.optimizers.values())
         self.step = 0
         self.log: list[dict[str, float]] = []
         self.unused: dict[str, Tensor] = {}  # entries of a published checkpoint that are saved again as they were
         self.running = dict.fromkeys(("loss", "hinge", "nll"), 0.0)  # sums since the last line of the log
-        self.writer = _tensorboard(self.output) if settings.output.tensorboard and self.processes.is_main else None
-        self.processes.seed(settings.training.seed)
+        self.writer = _tensorboard(self.output) if settings.output.tensorboard and self.is_main else None
+        torch.manual_seed(settings.training.seed + self.fabric.global_rank)  # for dropout
 
     def _schedules(self, done: int) -> dict[str, LambdaLR]:
         return {
@@ -99,9 +102,7 @@ class Trainer:
         score: Score | None = None
         started, first = time.monotonic(), self.step
         self.model.train()
-        shown = tqdm(
-            total=self.total_steps, initial=first, unit="step", disable=None if self.processes.is_main else True
-        )
+        shown = tqdm(total=self.total_steps, initial=first, unit="step", disable=None if self.is_main else True)
         with logging_redirect_tqdm(), shown as bar:
             while self.step < self.total_steps:
                 self.update()
@@ -116,7 +117,7 @@ class Trainer:
                 if epoch_done or self.step % output.save_every == 0:
                     self.save(self.output / LAST)
         score = score or self.validate()  # a finished run's checkpoint: there was nothing left to do
-        if self.processes.is_main:
+        if self.is_main:
             export(self.output / "layout.safetensors", self.model, self.tokenizer)
             logger.info("done: %s", self.output / "layout.safetensors")
         return score
@@ -125,13 +126,13 @@ class Trainer:
         """One step of both optimizers on the next batch."""
         training = self.settings.training
         samples = self.source.batch(self.step)
-        batch = collate(self.processes.share(samples), self.tokenizer, self.model.config.max_tokens)
+        batch = collate(processes.share(self.fabric, samples), self.tokenizer, self.model.config.max_tokens)
         hinge, nll = batch_losses(self.network, batch.to(self.model.object_embedding.device))
         loss = layout_loss(
             hinge,
             nll,
             # Gradients are averaged over the processes: the average is per sentence of the whole batch.
-            batch_size=len(samples) / self.processes.count,
+            batch_size=len(samples) / self.fabric.world_size,
             position_weight=training.position_weight,
             relation_weight=training.relation_weight,
         )
@@ -139,7 +140,7 @@ class Trainer:
             raise UserError(f"the loss is {loss.item()} at step {self.step}; lower MAX_LR and go on from {LAST}")
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        self.processes.fabric.backward(loss)
+        self.fabric.backward(loss)
         clip_grad_norm_(self.model.parameters(), training.grad_clip)
         for stepper in self.steppers:
             stepper.step()
@@ -152,7 +153,7 @@ class Trainer:
 
     def _say(self, seconds: float) -> None:
         """One line of the log, and scalars: means since the line before, over all processes."""
-        parts = self.processes.gather(self.running)
+        parts = processes.gather(self.fabric, self.running)
         updates = len(parts) * self.settings.output.log_every
         means = {key: sum(part[key] for part in parts) / updates for key in self.running}
         self.running = dict.fromkeys(self.running, 0.0)
@@ -172,8 +173,8 @@ class Trainer:
     def validate(self) -> Score:
         """Relation accuracy and center distance on the validation sentences, shared among the processes."""
         score = Score()
-        own = evaluate(self.model, self.tokenizer, self.processes.share(self.source.validation))
-        for part in self.processes.gather(own):
+        own = evaluate(self.model, self.tokenizer, processes.share(self.fabric, self.source.validation))
+        for part in processes.gather(self.fabric, own):
             score.add(part)
         values = {"relation_accuracy": score.relation_accuracy, "center_distance": score.center_distance}
         logger.info("step %d, validation: %s", self.step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
@@ -188,8 +189,8 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; every process must take part, the main one writes."""
-        random_state = self.processes.random_state()
-        if not self.processes.is_main:
+        random_state = processes.random_state(self.fabric)
+        if not self.is_main:
             return
         state = {
             "state_dict": with_unused(to_published(self.model), self.model.config, self.unused),
@@ -205,7 +206,7 @@ class Trainer:
     def prune(self, score: Score) -> None:
         """Delete checkpoints of epochs beyond the newest OUTPUT.KEEP ones and the best."""
         keep, epoch = self.settings.output.keep, self.step // self.epoch_steps
-        if not keep or not self.processes.is_main:
+        if not keep or not self.is_main:
             return
         found = {path: _EPOCH_NAME.fullmatch(path.name) for path in self.output.glob("checkpoint_*.pth")}
         names = {path: (int(m[1]), float(m[2])) for path, m in found.items() if m and int(m[1]) <= epoch}
@@ -253,7 +254,7 @@ class Trainer:
         self.step, self.log, self.running = step, log, running
         self.schedules = self._schedules(step)
         saved = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
-        if not self.processes.restore_random_state(saved, state.get("cuda_rng", ())):
+        if not processes.restore_random_state(self.fabric, saved, state.get("cuda_rng", ())):
             logger.warning("%s is of another number of processes or device: dropout draws anew", path)
         logger.info("resumed from %s at step %d", path, step)
 
