@@ -17,12 +17,17 @@ from layout_predictor.LayoutTransformer.data.coco import (
     read_annotations,
     read_captions,
     read_objects,
+    read_relation_sentences,
 )
-from layout_predictor.LayoutTransformer.data.dataset import Records, RecordSource, build_source, split_indices
+from layout_predictor.LayoutTransformer.data.dataset import (
+    GeneratedRelations,
+    Records,
+    RecordSource,
+    build_source,
+    split_indices,
+)
 from layout_predictor.LayoutTransformer.data.records import read_records
-from layout_predictor.LayoutTransformer.data.relations import GeneratedRelations, read_relation_sentences
-from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.data.section import DataSection
+from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
 from layout_predictor.tools import parse_captions

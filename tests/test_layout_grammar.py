@@ -12,8 +12,7 @@ import torch
 from layout_predictor.LayoutTransformer.data import lexicon
 from layout_predictor.LayoutTransformer.data.dataset import GrammarSource
 from layout_predictor.LayoutTransformer.data.grammar import generate
-from layout_predictor.LayoutTransformer.data.sample import Sample, collate
-from layout_predictor.LayoutTransformer.data.section import DataSection
+from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample, collate
 from layout_predictor.LayoutTransformer.data.story import Pattern, Story
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, token_at, train_tokenizer
 from ldm.relations import satisfied

@@ -38,20 +38,19 @@ def predict_file(
     *,
     settings: dict[str, Any],
     identity: str = "",
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], Any] = lambda count: None,
 ) -> Counter[str]:
     """Write the layout of each sentence to `out` as JSON lines; return how many ended how.
 
     Lines go to a file beside `out` that becomes `out` when it is complete. A run that was stopped goes on where it
-    was when sentences, settings and `identity` (of the weights) are the same. A sentence without objects gets an
-    empty layout, one that is too long an "error" in place of its objects.
+    was when sentences, settings and `identity` (of the weights) are the same.
 
     Args:
         settings: keyword arguments of `Predictor.layout`.
-        progress: called with the number of sentences that are done.
+        progress: called with the number of sentences that were done since its last call.
 
     Returns:
-        Counts of "layouts", "empty", "failed", and "resumed" for those that were there from a run before.
+        Counts of "layouts", "empty" ones, "failed" sentences (their line has the "error"), and "resumed" ones.
     """
     out = Path(out)
     key = hashlib.sha256(json.dumps([sentences, settings, identity]).encode()).hexdigest()[:12]
@@ -64,12 +63,13 @@ def predict_file(
         counts = Counter(_kind(record) for record in records) + Counter(resumed=len(records))
         part.write_text("".join(lines), encoding="utf-8")
         with part.open("a", encoding="utf-8") as file:
-            for number, sentence in enumerate(sentences[len(records) :], len(records) + 1):
+            progress(len(records))
+            for sentence in sentences[len(records) :]:
                 record = _record(sentence, predictor, settings)
                 counts[_kind(record)] += 1
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 file.flush()
-                progress(number)
+                progress(1)
         os.replace(part, out)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None

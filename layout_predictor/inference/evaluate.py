@@ -25,8 +25,8 @@ from typing import Any
 
 from layout_predictor.inference.predictor import load_predictor
 from layout_predictor.inference.separate import MIN_DISTANCE
+from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.records import read_records, require
-from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.training.evaluate import Score, add_sentence
 from ldm.util import UserError, atomic_write
@@ -61,10 +61,13 @@ def evaluate_file(
         distances += [math.dist(a, b) for a, b in itertools.combinations(centers, 2)]
     if not score.stated:
         raise UserError(f"{path} states no relation; give JSON lines with words, objects and relations")
+    parts = {name: _part(score.right[name], score.stated[name]) for name in sorted(score.stated)}
     result = {
         "sentences": len(samples),
         "sentences_all_right": len(samples) - len({line for (line, _), _ in broken}),
-        **_by_kind(score),
+        "relations": parts.pop("all"),
+        "by_relation": {name: part for name, part in parts.items() if not name.endswith("objects")},
+        "by_objects": {name.split()[0]: part for name, part in parts.items() if name.endswith("objects")},
         "pairs": len(distances),
         "pairs_too_close": sum(distance < MIN_DISTANCE - 1e-6 for distance in distances),
         "closest_centers": round(min(distances), 4) if distances else None,
@@ -74,15 +77,6 @@ def evaluate_file(
         result["review"] = _judged(known, {label for label, _ in broken}, verdicts)
     failures = [{"line": line, "stated": stated, "sentence": sample.text} for (line, stated), sample in broken]
     return {**result, "failures": failures}
-
-
-def _by_kind(score: Score) -> dict[str, Any]:
-    parts = {name: _part(score.right[name], score.stated[name]) for name in sorted(score.stated)}
-    return {
-        "relations": parts.pop("all"),
-        "by_relation": {name: part for name, part in parts.items() if not name.endswith("objects")},
-        "by_objects": {name.split()[0]: part for name, part in parts.items() if name.endswith("objects")},
-    }
 
 
 def _part(right: int, stated: int) -> dict[str, Any]:

@@ -22,17 +22,10 @@ from layout_predictor.inference.batch import predict_file, read_sentences  # noq
 from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS  # noqa: E402
 from layout_predictor.inference.heatmap import blank, read_image, shade  # noqa: E402
 from layout_predictor.inference.predictor import load_predictor  # noqa: E402
-from ldm.spacetime.layout import Layout  # noqa: E402
-from ldm.spacetime.outputs import COLOURS, draw_layout, file_hash, save_png  # noqa: E402
+from ldm.spacetime.outputs import COLOURS, draw_layout, save_png  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
 _SIDE = 512
-
-
-def lines(layout: Layout) -> list[str]:
-    """The published output: the sentence, then one line for each object."""
-    positions = [f"{item.phrase} position: ({item.x:.3f}, {item.y:.3f})" for item in layout.objects]
-    return [layout.prompt or "", *positions]
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,7 +67,8 @@ def run_sentence(arguments: argparse.Namespace) -> str:
         save_png(Path(arguments.heatmap), draw_layout(shade(canvas, prediction.mixture, COLOURS), layout, radius=0.0))
     if arguments.json:
         return json.dumps(layout.to_json(), indent=2, ensure_ascii=False)
-    return "\n".join(lines(layout))
+    positions = [f"{item.phrase} position: ({item.x:.3f}, {item.y:.3f})" for item in layout.objects]
+    return "\n".join([arguments.sentence, *positions])  # as published
 
 
 def run_file(arguments: argparse.Namespace) -> str:
@@ -88,20 +82,18 @@ def run_file(arguments: argparse.Namespace) -> str:
     predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed")}
     weights = Path(arguments.checkpoint or DEFAULT_WEIGHTS)
+    identity = f"{weights.resolve()} {weights.stat().st_mtime_ns}"
     with tqdm(total=len(sentences), desc="layouts", disable=None) as bar:
         counts = predict_file(
-            sentences,
-            arguments.out,
-            predictor,
-            settings=settings,
-            identity=file_hash(weights),
-            progress=lambda done: bar.update(done - bar.n),
+            sentences, arguments.out, predictor, settings=settings, identity=identity, progress=bar.update
         )
-    notes = [f"{counts['layouts']} of {len(sentences)} layouts in {arguments.out}"]
-    notes += [f"{counts['resumed']} were there from a run that was stopped"] if counts["resumed"] else []
-    notes += [f"{counts['empty']} without an object"] if counts["empty"] else []
-    notes += [f"{counts['failed']} failed, with the reason in their line"] if counts["failed"] else []
-    return "; ".join(notes)
+    told = {
+        "resumed": "were there from a run that was stopped",
+        "empty": "without an object",
+        "failed": "failed, with the reason in their line",
+    }
+    notes = [f"{counts[kind]} {text}" for kind, text in told.items() if counts[kind]]
+    return "; ".join([f"{counts['layouts']} of {len(sentences)} layouts in {arguments.out}", *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

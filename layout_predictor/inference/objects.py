@@ -20,17 +20,12 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object of a sentence.
+    """An object of a sentence; spans are characters (start, end)."""
 
-    phrase: as written, in its fullest mention; name: category or noun; marked: characters of the mention whose
-    position the model is asked for, the last one that is no pronoun; mentions: characters of the head noun of every
-    mention, and of the pronouns that can mean nothing else.
-    """
-
-    phrase: str
-    name: str
-    marked: Span
-    mentions: tuple[Span, ...] = ()
+    phrase: str  # as written, in its fullest mention
+    name: str  # category or noun
+    marked: Span  # the mention whose position the model is asked for, the last one that is no pronoun
+    mentions: tuple[Span, ...] = ()  # the head noun of every mention, and pronouns that can mean nothing else
 
 
 @dataclass(frozen=True)
@@ -81,9 +76,6 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
     return found
 
 
-# ------------------------------------------------------------------------------------------------- by noun
-
-
 def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
     """The phrases that name a category, or one of the objects before them."""
     found: list[_Mention] = []
@@ -114,9 +106,6 @@ def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], wor
     between = any(last.head < other.head < mention.head for other in mentions)
     boundary = any(word.text in _BOUNDARY for word in words[last.head + 1 : mention.first])
     return between or boundary
-
-
-# ---------------------------------------------------------------------------------------- without the noun
 
 
 def _nounless(groups: list[_Group], reading: Reading) -> list[_Group]:
@@ -174,9 +163,6 @@ def _singulars(word: str) -> list[str]:
     """What the noun could be the plural of."""
     guesses = [word.removesuffix(many) + one for many, one in _ENDINGS if word.endswith(many)]
     return [guess for guess in guesses if guess and plural(guess) == word]
-
-
-# ------------------------------------------------------------------------------------------------ pronouns
 
 
 def _resolve_pronouns(groups: list[_Group], words: tuple[Word, ...]) -> dict[int, list[Span]]:

@@ -52,9 +52,7 @@ class Predictor:
     def predict(self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0) -> Prediction:
         """The layout of a sentence with its mixtures; it is empty when no object is found.
 
-        Args:
-            all_nouns: every noun phrase is an object, not only those that name a category.
-            sample: draw a component of each mixture by `seed`, instead of the likeliest.
+        With `all_nouns` every noun phrase is an object; with `sample` a component of each mixture is drawn by `seed`.
         """
         if not sentence.strip():
             raise UserError("the sentence is empty; write one that names the objects of the image")

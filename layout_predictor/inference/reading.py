@@ -22,7 +22,7 @@ _WORDS = word_file("reading")
 _JOINTS, _ONE, _OWNS, _POSTURE = (set(_WORDS[key].split()) for key in ("joints", "one", "owns", "posture"))
 _PLACES = set(_WORDS["places"].split())
 _AFTER_NAMES = _PLACES | set(_WORDS["closed"].split())
-_ATTRIBUTES = {word for key in ("colors", "attributes") for word in word_file("lexicon")[key].split()}
+_ATTRIBUTES = {word for key in ("colors", "attributes") for word in word_file("lexicon")["words"][key].split()}
 _BEFORE_NAMES = _ATTRIBUTES | set(_WORDS["determiners"].split())
 # Parts of things as well as sides: "a bottle top" is no bottle, unless something else is said to be at the bottom.
 _FACES = {side: set(opposed.split()) for side, opposed in _WORDS["faces"].items()}
@@ -141,10 +141,7 @@ def _before_a_verb(document: Any, start: int, token: Any) -> bool:
 
 
 def _mistaken(document: Any, texts: Sequence[str]) -> list[Phrase]:
-    """Names of one word that were taken for an adjective or a verb: "an oven | beside a cup", "train below a dog".
-
-    Such a name stands after an article, or begins the sentence and a place follows.
-    """
+    """Names of one word that were taken for an adjective or a verb: "an oven | beside a cup", "train below a dog"."""
     found = []
     for i, token in enumerate(document):
         following = texts[i + 1] if i + 1 < len(texts) else "."
@@ -184,8 +181,7 @@ def before_sides(texts: Sequence[str], first: int, head: int) -> int:
 def _with_whole_names(texts: Sequence[str], found: list[Phrase]) -> list[Phrase]:
     """The phrases, with every name of several words in one of them.
 
-    Where a sentence has no other verb, the parser may see one in a word of a name: "a teddy | bear next to a chair" is
-    a teddy that bears, and the rest of the name then a phrase of its own, or none.
+    Where a sentence has no other verb, the parser may see one in a name: "a teddy | bear next to a chair".
     """
     for last in range(1, len(texts)):
         name = category_of(texts[max(0, last + 1 - LONGEST) : last + 1])

@@ -1,4 +1,8 @@
-"""COCO 2017: objects of its images (things and stuff), and captions whose noun phrases name an object with a box."""
+"""The published data: objects of COCO's images (things and stuff), captions, and relation sentences.
+
+Captions have true centers, of the objects that they name; relation sentences only say which object is above, below,
+left of or right of which.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,8 @@ from layout_predictor.LayoutTransformer.data.records import (
     word_index,
     word_spans,
 )
-from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.data.section import DataSection
+from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample
+from ldm.relations import RELATIONS
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -40,15 +44,11 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class ImageObjects:
-    """Objects of an image, things before stuff.
-
-    categories: n names; ids: n category numbers of the annotation files; boxes: (n, 4) center x, center y, width,
-    height in fractions of the image.
-    """
+    """The n objects of an image, things before stuff."""
 
     categories: tuple[str, ...]
-    ids: tuple[int, ...]
-    boxes: np.ndarray
+    ids: tuple[int, ...]  # numbers of the categories in the annotation files
+    boxes: np.ndarray  # (n, 4) center x, center y, width, height in fractions of the image
 
     def center_of(self, category: str | int) -> np.ndarray | None:
         """Center (2,) of the first object of a category (its name, or its number), or None."""
@@ -93,11 +93,7 @@ def read_objects(section: DataSection) -> dict[int, ImageObjects]:
 
 
 def read_annotations(path: str | Path) -> Any:
-    """A checked `pycocotools.coco.COCO`, without the masks, which are most of the memory.
-
-    Raises:
-        UserError: names the record and the field that is wrong.
-    """
+    """A checked `pycocotools.coco.COCO`, without the masks, which are most of the memory."""
     from pycocotools.coco import COCO
 
     data = read_json(path)
@@ -133,9 +129,6 @@ def box_statistics(objects: Mapping[int, ImageObjects]) -> dict[str, float]:
     for name, values in zip("xywh", boxes.T, strict=True):
         statistics |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
     return statistics
-
-
-# -------------------------------------------------------------------------------------------- captions
 
 
 def read_captions(path: str | Path, objects: Mapping[int, ImageObjects]) -> dict[int, list[Sample]]:
@@ -197,3 +190,53 @@ def _to_sample(caption: Any, words: Any, candidates: Any, image: ImageObjects, w
         return None
     phrases, centers = zip(*marked.values(), strict=True)
     return Sample(caption, tuple(spans[index] for index in marked), (), np.stack(centers), phrases)
+
+
+def read_relation_sentences(path: str | Path) -> list[Sample]:
+    """Sentences with stated relations and no centers, from the published pickle (.pkl) or from JSON lines.
+
+    A pickled record is [sentence, words (each with its trailing blank), indices of the objects' words,
+    [[i, j, relation], ...], phrases] with i and j indices of words; a line of JSON has the same under `sentence`
+    (or nothing: the words joined), `words`, `objects`, `relations`.
+
+    Raises:
+        UserError: names the record and the field that is wrong.
+    """
+    samples = [_read_record(record, where) for where, record in read_records(path)]
+    if not samples:
+        raise UserError(f"{path} holds no relation sentence")
+    return samples
+
+
+def _read_record(record: Any, where: str) -> Sample:
+    if isinstance(record, (list, tuple)):
+        if len(record) < 4:
+            raise UserError(f"{where} has {len(record)} fields, not sentence, words, objects, relations and phrases")
+        record = dict(zip(("sentence", "words", "objects", "relations"), record, strict=False))
+    require(record, ("words", "objects", "relations"), where)
+    words = record["words"]
+    joined = "".join(words) if isinstance(words, (list, tuple)) and all(isinstance(w, str) for w in words) else None
+    text = record.get("sentence", joined)
+    spans = word_spans(text, words, f"{where}, field 'words'")
+    where_objects = f"{where}, field 'objects'"
+    indices = rows(record["objects"], f"{where_objects} is not a list of word indices")
+    objects = [word_index(value, spans, where_objects) for value in indices]
+    if not objects:
+        raise UserError(f"{where_objects} is empty")
+    relations = _relations(record["relations"], {index: i for i, index in enumerate(objects)}, where)
+    names = tuple(text[slice(*spans[i])] for i in objects)
+    return Sample(text, tuple(spans[i] for i in objects), relations, None, names)
+
+
+def _relations(stated: Any, number: Mapping[int, int], where: str) -> tuple[tuple[int, str, int], ...]:
+    """[[i, j, relation], ...] over words as (a, relation, b) over objects."""
+    where = f"{where}, field 'relations'"
+    found = []
+    for item in rows(stated, f"{where} is not a list"):
+        i, j, relation = rows(item, f"{where}: {item!r} is not [word index, word index, relation]", least=3, most=3)
+        if relation not in RELATIONS:
+            raise UserError(f"{where}: {relation!r} is none of {', '.join(RELATIONS)}")
+        if i not in number or j not in number:
+            raise UserError(f"{where}: {item!r} names a word that is not among the objects")
+        found.append((number[i], relation, number[j]))
+    return tuple(found)

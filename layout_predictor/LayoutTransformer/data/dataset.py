@@ -9,26 +9,43 @@ import json
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data.coco import box_statistics, read_captions, read_objects
+from layout_predictor.LayoutTransformer.data.coco import (
+    box_statistics,
+    read_captions,
+    read_objects,
+    read_relation_sentences,
+)
 from layout_predictor.LayoutTransformer.data.grammar import generate
-from layout_predictor.LayoutTransformer.data.relations import GeneratedRelations, read_relation_sentences
-from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.data.section import DataSection
+from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
 from ldm.util import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
 
-Relations = list[Sample] | GeneratedRelations  # the same in every epoch, or fresh ones
-
 _BLOCK = 8  # batches that are sorted by length together
 _VALID_SERIES = 1_000_003  # added to the seed: no validation sentence is in the training series
+
+
+@dataclass(frozen=True)
+class GeneratedRelations:
+    """`count` sentences of the grammar an epoch, fresh ones in every epoch; their invented centers are left out."""
+
+    seed: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def epoch(self, number: int) -> list[Sample]:
+        """Sentences number * count ... of the series."""
+        first = number * self.count
+        return [replace(generate(self.seed, first + i), centers=None) for i in range(self.count)]
 
 
 class Source:
@@ -50,10 +67,9 @@ class Source:
 
 
 class GrammarSource(Source):
-    """Batches of generated sentences.
+    """Batches of generated sentences, those of a few batches sorted by length: little is spent on padding.
 
-    Sentences of a few batches are sorted by length, so that little is spent on padding; the batches of such a
-    block come in random order. The first `simple_steps` batches are single clauses about two objects.
+    The first `simple_steps` batches are single clauses about two objects.
     """
 
     def __init__(self, section: DataSection, batch_size: int) -> None:
@@ -69,6 +85,9 @@ class GrammarSource(Source):
         batches = [samples[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
         random.Random(f"{self.seed}/order/{number}").shuffle(batches)
         return batches
+
+
+Relations = list[Sample] | GeneratedRelations  # the same in every epoch, or fresh ones
 
 
 @dataclass(frozen=True)
@@ -101,8 +120,7 @@ class Records:
 class RecordSource(Source):
     """An epoch is every relation sentence once and as many captions, drawn at random without repetition.
 
-    Without relation sentences it is every caption once. The sentences of an epoch are cut into batches of nearly
-    equal size, so that no batch is left with a few.
+    Without relation sentences it is every caption once. Batches of an epoch are of nearly equal size.
     """
 
     def __init__(self, records: Records, *, seed: int, batch_size: int, processes: int = 1) -> None:
@@ -139,9 +157,6 @@ def split_indices(count: int, valid_part: float = 0.1) -> tuple[np.ndarray, np.n
     return order[valid:], order[:valid]
 
 
-# ----------------------------------------------------------------------------- from the configuration
-
-
 def build_source(
     section: DataSection,
     *,
@@ -154,11 +169,9 @@ def build_source(
     """The source that a DATA section names.
 
     Args:
-        section: see `DataSection`.
-        batch_size: sentences of an update, over all processes.
+        batch_size: sentences of an update, over all `processes`.
         output: folder of the run; statistics of the boxes are written there.
-        tokenizer, max_tokens: sentences of more tokens are left out of the files' sentences.
-        processes: how many share a batch.
+        max_tokens: sentences of more are left out of the files' sentences.
     """
     if section.name == "grammar":
         return GrammarSource(section, batch_size)

@@ -91,12 +91,11 @@ def _open(story: Story, count: int) -> None:
 
 
 def _prepare(story: Story, pattern: Pattern, count: int) -> bool:
-    """Make the two objects of "two cats" alike; whether the pattern can be used in a story of `count` objects."""
-    if ".two}" not in pattern.text:
-        return True
-    if count == 2:
+    """Make the two objects of "two cats" alike; False where the story has other objects, too."""
+    twins = ".two}" in pattern.text
+    if twins and count == 2:
         story.make_twins()
-    return count == 2
+    return not twins or count == 2
 
 
 def _follow(story: Story, left: int) -> None:
@@ -149,14 +148,14 @@ def _extra(story: Story, left: int) -> None:
         roles["M"] = story.new_thing()
         kind = "paired_extras"
     pattern = _draw(rng, _PATTERNS[kind])
-    _try(story, pattern._replace(text=pattern.text.replace("{near}", rng.choice(lexicon.NEAR))), roles)
+    _try(story, pattern._replace(text=pattern.text.replace("{near}", rng.choice(lexicon.PHRASES["near"]))), roles)
 
 
 def tell_simply(rng: random.Random) -> Story:
-    """One clause that relates two objects: what training starts with, since the rest builds on it.
+    """One clause that relates two objects: what training starts with.
 
-    Who is left is the exclusive or of the word and the order, which gradient descent finds only after a long
-    plateau; with "left of" and "above" more frequent, the order alone tells something and the word comes after.
+    Who is left is the exclusive or of word and order, which is found only after a long plateau. With "left of" and
+    "above" more frequent, the order alone tells something.
     """
     story = Story(rng)
     roles = {"A": story.new_thing(), "B": story.new_thing()}
@@ -172,7 +171,7 @@ def tell(rng: random.Random) -> Story:
     story = Story(rng)
     count = rng.choices(_COUNTS, weights=_COUNT_WEIGHTS)[0]
     if rng.random() < 0.04:
-        story.say_words(rng.choice(lexicon.PLACES))
+        story.say_words(rng.choice(lexicon.PHRASES["places"]))
         story.say(",")
     _open(story, count)
     if rng.random() < 0.1:
@@ -208,7 +207,7 @@ def _close(story: Story) -> None:
     if draw < 0.22:
         story.say_words(", " + lexicon.tail(rng))
     elif draw < 0.3:
-        story.say_words(rng.choice(lexicon.PLACES))
+        story.say_words(rng.choice(lexicon.PHRASES["places"]))
     elif draw < 0.34:
         thing = rng.choice(story.things)
         story.say_words(f", {thing.pronouns[2]} {lexicon.made_up_word(rng)} {lexicon.tail(rng)}")

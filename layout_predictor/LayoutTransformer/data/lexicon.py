@@ -9,17 +9,10 @@ from layout_predictor.LayoutTransformer.data.categories import STUFF_NOUNS, THIN
 from layout_predictor.LayoutTransformer.data.wordlists import phrases, word_file
 from ldm.relations import HORIZONTAL, LEFT
 
-_WORDS, _SAID = word_file("lexicon"), word_file("relations")
-_NOUNS, _FIRST_PARTS = _WORDS["nouns"].split(), _WORDS["first_parts"].split()
-_COLORS, _ATTRIBUTES = _WORDS["colors"].split(), _WORDS["attributes"].split()
-_ALWAYS_PLURAL, _MASS = _WORDS["always_plural"].split(), _WORDS["mass"].split()
-PEOPLE, HE, SHE = (_WORDS[key].split() for key in ("people", "he", "she"))
-_ONSETS, _VOWELS, _CODAS = _WORDS["onsets"].split(), _WORDS["vowels"].split(), phrases(_WORDS["codas"])
-PLACES, NEAR = phrases(_WORDS["places"]), phrases(_WORDS["near"])
-_FILLERS, _FILLER_VERBS = _WORDS["filler_nouns"].split(), _WORDS["filler_verbs"].split()
-_FILLER_ADJECTIVES = _WORDS["filler_adjectives"].split()
-_IDLE, _IDLE_PLAIN = phrases(_WORDS["idle"]), phrases(_WORDS["idle_plain"])
-SLOTS = {"place": PLACES, **{name: phrases(text) for name, text in _WORDS["slots"].items()}}
+_FILE, _SAID = word_file("lexicon"), word_file("relations")
+WORDS = {key: text.split() for key, text in _FILE["words"].items()}
+PHRASES = {key: phrases(text) for key, text in _FILE["phrases"].items()}
+SLOTS = {"place": PHRASES["places"], **{name: phrases(text) for name, text in _FILE["slots"].items()}}
 
 Forms = tuple[str, str, str]  # of a verb: present singular, present plural, past
 
@@ -28,7 +21,7 @@ def _forms(text: str) -> list[Forms]:
     return [(one, many, past) for one, many, past in (verb.split("/") for verb in phrases(text))]
 
 
-VERBS = _forms(_WORDS["verbs"])  # of posture and motion
+VERBS = _forms(_FILE["verbs"])  # of posture and motion
 RELATING = {relation: _forms(text) for relation, text in _SAID["verbs"].items()}  # they say the relation themselves
 _SAYINGS = {
     kind: {key: phrases(text) for key, text in _SAID[kind].items()} for kind in ("full", "bare", "further", "alone")
@@ -55,31 +48,33 @@ class Noun:
 def made_up_word(rng: random.Random) -> str:
     """A pronounceable word that (mostly) means nothing, so that structure has to carry the meaning."""
     count = rng.choice((1, 2, 2, 2, 3))
-    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(count))
+    return "".join(
+        rng.choice(WORDS["onsets"]) + rng.choice(WORDS["vowels"]) + rng.choice(PHRASES["codas"]) for _ in range(count)
+    )
 
 
 def make_noun(rng: random.Random) -> Noun:
     """A random noun: COCO things, COCO stuff, other nouns, or made up (about one in six)."""
     draw = rng.random()
     if draw < 0.11:
-        word = "person" if rng.random() < 0.5 else rng.choice(PEOPLE)
+        word = "person" if rng.random() < 0.5 else rng.choice(WORDS["people"])
         return Noun(word, person=True)
     if draw < 0.52:
         name = rng.choice(THINGS).split()
     elif draw < 0.58:
         name = [rng.choice(STUFF_NOUNS)]
     elif draw < 0.83:
-        name = [rng.choice(_NOUNS)]
+        name = [rng.choice(WORDS["nouns"])]
     else:
         name = [made_up_word(rng)]
     if len(name) == 1 and rng.random() < 0.08:
-        name.insert(0, rng.choice(_FIRST_PARTS) if rng.random() < 0.7 else made_up_word(rng))
+        name.insert(0, rng.choice(WORDS["first_parts"]) if rng.random() < 0.7 else made_up_word(rng))
     head = name[-1]
-    plural = head in _ALWAYS_PLURAL
-    if not plural and rng.random() < 0.05 and head not in _MASS:
+    plural = head in WORDS["always_plural"]
+    if not plural and rng.random() < 0.05 and head not in WORDS["mass"]:
         head, plural = regular_plural(head), True
-    mass = head in _MASS and rng.random() < 0.4
-    return Noun(head, tuple(name[:-1]), plural=plural, mass=mass, person=head in PEOPLE)
+    mass = head in WORDS["mass"] and rng.random() < 0.4
+    return Noun(head, tuple(name[:-1]), plural=plural, mass=mass, person=head in WORDS["people"])
 
 
 def attributes(rng: random.Random) -> tuple[str, ...]:
@@ -87,42 +82,41 @@ def attributes(rng: random.Random) -> tuple[str, ...]:
     draw = rng.random()
     if draw < 0.5:
         return ()
-    pool = _COLORS if rng.random() < 0.65 else _ATTRIBUTES
+    pool = WORDS["colors"] if rng.random() < 0.65 else WORDS["attributes"]
     first = made_up_word(rng) if rng.random() < 0.04 else rng.choice(pool)
     if draw < 0.92:
         return (first,)
-    second = rng.choice(_COLORS)
+    second = rng.choice(WORDS["colors"])
     return (first, second) if second != first else (first,)
 
 
 def tail(rng: random.Random) -> str:
     """A participle clause that says nothing about positions: "creating a stark contrast in the room"."""
-    text = f"{rng.choice(_FILLER_VERBS)} {rng.choice(('a', 'the', 'its own', 'some'))} "
+    text = f"{rng.choice(WORDS['filler_verbs'])} {rng.choice(('a', 'the', 'its own', 'some'))} "
     if rng.random() < 0.7:
-        text += rng.choice(_FILLER_ADJECTIVES) + " "
-    text += rng.choice(_FILLERS) if rng.random() < 0.85 else made_up_word(rng)
+        text += rng.choice(WORDS["filler_adjectives"]) + " "
+    text += rng.choice(WORDS["filler_nouns"]) if rng.random() < 0.85 else made_up_word(rng)
     draw = rng.random()
     if draw < 0.25:
-        text += f" of {rng.choice(_FILLERS)}"
+        text += f" of {rng.choice(WORDS['filler_nouns'])}"
     elif draw < 0.45:
-        text += f" to the {rng.choice(_FILLERS)}"
+        text += f" to the {rng.choice(WORDS['filler_nouns'])}"
     elif draw < 0.55:
         text += " between the two"
     elif draw < 0.7:
-        text += " " + rng.choice(PLACES)
+        text += " " + rng.choice(PHRASES["places"])
     return text
 
 
 def idle(rng: random.Random, plural: bool) -> str:
     """A verb phrase that says nothing about positions: "looks happy". Plural subjects get a past form."""
     if plural:
-        return rng.choice(("waited", "looked " + rng.choice(_FILLER_ADJECTIVES), "shone", "stood out"))
+        return rng.choice(("waited", "looked " + rng.choice(WORDS["filler_adjectives"]), "shone", "stood out"))
     if rng.random() < 0.3:
-        return rng.choice(_IDLE_PLAIN)
-    return rng.choice(_IDLE).format(adj=rng.choice(_FILLER_ADJECTIVES), noun=rng.choice(_FILLERS))
-
-
-# --------------------------------------------------------------------------------------------- relations
+        return rng.choice(PHRASES["idle_plain"])
+    return rng.choice(PHRASES["idle"]).format(
+        adj=rng.choice(WORDS["filler_adjectives"]), noun=rng.choice(WORDS["filler_nouns"])
+    )
 
 
 def side_word(relation: str) -> str:

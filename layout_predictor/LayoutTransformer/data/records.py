@@ -18,10 +18,7 @@ _CONTAINERS = {(module, name) for module in ("builtins", "__builtin__") for name
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Builds numbers, strings, lists, tuples, dicts and sets, and refuses every class and function.
-
-    Stricter than `ldm.unpickle.Unpickler`, which must build tensors.
-    """
+    """Builds numbers, strings, lists, tuples, dicts and sets, and refuses every class and function."""
 
     def find_class(self, module: str, name: str) -> Any:
         """A builtin container, or UnpicklingError naming what the file asks for."""

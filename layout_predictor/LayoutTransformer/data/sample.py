@@ -1,9 +1,9 @@
-"""What every source of sentences yields (text, where the objects are in it, relations, centers), and batches of it."""
+"""What is trained on, what every source of sentences yields, and batches of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,35 +14,47 @@ from ldm.relations import RELATIONS
 from ldm.util import UserError
 
 
+@dataclass
+class DataSection:
+    """What is trained on. Paths are as seen from the working directory or from the project."""
+
+    tokenizer: str  # a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub
+    name: str = "grammar"  # or "coco", or "vg_msdn"
+    seed: int = 1
+    train_sentences: int = 4000  # generated sentences an epoch
+    valid_sentences: int = 400  # generated ones, and at most so many captions
+    simple_steps: int = 0  # grammar: updates on single clauses about two objects, before everything else
+    annotations: str = "data/coco/annotations"  # the folder of the annotation files
+    image_sets: list[str] = field(default_factory=lambda: ["train2017"])
+    relations: str | None = None  # coco: a file, or "generated"; vg_msdn: anything, for the relationships
+    captions: str | None = None  # coco: a file; vg_msdn: anything, for the region phrases
+    statistics: str = "sta_dict.json"  # written into the output folder
+    min_area: float = 0.02  # of an object's box, as a part of the image
+    min_objects: int = 3  # in an image
+    max_objects: int = 8
+    valid_part: float = 0.1
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A sentence with objects 0..n-1.
-
-    spans: characters (start, end) of each object's head noun; relations: (a, "left of", b) over object numbers;
-    centers: (n, 2) in fractions of the image, or None where only relations are known; names: of the objects, their
-    last word being the head noun.
-    """
+    """A sentence with objects 0..n-1."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
-    relations: tuple[tuple[int, str, int], ...]
-    centers: np.ndarray | None = None
-    names: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int], ...]  # characters (start, end) of each object's head noun
+    relations: tuple[tuple[int, str, int], ...]  # (a, "left of", b) over object numbers
+    centers: np.ndarray | None = None  # (n, 2) in fractions of the image; None where only relations are known
+    names: tuple[str, ...] = ()  # of the objects, their last word being the head noun
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B sentences with P objects and R relations in all.
+    """B sentences with P objects and R relations in all."""
 
-    tokens (B, L) ids; is_object (B, L) bool; where (P, 2) row and token of each object; centers (P, 2), NaN where
-    unknown; relations (R, 3): rows of `where` for a and b, and the relation's index in RELATIONS.
-    """
-
-    tokens: Tensor
-    is_object: Tensor
-    where: Tensor
-    centers: Tensor
-    relations: Tensor
+    tokens: Tensor  # (B, L) ids
+    is_object: Tensor  # (B, L) bool
+    where: Tensor  # (P, 2) row and token of each object
+    centers: Tensor  # (P, 2), NaN where unknown
+    relations: Tensor  # (R, 3) rows of `where` for a and b, and the relation's index in RELATIONS
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""

@@ -84,8 +84,7 @@ def satisfies(centers: np.ndarray, edges: tuple[Edge, ...], least: float = MIN_G
     """Whether every relation holds by `least` and no two centers are closer than MIN_DISTANCE."""
     if any(gap(relation, centers[a], centers[b]) < least for a, relation, b in edges):
         return False
-    offset = centers[:, None] - centers[None]
-    distance = np.sqrt((offset**2).sum(-1)) + np.eye(len(centers))
+    distance = np.sqrt(((centers[:, None] - centers[None]) ** 2).sum(-1)) + np.eye(len(centers))
     return bool(distance.min() >= MIN_DISTANCE)
 
 

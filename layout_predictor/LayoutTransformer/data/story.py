@@ -61,9 +61,9 @@ class Thing:
     @property
     def pronouns(self) -> tuple[str, str, str]:
         """Subject, object, possessive."""
-        if self.noun.head in lexicon.HE:
+        if self.noun.head in lexicon.WORDS["he"]:
             return ("he", "him", "his")
-        if self.noun.head in lexicon.SHE:
+        if self.noun.head in lexicon.WORDS["she"]:
             return ("she", "her", "her")
         return ("they", "them", "their") if self.noun.plural or self.noun.person else ("it", "it", "its")
 
@@ -96,13 +96,11 @@ class Story:
         self.last = 0
         self.references: list[Reference] = []  # of the pattern that was filled last
 
-    # ------------------------------------------------------------------ objects and relations
-
     def new_thing(self, *, person: bool = False) -> int:
         """Add an object with a noun that no other has; return its index."""
         noun = lexicon.make_noun(self.rng)
         if person:
-            noun = lexicon.Noun(self.rng.choice(("person", "person", *lexicon.PEOPLE)), person=True)
+            noun = lexicon.Noun(self.rng.choice(("person", "person", *lexicon.WORDS["people"])), person=True)
         taken = {thing.noun.head for thing in self.things}
         while noun.head in taken:
             noun = lexicon.make_noun(self.rng)
@@ -146,8 +144,6 @@ class Story:
         """Record "a relation b"."""
         if (a, relation, b) not in self.edges:
             self.edges.append((a, relation, b))
-
-    # ------------------------------------------------------------------ text
 
     def say(self, text: str) -> tuple[int, int]:
         """Append words; return the characters they take."""
@@ -199,8 +195,6 @@ class Story:
     def verb(self, index: int, forms: lexicon.Forms) -> str:
         """The form that agrees with an object in this story's tense."""
         return forms[2] if self.past else forms[1] if self.things[index].noun.plural else forms[0]
-
-    # ------------------------------------------------------------------ patterns
 
     def tell(self, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> bool:
         """Say a pattern and record what it states; False, and nothing, where that does not fit what was said."""

@@ -38,13 +38,12 @@ _BARE = frozenset(("left of", "right of", "to left of", "to right of"))  # said 
 
 @dataclass(frozen=True)
 class VGImage:
-    """classes: n names; boxes: (n, 4) center and size in fractions; triples: (subject, predicate, object);
-    regions: (text, (left, top, right, bottom) in fractions)."""
+    """An image with n objects."""
 
     classes: tuple[str, ...]
-    boxes: np.ndarray
-    triples: tuple[tuple[int, str, int], ...]
-    regions: tuple[tuple[str, tuple[float, ...]], ...]
+    boxes: np.ndarray  # (n, 4) center and size in fractions
+    triples: tuple[tuple[int, str, int], ...]  # subject, predicate, object
+    regions: tuple[tuple[str, tuple[float, ...]], ...]  # text and (left, top, right, bottom) in fractions
 
 
 def read_images(folder: str | Path, image_sets: Sequence[str] = ("train",)) -> list[VGImage]:
@@ -88,9 +87,6 @@ def _text(item: Any, field: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}, field '{field}' is {str(value)[:60]!r}, not a text")
     return " ".join(value.split())
-
-
-# ----------------------------------------------------------------------------- sentences
 
 
 def relation_sentences(image: VGImage, min_area: float = 0.0) -> list[Sample]:

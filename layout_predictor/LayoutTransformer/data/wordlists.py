@@ -14,11 +14,16 @@ _COUNTED = re.compile(r"(\d+) x ?(.*)")
 
 
 @cache
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The contents of a YAML file of this package."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+    loaded: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    return loaded
+
+
 def word_file(name: str) -> dict[str, Any]:
     """The contents of `words/<name>.yaml`."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
-    loaded: dict[str, Any] = yaml.load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
-    return loaded
+    return read_yaml(_FOLDER / f"{name}.yaml")
 
 
 def phrases(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """State dicts with published names (fairseq encoder, layout head), or of a pretrained RoBERTa, to ours and back.
 
-The published checkpoint holds 311 entries, of which the forward pass never uses 110 (`unused.txt`). They are dropped on
+The published checkpoint holds 311 entries, of which the forward pass never uses 110 (`names.yaml`). They are dropped on
 load, and listed at debug level. A checkpoint of the published size is saved with them, so that a program that wants all
 names can load it: as they were loaded, or else the language-model head tied to the embedding and zeros for the rest.
 """
@@ -15,53 +15,24 @@ import torch
 from torch import Tensor
 from transformers import RobertaModel
 
+from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
 _HEAD_WIDTH = 64  # of every published RoBERTa
-_ENCODER = "encoder.model.encoder.sentence_encoder."
-_FIXED = {
-    f"{_ENCODER}object_embedding": "object_embedding",
-    f"{_ENCODER}embed_tokens.weight": "encoder.embeddings.word_embeddings.weight",
-    f"{_ENCODER}embed_positions.weight": "encoder.embeddings.position_embeddings.weight",
-    f"{_ENCODER}layernorm_embedding.weight": "encoder.embeddings.LayerNorm.weight",
-    f"{_ENCODER}layernorm_embedding.bias": "encoder.embeddings.LayerNorm.bias",
-    "bbox_head.Decoder.output_Layer.weight": "head.projection.weight",
-    "bbox_head.Decoder.output_Layer.bias": "head.projection.bias",
-    "bbox_head.Decoder.box_predictor.xy_bivariate.weight": "head.mixture.weight",
-    "bbox_head.Decoder.box_predictor.xy_bivariate.bias": "head.mixture.bias",
-}
-_LAYER = {
-    "self_attn.q_proj": "attention.self.query",
-    "self_attn.k_proj": "attention.self.key",
-    "self_attn.v_proj": "attention.self.value",
-    "self_attn.out_proj": "attention.output.dense",
-    "self_attn_layer_norm": "attention.output.LayerNorm",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
-    "final_layer_norm": "output.LayerNorm",
-}
-_UNUSED_PREFIXES = (
-    "encoder._float_tensor",
-    "encoder.model.encoder.lm_head.",
-    f"{_ENCODER}version",
-    "bbox_head.Decoder.decoder.",
-    "bbox_head.Decoder.box_predictor.xy_embedding.",
-    "bbox_head.Decoder.box_predictor.wh_bivariate.",
-    "bbox_head.refine_encoder.",
-    "bbox_head.refine_box_head.",
-)
+_NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
+_ENCODER: str = _NAMES["encoder"]
 # Ours, and zero by construction: nothing to save or load.
 _SEGMENT = "encoder.embeddings.token_type_embeddings.weight"
 
 
 def published_names(num_layers: int) -> dict[str, str]:
     """Published name to our name, for an encoder of `num_layers` layers."""
-    table = dict(_FIXED)
+    table: dict[str, str] = dict(_NAMES["fixed"])
     for layer in range(num_layers):
-        for theirs, ours in _LAYER.items():
+        for theirs, ours in _NAMES["layer"].items():
             for kind in ("weight", "bias"):
                 table[f"{_ENCODER}layers.{layer}.{theirs}.{kind}"] = f"encoder.encoder.layer.{layer}.{ours}.{kind}"
     return table
@@ -79,7 +50,7 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
     Raises UserError when an entry is missing, of another shape, or unknown.
     """
     table = published_names(model.config.num_layers)
-    dropped = sorted(name for name in state if name not in table and name.startswith(_UNUSED_PREFIXES))
+    dropped = sorted(name for name in state if name not in table and name.startswith(tuple(_NAMES["unused_prefixes"])))
     unknown = sorted(set(state) - set(table) - set(dropped))
     missing = sorted(set(table) - set(state))
     if missing or unknown:
@@ -137,20 +108,15 @@ def _check_sizes(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
 
 
 def with_unused(used: Mapping[str, Tensor], config: LayoutConfig, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published names `used`, with the entries that the forward pass does not use.
+    """A state dict under the published names (`to_published`), with the entries that the forward pass does not use.
 
-    Args:
-        used: a state dict under the published names, see `to_published`.
-        config: of the model; only one of the published size is given entries that were not loaded.
-        kept: the unused entries that a checkpoint came with.
+    Those are `kept`, of the checkpoint that was loaded; without any, a model of the published size is given its own.
     """
     sizes = ("vocab_size", "hidden_size", "num_layers", "feed_forward_size", "max_positions")
     if kept or any(getattr(config, name) != getattr(LayoutConfig, name) for name in sizes):
         return {**used, **kept}
-    lines = Path(__file__).with_name("unused.txt").read_text(encoding="utf-8").splitlines()
-    shapes = dict(line.split() for line in lines if not line.startswith("#"))
     # An expanded zero is stored as one number, a tied weight not at all.
-    state = {name: torch.zeros(1).expand([int(n) for n in shape.split("x")]) for name, shape in shapes.items()}
+    state = {name: torch.zeros(1).expand(shape) for name, shape in _NAMES["unused"].items()}
     state["encoder.model.encoder.lm_head.weight"] = used[f"{_ENCODER}embed_tokens.weight"]
     return {**used, **state}
 

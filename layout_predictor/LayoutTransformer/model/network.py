@@ -62,7 +62,6 @@ class LayoutConfig:
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
             intermediate_size=self.feed_forward_size,
-            hidden_act="gelu",
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.attention_dropout,
             max_position_embeddings=self.max_positions,
@@ -70,8 +69,6 @@ class LayoutConfig:
             layer_norm_eps=1e-5,
             initializer_range=self.initializer_range,
             pad_token_id=self.pad_id,
-            bos_token_id=0,
-            eos_token_id=2,
             attn_implementation="sdpa",  # type: ignore[call-arg]  # taken by the base class
         )
 

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from layout_predictor.LayoutTransformer.data.section import DataSection
+from layout_predictor.LayoutTransformer.data.sample import DataSection
+from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection
 from ldm.util import UserError, load_config
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 DATA_SETS = ("grammar", "coco", "vg_msdn")
 PRECISIONS = ("32-true", "bf16-mixed")  # as Lightning spells them; none that scales the loss
 
-_OTHER_KEYS = yaml.safe_load((Path(__file__).parents[2] / "configs" / "other_keys.yaml").read_text(encoding="utf-8"))
+_OTHER_KEYS = read_yaml(Path(__file__).parents[2] / "configs" / "other_keys.yaml")
 MEANINGLESS: dict[str, str] = _OTHER_KEYS["meaningless"]  # sections and keys of configurations of this family: why
 MOVED: dict[str, str] = _OTHER_KEYS["moved"]  # and what is said elsewhere here: where
 

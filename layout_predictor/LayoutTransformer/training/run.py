@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences
+from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
 from layout_predictor.LayoutTransformer.model.names import load_pretrained_encoder, load_published
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Score:
 
 
 def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) -> Score:
-    """Relation accuracy on a file of sentences; the training data is not needed for it."""
+    """Relation accuracy on a file of sentences."""
     samples = read_relation_sentences(sentences)
     if checkpoint and checkpoint.endswith(".safetensors"):
         return evaluate(*load_exported(checkpoint), samples)

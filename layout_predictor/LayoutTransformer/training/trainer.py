@@ -49,14 +49,7 @@ def batch_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class Trainer:
-    """Trains a layout model as a configuration says.
-
-    Args:
-        settings: the checked configuration.
-        model: fresh, or with the weights to start from.
-        tokenizer: whose ids the model takes.
-        fabric: the run's processes; by default they are started as TRAINING says.
-    """
+    """Trains a layout model as a configuration says, in the processes of `fabric`, which TRAINING starts by default."""
 
     def __init__(
         self, settings: Settings, model: LayoutModel, tokenizer: SentenceTokenizer, fabric: Fabric | None = None
@@ -93,8 +86,6 @@ class Trainer:
             name: build_schedule(optimizer, getattr(self.settings, name), self.total_steps, done=done)
             for name, optimizer in self.optimizers.items()
         }
-
-    # ------------------------------------------------------------------ steps
 
     def train(self) -> Score:
         """Train to the end of the last epoch, from wherever a checkpoint left off; return the last score."""
@@ -182,8 +173,6 @@ class Trainer:
         self._scalars("valid", values)
         return score
 
-    # ------------------------------------------------------------------ checkpoints
-
     def _epoch_path(self, score: Score) -> Path:
         return self.output / f"checkpoint_{self.step // self.epoch_steps}_{score.metric:.4f}.pth"
 
@@ -217,10 +206,7 @@ class Trainer:
                 path.unlink(missing_ok=True)
 
     def load_weights(self, path: str | Path) -> dict[str, Any]:
-        """Take the weights of a checkpoint, and keep the published entries that the model does not use; its state.
-
-        The exported file does as well, where its tokenizer is ours.
-        """
+        """Take the weights of a checkpoint, or of an exported file with our tokenizer; return its state."""
         if str(path).endswith(".safetensors"):
             model, tokenizer = load_exported(path)
             if tokenizer.to_json() != self.tokenizer.to_json():
@@ -233,10 +219,7 @@ class Trainer:
         return state
 
     def resume(self, path: str | Path) -> None:
-        """Go on from a training checkpoint, dropout's random numbers included.
-
-        A checkpoint without random numbers (the published one) only gives the weights.
-        """
+        """Go on from a training checkpoint; one without random numbers (the published one) only gives weights."""
         state = self.load_weights(path)
         if "rng" not in state:
             logger.info("%s has weights only: training starts at step 0", path)
