@@ -37,8 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; a user's mistake is one line and exit code 2."""
     arguments = parse(argv)
-    level = logging.INFO if is_main_process() else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(asctime)s %(message)s")
     try:
         from layout_predictor.LayoutTransformer.training.run import run  # seconds, which --help need not wait for
 

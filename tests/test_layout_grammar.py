@@ -102,7 +102,7 @@ def told(pattern: Pattern, roles: str, relations: dict[str, str]) -> Story:
     story = Story(random.Random(4))
     while len(story.things) < len(roles):
         story.new_thing()
-        if story.things[-1].plural:
+        if story.things[-1].noun.plural:
             story.things.pop()
     assert story.tell(pattern, {role: i for i, role in enumerate(roles)}, relations)
     return story

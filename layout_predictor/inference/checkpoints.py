@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from layout_predictor.LayoutTransformer.data.records import PROJECT
@@ -11,8 +10,6 @@ from layout_predictor.LayoutTransformer.model.names import infer_config, load_pu
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
 from ldm.util import UserError
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_WEIGHTS = PROJECT / "models" / "emoji" / "layout.safetensors"
 SMALL_TOKENIZER = PROJECT / "configs" / "emoji" / "layout_tokenizer.json"
@@ -58,7 +55,6 @@ def _find_tokenizer(path: Path, size: int) -> SentenceTokenizer:
     try:
         return SentenceTokenizer.load(ROBERTA)
     except UserError as error:
-        logger.debug("%s", error)
         raise UserError(
             f"no tokenizer for {path}: put the tokenizer.json of {ROBERTA} beside it or give it with --tokenizer"
-        ) from None
+        ) from error

@@ -20,8 +20,6 @@ from layout_predictor.LayoutTransformer.data.story import Pattern, Story, read_p
 from layout_predictor.LayoutTransformer.data.wordlists import word_file
 from ldm.relations import ABOVE, AXIS_SIGN, BELOW, HORIZONTAL, LEFT, OPPOSITE, RELATIONS, RIGHT, VERTICAL
 
-_COUNTS = (1, 2, 3, 4, 5)
-_COUNT_WEIGHTS = (4, 32, 30, 19, 15)
 _MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked for sure; else any
 _SKIP_UNSTATED = 0.6  # sentences without a relation teach little
 _UNMARKED = 0.15  # how often one noun phrase of a story is not marked as an object
@@ -169,7 +167,7 @@ def tell_simply(rng: random.Random) -> Story:
 def tell(rng: random.Random) -> Story:
     """A whole story of one to five objects."""
     story = Story(rng)
-    count = rng.choices(_COUNTS, weights=_COUNT_WEIGHTS)[0]
+    count = rng.choices((1, 2, 3, 4, 5), weights=(4, 32, 30, 19, 15))[0]
     if rng.random() < 0.04:
         story.say_words(rng.choice(lexicon.PHRASES["places"]))
         story.say(",")
@@ -218,10 +216,7 @@ def _close(story: Story) -> None:
 
 
 def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
-    """Sentence number `index` of the endless series `seed`; the same on every machine.
-
-    With `simple` it is a single clause about two objects.
-    """
+    """Sentence number `index` of the endless series `seed`; with `simple` a single clause about two objects."""
     for attempt in range(100):
         rng = random.Random(f"{seed}/{index}/{attempt}")
         story = tell_simply(rng) if simple else tell(rng)

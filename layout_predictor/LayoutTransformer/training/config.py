@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -81,18 +82,12 @@ class Settings:
     bbox_head: OptimizerSection
     output: OutputSection
 
-    def with_options(
-        self, *, relations: str | None = None, devices: int | None = None, accelerator: str | None = None
-    ) -> Settings:
-        """The same with what the command line says otherwise."""
-        changed = replace(self, data=replace(self.data), training=replace(self.training))
-        for section, name, value in (
-            (changed.data, "relations", relations),
-            (changed.training, "devices", devices),
-            (changed.training, "accelerator", accelerator),
-        ):
+    def with_options(self, **options: str | int | None) -> Settings:
+        """The same with what the command line says otherwise: relations, devices, accelerator."""
+        changed = copy.deepcopy(self)
+        for name, value in options.items():
             if value is not None:
-                setattr(section, name, value)
+                setattr(changed.data if name == "relations" else changed.training, name, value)
         _check_values(changed)
         return changed
 
