@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_layout_data import CAPTIONS, RELATIONS, coco_file, vg_image, write_captions, write_coco, write_vg
+from tiny_layout_data import (
+    CAPTIONS,
+    FAULTS,
+    RELATIONS,
+    VG_IMAGE,
+    coco_file,
+    damaged,
+    write_captions,
+    write_coco,
+    write_vg,
+)
 
 from layout_predictor.LayoutTransformer.data.coco import (
     ImageObjects,
@@ -40,11 +51,17 @@ def objects_in(folder: Path, low: int = 2, high: int = 8) -> dict[int, ImageObje
     return read_objects(DataSection("", annotations=str(folder), min_objects=low, max_objects=high))
 
 
+# What a file of a kind holds, where in it the faults are, and what reads it.
+READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
+    "coco": (coco_file("instances"), "", read_annotations),
+    "captions": (CAPTIONS, ", key 1, caption 1", lambda path: read_captions(path, objects_in(path.parent))),
+    "relations": (RELATIONS, ", record 1", read_relation_sentences),
+    "visual_genome": (VG_IMAGE, ": image 0", lambda path: read_images(path.parent)),
+}
+
+
 def marked(sample: Sample) -> list[str]:
     return [sample.text[start:end] for start, end in sample.spans]
-
-
-# ------------------------------------------------------------------------------------------ COCO
 
 
 def test_coco_objects_are_filtered_and_scaled(tmp_path: Path) -> None:
@@ -75,28 +92,20 @@ def test_annotations_through_pycocotools(tmp_path: Path, capfd: pytest.CaptureFi
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.pop("annotations"), "has no field 'annotations'"),
-        (lambda d: d.update(images=3), "'images' is not a list of records"),
-        (lambda d: d["annotations"][1].pop("bbox"), "record 1 of 'annotations' has no field 'bbox'"),
-        (lambda d: d["annotations"][2].update(bbox=[1, 2]), "record 2 of 'annotations', field 'bbox' is '[1, 2]'"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3, None]), "field 'bbox'"),
-        (lambda d: d["annotations"][0].update(image_id=77), "field 'image_id': 77 is not among the images"),
-        (lambda d: d["annotations"][0].update(category_id=77), "field 'category_id': 77 is not among the categories"),
-        (lambda d: d["images"][1].update(width=0), "record 1 of 'images', field 'width' is '0'"),
-        (lambda d: d["categories"].append("cat"), "of 'categories' is a str"),
-    ],
-)
-def test_damaged_coco_annotations(tmp_path: Path, change: Any, message: str) -> None:
-    data = coco_file("instances")
-    change(data)
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(data))
+@pytest.mark.parametrize(("kind", "place", "value", "message"), [(k, *f) for k in READERS for f in FAULTS[k]])
+def test_faults_are_told_by_record_and_field(tmp_path: Path, kind: str, place: str, value: Any, message: str) -> None:
+    write_coco(tmp_path)
+    record, where, read = READERS[kind]
+    path = tmp_path / f"{kind}.pkl"
+    wrong = damaged(record, place, value)
+    if kind in ("coco", "visual_genome"):
+        path = tmp_path / "train.json"
+        path.write_text(json.dumps([wrong] if kind == "visual_genome" else wrong))
+    else:
+        path.write_bytes(pickle.dumps(wrong))
     with pytest.raises(UserError) as caught:
-        read_annotations(path)
-    assert message in str(caught.value) and str(path) in str(caught.value)
+        read(path)
+    assert str(caught.value).startswith(f"{path}{where}") and message in str(caught.value)
 
 
 def test_missing_and_truncated_annotation_files(tmp_path: Path) -> None:
@@ -108,9 +117,6 @@ def test_missing_and_truncated_annotation_files(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=r"there is no file .*stuff_train2017.json"):
         objects_in(tmp_path)
-
-
-# ------------------------------------------------------------------------------------------ captions
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".jsonl"])
@@ -128,29 +134,6 @@ def test_captions_get_the_boxes_of_their_image(tmp_path: Path, suffix: str) -> N
         read_captions(tmp_path / f"captions{suffix}", {99: objects[1]})
 
 
-@pytest.mark.parametrize(
-    ("caption", "message"),
-    [
-        (["A dog.", ["A ", "cat"], [1, "dog", "a dog"]], "word 1 ('cat') is not in the sentence"),
-        (["A dog.", ["A ", "dog", "."], [7, "dog", "a dog"]], "7 is no index of one of the 3 words"),
-        (["A dog.", ["A ", "dog", "."], [1, "dog"]], "is not [word index, category, phrase]"),
-        (["A dog.", ["A ", "dog", "."], [1, None, "x"]], "the category None"),
-        (["A dog."], "is not [caption, words,"),
-        ([3, ["A "]], "the sentence or its list of words is missing"),
-    ],
-)
-def test_damaged_captions(tmp_path: Path, caption: list[Any], message: str) -> None:
-    write_coco(tmp_path)
-    path = tmp_path / "captions.pkl"
-    path.write_bytes(pickle.dumps({1: [CAPTIONS[1][0], caption]}))
-    with pytest.raises(UserError) as caught:
-        read_captions(path, objects_in(tmp_path))
-    assert f"{path}, key 1, caption 1" in str(caught.value) and message in str(caught.value)
-
-
-# ------------------------------------------------------------------------------------------ relation sentences
-
-
 def test_relation_sentences_as_published_and_as_json(tmp_path: Path) -> None:
     published, lines = tmp_path / "gpt-3.pkl", tmp_path / "relations.jsonl"
     published.write_bytes(pickle.dumps(RELATIONS))
@@ -162,27 +145,6 @@ def test_relation_sentences_as_published_and_as_json(tmp_path: Path) -> None:
         assert marked(samples[0]) == ["cat", "bus"]
         assert samples[0].relations == ((0, "below", 1),)
         assert samples[0].centers is None
-
-
-@pytest.mark.parametrize(
-    ("position", "value", "message"),
-    [
-        (1, ["A ", "dog "], "field 'words': word 1 ('dog ') is not in the sentence"),
-        (2, [1, 9], "field 'objects': 9 is no index of one of the 6 words"),
-        (2, [], "field 'objects' is empty"),
-        (3, [[1, 4, "behind"]], "'behind' is none of above, below, left of, right of"),
-        (3, [[1, 2, "below"]], "names a word that is not among the objects"),
-        (3, [[1, "below"]], "is not [word index, word index, relation]"),
-    ],
-)
-def test_damaged_relation_sentences(tmp_path: Path, position: int, value: Any, message: str) -> None:
-    record = list(RELATIONS[0])
-    record[position] = value
-    path = tmp_path / "gpt-3.pkl"
-    path.write_bytes(pickle.dumps([RELATIONS[0], record]))
-    with pytest.raises(UserError) as caught:
-        read_relation_sentences(path)
-    assert f"{path}, record 1" in str(caught.value) and message in str(caught.value)
 
 
 def test_pickles_hold_containers_only(tmp_path: Path) -> None:
@@ -207,11 +169,8 @@ def test_pickles_hold_containers_only(tmp_path: Path) -> None:
         read_relation_sentences(lines)
 
 
-# ------------------------------------------------------------------------------------------ Visual Genome
-
-
 def test_visual_genome_sentences(tmp_path: Path) -> None:
-    write_vg(tmp_path, [vg_image()])
+    write_vg(tmp_path, [VG_IMAGE])
     [image] = read_images(tmp_path)
     [sample] = relation_sentences(image)
     assert sample.text == "The man to the left of the kite, the man holding the kite, another man under the kite."
@@ -222,33 +181,6 @@ def test_visual_genome_sentences(tmp_path: Path) -> None:
     assert caption.text == "two kites in the sky" and marked(caption) == ["kites"]
     assert caption.centers is not None and np.allclose(caption.centers, [[0.7, 0.2]])
     assert relation_sentences(image, min_area=0.9) == [] == region_captions(image, min_area=0.9)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.pop("height"), "image 0 has no field 'height'"),
-        (lambda d: d.update(objects=None), "'objects' is not a list"),
-        (lambda d: d["objects"][1].pop("class"), "record 1 of 'objects' has no field 'class'"),
-        (lambda d: d["objects"][1].update(box=[1]), "record 1 of 'objects', field 'box'"),
-        (
-            lambda d: d["relationships"][0].update(obj_id=9),
-            "record 0 of 'relationships', field 'obj_id': 9 is no index",
-        ),
-        (lambda d: d["relationships"][0].update(predicate=3), "record 0 of 'relationships', field 'predicate'"),
-        (lambda d: d["regions"][0].pop("phrase"), "record 0 of 'regions' has no field 'phrase'"),
-    ],
-)
-def test_damaged_visual_genome(tmp_path: Path, change: Any, message: str) -> None:
-    image = vg_image()
-    change(image)
-    write_vg(tmp_path, [image])
-    with pytest.raises(UserError) as caught:
-        read_images(tmp_path)
-    assert message in str(caught.value)
-
-
-# ------------------------------------------------------------------------------------------ epochs
 
 
 def sentence(text: str) -> Sample:
@@ -311,7 +243,7 @@ def test_sources_from_the_configuration(tmp_path: Path) -> None:
     assert {len(sample.relations) for i in range(alone.epoch_steps) for sample in alone.batch(i)} == {0}
     with pytest.raises(UserError, match="there is no file .*; --relations generated"):
         build(tmp_path, name="coco", captions=captions, relations=str(tmp_path / "none.pkl"))
-    write_vg(tmp_path, [vg_image() for _ in range(4)])
+    write_vg(tmp_path, [VG_IMAGE] * 4)
     genome = build(
         tmp_path, name="vg_msdn", image_sets=["train"], relations="relationships", captions="regions", min_area=0.0
     )
@@ -319,9 +251,6 @@ def test_sources_from_the_configuration(tmp_path: Path) -> None:
     write_vg(tmp_path, [])
     with pytest.raises(UserError, match="there is no image"):
         build(tmp_path, name="vg_msdn", image_sets=["train"])
-
-
-# ------------------------------------------------------------------------------------------ the captions tool
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".jsonl"])
@@ -347,13 +276,9 @@ def test_captions_are_parsed_for_categories(tmp_path: Path, suffix: str, capsys:
 
 def test_wrong_captions_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "captions.json"
-    for content, message in (
-        ({}, "has no field 'annotations'"),
-        ({"annotations": [{"image_id": 1, "caption": "x"}, {"image_id": 1}]}, "record 1 of 'annotations' has no field"),
-        ({"annotations": [{"image_id": 1, "caption": 4}]}, "record 0 of 'annotations' has no text"),
-        ({"annotations": []}, "there is no caption in"),
-    ):
-        source.write_text(json.dumps(content))
+    good = {"annotations": [{"image_id": 1, "caption": "x"}, {"image_id": 1, "caption": "y"}]}
+    for place, value, message in FAULTS["captions_file"]:
+        source.write_text(json.dumps(damaged(good, place, value)))
         assert parse_captions.main(["--captions", str(source), "--out", str(tmp_path / "x.pkl")]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error

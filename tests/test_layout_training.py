@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_layout_data import RELATIONS, write_captions, write_coco
+from tiny_layout_data import DATA, RELATIONS, write_captions, write_coco
 
 from layout_predictor.LayoutTransformer.data.grammar import generate
 from layout_predictor.LayoutTransformer.data.sample import collate
@@ -30,27 +31,13 @@ from ldm.util import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT / "layout_predictor" / "configs" / "default.yaml"
-SCHEDULE = {"SCHEDULER": "BertScheduler", "MAX_LR": 3e-3, "WARMUP": 0.1, "WEIGHT_DECAY": 0.0}
 UNUSED = "bbox_head.refine_box_head.dense.bias"
 
 
 def write_config(folder: Path, name: str = "tiny", **changes: dict[str, Any]) -> Path:
     """A tiny configuration; `changes` are keys of its sections."""
-    sections: dict[str, dict[str, Any]] = {
-        "MODEL": {
-            "hidden_size": 16, "num_layers": 1, "num_heads": 2, "feed_forward_size": 32, "max_positions": 194,
-        },
-        "DATA": {
-            "TOKENIZER": "configs/emoji/layout_tokenizer.json", "SEED": 3, "TRAIN_SENTENCES": 32,
-            "VALID_SENTENCES": 8,
-        },
-        "TRAINING": {
-            "SEED": 1, "EPOCHS": 2, "BATCH_SIZE": 8, "GRAD_CLIP": 1.0, "POSITION_WEIGHT": 0.1, "ACCELERATOR": "cpu",
-        },
-        "ENCODER": dict(SCHEDULE),
-        "BBOX_HEAD": dict(SCHEDULE),
-        "OUTPUT": {"OUTPUT_DIR": str(folder / name), "LOG_EVERY": 2, "SAVE_EVERY": 3},
-    }  # fmt: skip
+    sections = copy.deepcopy(DATA["training"])
+    sections["OUTPUT"]["OUTPUT_DIR"] = str(folder / name)
     for section, values in changes.items():
         sections[section].update(values)
     path = folder / f"{name}.yaml"
@@ -155,11 +142,9 @@ def test_the_newest_and_the_best_checkpoints_stay(tmp_path: Path) -> None:
 
 def coco_config(folder: Path, name: str, **data: Any) -> Path:
     write_coco(folder)
-    values = {
-        "NAME": "coco", "ANNOTATIONS": str(folder), "MIN_OBJECTS": 1, "VALID_PART": 0.5, "TRAIN_SENTENCES": 6,
-        "CAPTIONS": str(write_captions(folder / "captions.pkl")), **data,
-    }  # fmt: skip
-    return write_config(folder, name, DATA=values, TRAINING={"BATCH_SIZE": 2})
+    paths = {"ANNOTATIONS": str(folder), "CAPTIONS": str(write_captions(folder / "captions.pkl"))}
+    values = {"NAME": "coco", "MIN_OBJECTS": 1, "VALID_PART": 0.5, "TRAIN_SENTENCES": 6}
+    return write_config(folder, name, DATA={**values, **paths, **data}, TRAINING={"BATCH_SIZE": 2})
 
 
 def test_training_on_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
