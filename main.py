@@ -186,8 +186,6 @@ def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = 
     log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
     try:
         return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder, seed), **options)
-    except UserError:
-        raise
     except (MisconfigurationException, ValueError) as err:
         raise UserError(f"lightning.trainer cannot be set up: {' '.join(str(err).split())}") from err
 

@@ -73,8 +73,6 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
     params = {**(config.get("params") or {}), **overrides}
     try:
         return target(**params)
-    except UserError:
-        raise
     except (TypeError, ValueError) as err:
         unexpected = "unexpected keyword argument" in str(err)
         reason = (wrong_argument(target, params) if unexpected else None) or f"{err}; look at the values of its params"
@@ -145,8 +143,6 @@ def _load_torch(path: Path) -> dict[str, torch.Tensor]:
                 raise UserError(corrupt) from err
             loaded = _load_with_stubs(path, mmap)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as err:
-        if isinstance(err, UserError):
-            raise
         raise UserError(corrupt) from err
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]

@@ -243,8 +243,6 @@ def read_indices(path: Path, count: int) -> list[int]:
         else:
             with path.open("rb") as handle:
                 numbers = [int(n) for n in unpickle.load(handle)]
-    except UserError:
-        raise
     except (OSError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as err:
         raise UserError(f"ImageNet: {path} is no list of image numbers; give a .npy or .txt file of them") from err
     if outside := [n for n in numbers if not 0 <= n < count]:
