@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.categories import BACKGROUND_CAPTIONS, NAMES
 from ldm.models.clip_augment import half_denoised, random_strength
 from ldm.modules.encoders.modules import clip_package
 from ldm.modules.encoders.openai_clip import MEAN, STD
 from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.relations import with_article
 
 _DIRECTION = re.compile(
     r"\b(left|right|above|over|top|below|under|beneath|underneath|higher|lower|upper|bottom)\b", re.IGNORECASE
@@ -150,9 +152,6 @@ class SmallCLIP(pl.LightningModule):
         plain_rate: float = 0.15,
     ) -> None:
         super().__init__()
-        from ldm.data.emoji.captions import BACKGROUND_CAPTIONS
-        from ldm.data.emoji.sprites import NAMES
-
         self.learning_rate = 1e-3
         self.tokenizer = WordTokenizer(vocab_file, context_length=context_length)
         self.objects = ObjectNames(NAMES, BACKGROUND_CAPTIONS)
@@ -277,8 +276,3 @@ class SmallCLIP(pl.LightningModule):
             return (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
         return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def with_article(name: str) -> str:
-    """The name with "a" or "an" before it."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

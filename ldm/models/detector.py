@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.data.emoji.sprites import CATEGORIES, NAMES
+from ldm.categories import CATEGORIES, NAMES
 from ldm.paths import ROOT
 from ldm.util import load_config, load_model_from_config
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from ldm.categories import LABELS, NAMES
 from ldm.data.emoji.detection import EmojiDetection, center_targets, wobble
-from ldm.data.emoji.sprites import FONT_PATH, LABELS, NAMES
+from ldm.data.emoji.sprites import FONT_PATH
 from ldm.models.detector import DEFAULT_CONFIG, Detection, EmojiDetector, load_detector, suppress
 from ldm.util import UserError, instantiate_from_config, load_config, save_safetensors
 
