@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.callbacks import FinalCheckpoint, ImageLogger, NoiseSeed, ProgressLog, SignalCheckpoint, save_grid
+from ldm.callbacks import ImageLogger, LastCheckpoint, NoiseSeed, ProgressLog, save_grid
 from ldm.util import UserError
 
 BATCH = {"image": torch.zeros(6, 8, 8, 3), "caption": list("abcdef"), "note": 3}
@@ -110,7 +110,7 @@ def test_grid(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="the system has no SIGUSR1")
 def test_signal_writes_one_checkpoint_after_the_step(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    callback, trainer = SignalCheckpoint(tmp_path / "last.ckpt"), Trainer(tmp_path, 5)
+    callback, trainer = LastCheckpoint(tmp_path / "last.ckpt"), Trainer(tmp_path, 5)
     try:
         callback.on_fit_start(trainer, None)  # type: ignore[arg-type]
         callback.on_train_batch_end(trainer, None, None, None, 0)
@@ -127,13 +127,13 @@ def test_a_signal_to_another_process_counts(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path, 5)
     trainer.world_size = 2
     trainer.strategy = types.SimpleNamespace(reduce_boolean_decision=lambda mine, all: True)
-    SignalCheckpoint(tmp_path / "last.ckpt").on_train_batch_end(trainer, None, None, None, 0)
+    LastCheckpoint(tmp_path / "last.ckpt").on_train_batch_end(trainer, None, None, None, 0)
     assert trainer.saved == [tmp_path / "last.ckpt"]
 
 
 def test_final_checkpoint(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path, 7)
-    FinalCheckpoint(tmp_path / "last.ckpt").on_train_end(trainer, None)  # type: ignore[arg-type]
+    LastCheckpoint(tmp_path / "last.ckpt").on_train_end(trainer, None)  # type: ignore[arg-type]
     assert trainer.saved == [tmp_path / "last.ckpt"]
 
 
