@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.models.first_stage import FirstStage
+from ldm.models.training import one_cycle
 from ldm.models.vq import VQModel, VQModelInterface
 from ldm.modules import lean
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
@@ -99,15 +100,8 @@ class AutoencoderKL(FirstStage):
         self, images: Tensor, reconstructions: Tensor, extra: Any, optimizer_idx: int, split: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`LPIPSWithDiscriminator`; `extra` is the posterior."""
-        return self.loss(
-            images,
-            reconstructions,
-            extra,
-            optimizer_idx,
-            self.global_step,
-            last_layer=self.get_last_layer(),
-            split=split,
-        )
+        where = (optimizer_idx, self.global_step)
+        return self.loss(images, reconstructions, extra, *where, last_layer=self.get_last_layer(), split=split)
 
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoder and for the discriminator; AdamW (betas 0.9, 0.99) for a plain loss."""
@@ -118,12 +112,7 @@ class AutoencoderKL(FirstStage):
         optimizer = torch.optim.AdamW(
             params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
         )
-        if self.total_steps is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.05
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.05)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs: Any) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.categories import CATEGORIES, NAMES
+from ldm.models.training import one_cycle
 from ldm.paths import ROOT
 from ldm.util import load_config, load_model_from_config
 
@@ -153,12 +154,7 @@ class EmojiDetector(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate follows one cycle over ``total_steps``."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
-        if self.total_steps is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.1
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.1)
 
 
 def load_detector(weights: str | Path | None = None, config: str | Path | None = None) -> EmojiDetector:

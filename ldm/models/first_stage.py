@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.models.training import images_of
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.diffusionmodules.model_blocks import Layers
 from ldm.modules.losses.adversarial import AdversarialLoss
@@ -105,10 +106,8 @@ class FirstStage(pl.LightningModule):
         return self.decoder.conv_out.weight
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
-        """Images (B, H, W, C) or (B, H, W) of a batch as (B, C, H, W) float32."""
-        x = batch[key]
-        x = x[..., None] if x.ndim == 3 else x
-        return x.permute(0, 3, 1, 2).contiguous().float()
+        """Images of a batch, (B, C, H, W)."""
+        return images_of(batch, key)
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.models.first_stage import FirstStage
+from ldm.models.training import scheduled
 from ldm.modules import lean
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError
 
 COMMITMENT = 0.25  # weight of the encoder's part in the quantizer's loss
 
@@ -76,7 +77,7 @@ class VQModel(FirstStage):
         return self.quantize(self.encode_to_prequant(x))
 
     def decode(self, quant: Tensor) -> Tensor:
-        """Quantised latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
+        """Quantized latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
         return self.decoder(self.post_quant_conv(quant))
 
     def decode_code(self, code_b: Tensor) -> Tensor:
@@ -119,16 +120,8 @@ class VQModel(FirstStage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`VQLPIPSWithDiscriminator`."""
         difference, indices = extra
-        return self.loss(
-            difference,
-            images,
-            reconstructions,
-            optimizer_idx,
-            self.global_step,
-            last_layer=self.get_last_layer(),
-            split=split,
-            predicted_indices=indices,
-        )
+        options = {"last_layer": self.get_last_layer(), "split": split, "predicted_indices": indices}
+        return self.loss(difference, images, reconstructions, optimizer_idx, self.global_step, **options)
 
     def on_fit_start(self) -> None:
         """Refuse a loss without a codebook term."""
@@ -151,12 +144,7 @@ class VQModel(FirstStage):
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoder and for the discriminator, with a LambdaLR each where the config has one."""
         own = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
-        optimizers = self.adversarial_optimizers(own, self.lr_g_factor)
-        if self.scheduler_config is None:
-            return optimizers
-        schedule = instantiate_from_config(self.scheduler_config).schedule
-        rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule) for optimizer in optimizers]
-        return optimizers, [{"scheduler": rate, "interval": "step", "frequency": 1} for rate in rates]
+        return scheduled(self.scheduler_config, *self.adversarial_optimizers(own, self.lr_g_factor))
 
     @torch.no_grad()
     def log_images(

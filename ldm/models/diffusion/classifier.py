@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.training import frozen, scheduled
 from ldm.modules.diffusionmodules.openaimodel import EncoderUNetModel, UNetModel
-from ldm.util import UserError, disabled_train, instantiate_from_config, load_config, load_into, load_state_dict
+from ldm.util import UserError, instantiate_from_config, load_config, load_into, load_state_dict
+from ldm.util import disabled_train as disabled_train  # published here
 
 NETWORKS: dict[str, type[nn.Module]] = {"class_label": EncoderUNetModel, "segmentation": UNetModel}
 
@@ -94,9 +96,7 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         model = instantiate_from_config(config, ckpt_path=None if ckpt_path is None else str(ckpt_path))
         if not isinstance(model, LatentDiffusion):
             raise UserError(f"a classifier of noisy latents needs a latent diffusion model, not {config.target}")
-        model.eval().requires_grad_(False)
-        model.train = disabled_train.__get__(model)  # type: ignore[method-assign]
-        return model
+        return frozen(model)
 
     def _network(self, config: Mapping[str, Any], pool: str) -> nn.Module:
         """A network of the diffusion model's shape, from its latents to classes."""
@@ -110,8 +110,6 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         state = {k: v for k, v in load_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
         own = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
         load_into(self.model, own or state, f"checkpoint {path}", ignore_keys)
-
-    # ------------------------------------------------------------------------------------------ the task
 
     def get_x_noisy(self, x: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents x_0 (B, C, h, w) noised to steps t (B,)."""
@@ -154,8 +152,6 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         logits = self(x_noisy, times)
         return F.cross_entropy(logits, targets), logits, x_noisy, targets
 
-    # ------------------------------------------------------------------------------------------ training
-
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss on one batch."""
         loss, logits, _, targets = self.shared_step(batch)
@@ -176,19 +172,14 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         return range(0, self.log_steps * self.log_time_interval, self.log_time_interval)
 
     def _write_logs(self, split: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        parts = {f"{split}/loss": loss.detach()}
-        for k in (1, 5):
-            parts[f"{split}/top{k}"] = self.compute_top_k(logits.detach(), targets, k)
+        shares = {f"{split}/top{k}": self.compute_top_k(logits.detach(), targets, k) for k in (1, 5)}
+        parts = {f"{split}/loss": loss.detach(), **shares}
         self.log_dict(parts, prog_bar=True, on_step=split == "train", on_epoch=split == "val", batch_size=len(targets))
 
     def configure_optimizers(self) -> Any:
         """AdamW, with a LambdaLR where the config has a scheduler."""
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        if self.scheduler_config is None:
-            return optimizer
-        schedule = instantiate_from_config(self.scheduler_config).schedule
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule)
-        return [optimizer], [{"scheduler": rate, "interval": "step", "frequency": 1}]
+        return scheduled(self.scheduler_config, optimizer)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], N: int = 8, **kwargs: Any) -> dict[str, Tensor]:
