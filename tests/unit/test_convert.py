@@ -197,7 +197,7 @@ def test_a_first_stage_that_is_the_conditioner_too(tmp_path: Path) -> None:
 
 def test_the_config_of_a_folder_is_written_beside_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
     tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    monkeypatch.setattr(configs, "CLIP_L", tower)  # the real one has 123 million weights
+    monkeypatch.setitem(configs.TABLES["text_encoder"], "theirs", tower)  # the real one has 123 million weights
     described = {**tower, "vocab_size": 49408}
     parts = {
         "unet": {**SMALL_UNET, "cross_attention_dim": 32},
