@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ldm.data.emoji.sprites import FONT_PATH
+from tests.golden_data import ROOT
 
 needs_font = pytest.mark.skipif(
     not FONT_PATH.exists(), reason="needs the Debian package fonts-noto-color-emoji to draw scenes"
@@ -45,6 +48,15 @@ def first_stage(kind: str = "AutoencoderKL", **change: Any) -> dict[str, Any]:
     """The section of a small first stage."""
     own = {"ddconfig": DDCONFIG} if kind == "AutoencoderKL" else {"ddconfig": VQ_DDCONFIG, "n_embed": 16}
     return target(f"models.autoencoder.{kind}", **{"embed_dim": 4, "lossconfig": IDENTITY, **own, **change})
+
+
+def export() -> ModuleType:
+    """scripts/export_emoji.py as a module."""
+    spec = importlib.util.spec_from_file_location("export_emoji", ROOT / "scripts/export_emoji.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def train(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor], steps: int) -> list[float]:
