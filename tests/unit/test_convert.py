@@ -98,22 +98,19 @@ def check_vae(config: dict[str, Any], size: int) -> None:
     assert all(torch.equal(back[k], v) for k, v in theirs.state_dict().items())
 
 
-def test_unet_gives_the_same_outputs() -> None:
-    check_unet(SMALL_UNET, 8)
+slow = pytest.mark.slow
 
 
-def test_vae_gives_the_same_outputs() -> None:
-    check_vae(SMALL_VAE, 32)
+@pytest.mark.parametrize("config", [SMALL_UNET, pytest.param(SD_UNET, marks=slow)], ids=["small", "full"])
+def test_unet_gives_the_same_outputs(config: dict[str, Any]) -> None:
+    check_unet(config, 8)
 
 
-@pytest.mark.slow
-def test_unet_of_full_size_gives_the_same_outputs() -> None:
-    check_unet(SD_UNET, 8)
-
-
-@pytest.mark.slow
-def test_vae_of_full_size_gives_the_same_outputs() -> None:
-    check_vae(SD_VAE, 64)
+@pytest.mark.parametrize(
+    ("config", "size"), [(SMALL_VAE, 32), pytest.param(SD_VAE, 64, marks=slow)], ids=["small", "full"]
+)
+def test_vae_gives_the_same_outputs(config: dict[str, Any], size: int) -> None:
+    check_vae(config, size)
 
 
 def test_the_published_config_and_the_published_json_describe_each_other() -> None:
@@ -239,16 +236,15 @@ def test_mistakes_end_in_one_sentence(
 
 def test_a_folder_of_another_architecture_is_refused(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     convert(world.ckpt, tmp_path / "folder", world.config)
-    config: Any = copy.deepcopy(tiny_world.CONFIG)
-    config["model"]["params"]["unet_config"]["params"]["channel_mult"] = [1]
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match=r"names have no counterpart \(.*down_blocks"):
-        convert(tmp_path / "folder", tmp_path / "out.ckpt", tmp_path / "other.yaml")
-    config = copy.deepcopy(tiny_world.CONFIG)
-    config["model"]["params"]["unet_config"]["params"]["model_channels"] = 64
-    (tmp_path / "wider.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match="of another architecture than the config"):
-        convert(tmp_path / "folder", tmp_path / "out.ckpt", tmp_path / "wider.yaml")
+    for change, message in (
+        ({"channel_mult": [1]}, r"names have no counterpart \(.*down_blocks"),
+        ({"model_channels": 64}, "of another architecture than the config"),
+    ):
+        config: Any = copy.deepcopy(tiny_world.CONFIG)
+        config["model"]["params"]["unet_config"]["params"] |= change
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / "folder", tmp_path / "out.ckpt", tmp_path / "other.yaml")
     assert not (tmp_path / "out.ckpt").exists()
 
 

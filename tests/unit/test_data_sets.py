@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ldm.data import imagenet, lsun
 from ldm.data.base import DataModuleFromConfig, Txt2ImgIterableBaseDataset, WrappedDataset, share_ids
 from ldm.util import UserError, get_obj_from_str
+from tests.training_parts import target
 
 
 def write(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (48, 40)) -> None:
@@ -133,21 +134,12 @@ def test_imagenet_mistakes(classes: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_published_names_may_stand_in_configs() -> None:
+    kinds = ("lsun.LSUNBedrooms", "lsun.LSUNChurches", "lsun.LSUNCats", "imagenet.ImageNet", "imagenet.ImageNetSR")
     for name in (
-        "imagenet.ImageNetSRTrain",
-        "imagenet.ImageNetSRValidation",
-        "imagenet.ImageNetTrain",
-        "imagenet.ImageNetValidation",
-        "lsun.LSUNBedroomsTrain",
-        "lsun.LSUNBedroomsValidation",
-        "lsun.LSUNChurchesValidation",
-        "lsun.LSUNCatsTrain",
         "base.Txt2ImgIterableBaseDataset",
+        *(kind + split for kind in kinds for split in ("Train", "Validation")),
     ):
         assert callable(get_obj_from_str(f"ldm.data.{name}"))
-
-
-# ------------------------------------------------------------------------------------------------ loaders
 
 
 class Numbers(Txt2ImgIterableBaseDataset):
@@ -168,7 +160,7 @@ def test_workers_share_an_iterable_data_set() -> None:
 
 
 def test_loaders(classes: Path) -> None:
-    described = {"target": "ldm.data.imagenet.ImageNetTrain", "params": {"data_root": str(classes), "size": 8}}
+    described = target("data.imagenet.ImageNetTrain", data_root=str(classes), size=8)
     module = DataModuleFromConfig(2, train=described, predict=described, wrap=True, num_workers=0)
     module.setup()
     assert isinstance(module.datasets["train"], WrappedDataset)
@@ -184,7 +176,7 @@ def test_loaders(classes: Path) -> None:
 
 def test_processes_share_the_samples(classes: Path) -> None:
     """Without shuffling the batches of two processes together are those of one."""
-    described = {"target": "ldm.data.imagenet.ImageNetTrain", "params": {"data_root": str(classes), "size": 8}}
+    described = target("data.imagenet.ImageNetTrain", data_root=str(classes), size=8)
     seen = []
     for rank in range(2):
         module = DataModuleFromConfig(1, train=described, num_workers=0, shuffle_train=False)

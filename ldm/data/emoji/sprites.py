@@ -5,7 +5,7 @@ Only training and the detector's check need the font; running the shipped model 
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,20 @@ SIDES = (22, 30)  # pixels of a sprite's longer side, least and most
 CLOSE_UP_SIDES = (32, 50)  # the same where one object fills the image
 
 
-@lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont:
+@cache
+def _glyph(label: int, font_path: Path) -> Image.Image:
+    """A category's emoji at the font's own size, cropped to its ink (RGBA)."""
     try:
-        return ImageFont.truetype(str(FONT_PATH), FONT_PIXELS)
+        font = ImageFont.truetype(str(font_path), FONT_PIXELS)
     except OSError as error:
         raise UserError(
-            f"Drawing the emoji scenes needs the font {FONT_PATH}; install the Debian package fonts-noto-color-emoji."
+            f"Drawing the emoji scenes needs the font {font_path}; install the Debian package fonts-noto-color-emoji."
         ) from error
-
-
-@cache
-def _glyph(label: int) -> Image.Image:
-    """A category's emoji at the font's own size, cropped to its ink (RGBA)."""
     canvas = Image.new("RGBA", (FONT_PIXELS * 2, FONT_PIXELS * 2))
-    ImageDraw.Draw(canvas).text((20, 20), CATEGORIES[label].emoji, font=_font(), embedded_color=True)
+    ImageDraw.Draw(canvas).text((20, 20), CATEGORIES[label].emoji, font=font, embedded_color=True)
     box = canvas.getchannel("A").getbbox()
     if box is None:
-        raise UserError(f"The font {FONT_PATH} draws nothing for {CATEGORIES[label].name}; install a current one.")
+        raise UserError(f"The font {font_path} draws nothing for {CATEGORIES[label].name}; install a current one.")
     return canvas.crop(box)
 
 
@@ -49,7 +45,7 @@ def sprite(label: int, side: int) -> tuple[NDArray[np.float32], NDArray[np.float
     Returns colors times opacity, (h, w, 3) in [0, 255], and transparency 1 - opacity, (h, w, 1). Both are
     shared: do not write into them. Raises UserError if the font is not installed.
     """
-    glyph = _glyph(label)
+    glyph = _glyph(label, FONT_PATH)
     scale = side / max(glyph.size)
     size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
     pixels = np.asarray(glyph.resize(size, Image.Resampling.LANCZOS), dtype=np.float32)  # (h, w, 4)
