@@ -23,15 +23,12 @@ class AutoencoderKL(FirstStage):
     """Convolutional autoencoder with a Gaussian latent: (B, 3, H, W) in [-1, 1] to (B, embed_dim, H/f, W/f).
 
     Args:
-        ddconfig: arguments of :class:`Encoder` and :class:`Decoder`.
-        lossconfig: target and params of the training loss: ``loss(image, reconstruction, posterior)``, or one with
-            a discriminator.
+        ddconfig, lossconfig: see :class:`FirstStage`; without a discriminator the loss is called as
+            ``loss(image, reconstruction, posterior)``.
         embed_dim: channels of the latent.
-        ckpt_path: weights to begin from.
-        ignore_keys: prefixes of names in `ckpt_path` to leave out.
-        weight_decay: of AdamW, without a discriminator.
-        total_steps: length of the one-cycle learning rate; constant rate where None, or with a discriminator.
-        common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
+        ckpt_path, ignore_keys: weights to begin from, and prefixes of names in them to leave out.
+        weight_decay, total_steps: of AdamW, and length of the one-cycle rate, without a discriminator.
+        common: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -71,8 +68,8 @@ class AutoencoderKL(FirstStage):
     def normalize_latents(self, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
         """Fold each latent channel's mean and standard deviation over `images` (B, C, H, W) into the 1x1 convolutions.
 
-        Afterwards every channel of the latent has mean 0 and deviation 1 while reconstructions stay the same, so
-        that one scalar scale factor of 1 serves all channels. Returns the old mean and deviation (embed_dim,).
+        Afterwards every channel of the latent has mean 0 and deviation 1 and reconstructions are the same, so that a
+        scale factor of 1 serves all channels. Returns the old mean and deviation (embed_dim,).
         """
         modes = torch.cat([self.encode(part).mode() for part in images.split(batch_size)])
         mean, std = modes.mean((0, 2, 3)), modes.std((0, 2, 3))
@@ -89,8 +86,6 @@ class AutoencoderKL(FirstStage):
         post.bias += post.weight[:, :, 0, 0] @ mean
         post.weight *= std[None, :, None, None]
         return mean, std
-
-    # ---------------------------------------------------------------------------------------- training
 
     def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Reconstructions, of a sample in training and of the mode otherwise, and the posterior."""

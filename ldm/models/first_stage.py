@@ -26,11 +26,7 @@ LOSSES = {"taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": "ldm.mo
 
 
 def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
-    """Refuse keys that neither :class:`Encoder` nor :class:`Decoder` knows.
-
-    Raises:
-        UserError: naming the key and the nearest one that exists.
-    """
+    """UserError for keys that neither :class:`Encoder` nor :class:`Decoder` knows, and for missing ones."""
     signatures = [inspect.signature(part).parameters for part in (Encoder, Decoder, Layers)]
     arguments = {name: p for signature in signatures for name, p in signature.items() if p.kind is p.KEYWORD_ONLY}
     del arguments["temb_channels"]  # the DDPM U-Net's
@@ -115,8 +111,6 @@ class FirstStage(pl.LightningModule):
             raise UserError("images of segmentations need colorize_nlabels, the number of labels, in the config")
         x = F.conv2d(x, self.colorize)
         return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
-
-    # ---------------------------------------------------------------------------------------- training
 
     @abstractmethod
     def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, Any]:

@@ -31,7 +31,7 @@ class VQModel(FirstStage):
         lr_g_factor: the autoencoder's learning rate over the discriminator's.
         remap, sane_index_shape: of the quantizer: a file of the indices in use; indices as maps (B, h, w).
         use_ema: keep averaged weights, for validation.
-        common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
+        common: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -96,8 +96,6 @@ class VQModel(FirstStage):
         """Run a block with the averaged weights, where the model keeps them."""
         with self.model_ema.scope(self) if self.use_ema else contextlib.nullcontext():
             yield
-
-    # ---------------------------------------------------------------------------------------- training
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
         """As every first stage's; in training, resized to a random side of `batch_resize_range`."""

@@ -135,10 +135,8 @@ def test_imagenet_mistakes(classes: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_published_names_may_stand_in_configs() -> None:
     kinds = ("lsun.LSUNBedrooms", "lsun.LSUNChurches", "lsun.LSUNCats", "imagenet.ImageNet", "imagenet.ImageNetSR")
-    for name in (
-        "base.Txt2ImgIterableBaseDataset",
-        *(kind + split for kind in kinds for split in ("Train", "Validation")),
-    ):
+    splits = [kind + split for kind in kinds for split in ("Train", "Validation")]
+    for name in ("base.Txt2ImgIterableBaseDataset", *splits):
         assert callable(get_obj_from_str(f"ldm.data.{name}"))
 
 

@@ -66,10 +66,7 @@ def wobble(
     turned = Image.fromarray(padded).transform(
         (IMAGE_SIZE, IMAGE_SIZE), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
     )
-    moved = []
-    for label, x, y in centers:
-        new_x, new_y = forward @ (x - 0.5, y - 0.5) + 0.5
-        moved.append((label, float(new_x), float(new_y)))
+    moved = [(label, *(forward @ (x - 0.5, y - 0.5) + 0.5).tolist()) for label, x, y in centers]
     return np.asarray(turned), moved
 
 

@@ -22,13 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {"class_label": EncoderUNetModel, "segmen
 
 
 def find_config(path: str | Path) -> Path:
-    """The config of a diffusion model: a YAML file, or what a run's folder holds of one.
-
-    A folder is searched for ``config.yaml``, then for the newest ``configs/*-project.yaml``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The config of a diffusion model: a YAML file, or a run's ``config.yaml`` or newest ``configs/*-project.yaml``."""
     path = Path(path)
     if path.is_file():
         return path
@@ -46,14 +40,10 @@ class NoisyLatentImageClassifier(pl.LightningModule):
 
     Args:
         diffusion_path: config of the diffusion model, or the folder of its run.
-        num_classes: how many there are.
-        ckpt_path: weights of the classifier to begin from.
+        ckpt_path, diffusion_ckpt_path: weights of the classifier, and of the model whose first stage encodes.
         pool: head of the classifier, see :class:`EncoderUNetModel`.
-        label_key: entry of a batch with the labels, and kind of the network; by default the diffusion model's
-            ``cond_stage_key``.
-        diffusion_ckpt_path: weights of the diffusion model, whose first stage encodes.
-        scheduler_config: of the learning rate.
-        weight_decay: of AdamW.
+        label_key: entry of a batch with the labels, and kind of the network; by default the model's cond_stage_key.
+        scheduler_config, weight_decay: of the learning rate and of AdamW.
         log_steps: noise levels in the images and in the validation's accuracies.
         monitor: metric that checkpoints are ranked by.
     """
@@ -120,11 +110,7 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         return self.model(x_noisy, t)
 
     def get_targets(self, batch: Mapping[str, Any], size: Sequence[int]) -> Tensor:
-        """Labels (B,), or (B, h, w) of the given size from segmentations (B, H, W, classes).
-
-        Raises:
-            UserError: the batch has no labels.
-        """
+        """Labels (B,), or (B, h, w) of the given size from segmentations (B, H, W, classes)."""
         if self.label_key not in batch:
             raise UserError(f"the batch has no labels '{self.label_key}'; it has {', '.join(batch)}")
         targets = torch.as_tensor(batch[self.label_key], device=self.device)

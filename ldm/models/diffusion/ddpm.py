@@ -75,8 +75,6 @@ class LatentDiffusion(DDPM):
         if not isinstance(self.logvar, nn.Parameter):
             self.logvar = torch.full((self.num_timesteps,), self.objective.logvar_init)
 
-    # --------------------------------------------------------------------------------------- both stages
-
     def get_learned_conditioning(self, c: Any) -> Any:
         """What the conditioner makes of `c`, such as a list of prompts: (B, L, D)."""
         if self.cond_stage_model is None:
@@ -133,8 +131,6 @@ class LatentDiffusion(DDPM):
         if split is None or not split.patch_distributed_vq:
             return self.first_stage_model.decode(z, **kwargs)
         return on_patches(lambda patch, _: self.first_stage_model.decode(patch, **kwargs), z, split, uf=split.vqf)
-
-    # ------------------------------------------------------------------------------------------ patches
 
     @property
     def split_input_params(self) -> SplitOptions | None:
@@ -195,8 +191,6 @@ class LatentDiffusion(DDPM):
             return self._apply_on_patches(x_noisy, t, cond, self._split)
         output = self.model(x_noisy, t, **cond, control=control, weights=weights, **kwargs)
         return output[0] if isinstance(output, tuple) and not return_ids else output
-
-    # ------------------------------------------------------------------------------------------ training
 
     @torch.no_grad()
     def latents(self, batch: Mapping[str, Any]) -> Tensor:

@@ -147,8 +147,6 @@ class DDPM(AncestralSampling, pl.LightningModule):
             self.register_buffer("logvar", logvar, persistent=False)
         self.begin_from(start)
 
-    # --------------------------------------------------------------------------------------- the process
-
     def _register_buffers(self) -> None:
         buffers = noise_buffers(self.noise, self.objective)
         self.derived_buffers = tuple(buffers)  # a checkpoint need not hold them
@@ -188,8 +186,6 @@ class DDPM(AncestralSampling, pl.LightningModule):
         """The network's output for x_t (B, C, H, W) at steps t (B,)."""
         return self.model(x_noisy, t, **kwargs)
 
-    # ---------------------------------------------------------------------------------------------- loss
-
     def get_loss(self, pred: Tensor, target: Tensor, mean: bool = True) -> Tensor:
         """Absolute or squared error, elementwise unless `mean`."""
         error = (pred - target).abs() if self.objective.loss_type == "l1" else (pred - target).square()
@@ -227,8 +223,6 @@ class DDPM(AncestralSampling, pl.LightningModule):
         """The loss of x_0 (B, C, H, W) at steps drawn uniformly."""
         t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=x.device)
         return self.p_losses(x, cond, t)
-
-    # ------------------------------------------------------------------------------------------ training
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> Any:
         """Images of a batch, (B, C, H, W)."""
