@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import main
 from ldm import util
@@ -81,19 +80,19 @@ def test_trainer_options_that_two_optimizers_do_not_take(accumulate: int, clip: 
         main.check_manual(manual, trainer)
 
 
+TINY = """
+model: {params: {ddconfig: {ch: 8, ch_mult: [1, 1], num_groups: 4}, total_steps: 6}}
+data: {params: {batch_size: 2, validation: {params: {size: 4}}}}
+lightning:
+  modelcheckpoint: {params: {every_n_train_steps: 2}}
+  trainer: {max_steps: 4, val_check_interval: 2}
+  log_every: 2
+"""
+
+
 def tiny(tmp_path: Path) -> list[str]:
     """Arguments of a first-stage run that takes seconds."""
-    section = {"ddconfig": {"ch": 8, "ch_mult": [1, 1], "num_groups": 4}, "total_steps": 6}
-    override = {
-        "model": {"params": section},
-        "data": {"params": {"batch_size": 2, "validation": {"params": {"size": 4}}}},
-        "lightning": {
-            "modelcheckpoint": {"params": {"every_n_train_steps": 2}},
-            "trainer": {"max_steps": 4, "val_check_interval": 2},
-            "log_every": 2,
-        },
-    }
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(override))
+    (tmp_path / "tiny.yaml").write_text(TINY)
     return ["-t", "--base", str(FIRST_STAGE), str(tmp_path / "tiny.yaml"), "--logdir", str(tmp_path), "--threads", "1"]
 
 
@@ -127,38 +126,32 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
 
 
-RAMP = {"target": "tests.training_parts.Ramp"}
-TRAINER = {"max_steps": 6, "val_check_interval": 2, "accelerator": "cpu", "log_every_n_steps": 1}
-LINE = {
-    "model": {
-        "base_learning_rate": 0.1,
-        "scale_lr": False,
-        "target": "tests.training_parts.Line",
-        "params": {"monitor": "val/loss"},
-    },
-    "data": {
-        "target": "main.DataModuleFromConfig",  # as published configs name it
-        "params": {
-            "batch_size": 4,
-            "num_workers": 0,
-            "shuffle_train": False,
-            "train": RAMP,
-            "validation": {**RAMP, "params": {"size": 8}},
-        },
-    },
-    "lightning": {
-        "trainer": {**TRAINER, "enable_model_summary": False},
-        "modelcheckpoint": {"params": {"every_n_train_steps": 100}},
-        "callbacks": {"image_logger": {"target": "main.ImageLogger", "params": {"batch_frequency": 2}}},
-    },
-}
+LINE = """
+model:
+  base_learning_rate: 0.1
+  scale_lr: false
+  target: tests.training_parts.Line
+  params: {monitor: val/loss}
+data:
+  target: main.DataModuleFromConfig  # as published configs name it
+  params:
+    batch_size: 4
+    num_workers: 0
+    shuffle_train: false
+    train: {target: tests.training_parts.Ramp}
+    validation: {target: tests.training_parts.Ramp, params: {size: 8}}
+lightning:
+  trainer: {max_steps: 6, val_check_interval: 2, accelerator: cpu, log_every_n_steps: 1, enable_model_summary: false}
+  modelcheckpoint: {params: {every_n_train_steps: 100}}
+  callbacks: {image_logger: {target: main.ImageLogger, params: {batch_frequency: 2}}}
+"""
 
 
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments of a run of the model without noise."""
     monkeypatch.setattr("ldm.util.ALLOWED_TARGETS", (*util.ALLOWED_TARGETS, "tests."))
-    (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE))
+    (tmp_path / "line.yaml").write_text(LINE)
     return ["-t", "--base", str(tmp_path / "line.yaml"), "--logdir", str(tmp_path), "--threads", "1"]
 
 
@@ -215,9 +208,7 @@ def test_which_rate_is_scaled(
     words: list[str], rate: float | None, line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if words == ["~model.scale_lr"]:
-        config = yaml.safe_load((tmp_path / "line.yaml").read_text())
-        del config["model"]["scale_lr"]
-        (tmp_path / "line.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "line.yaml").write_text(LINE.replace("  scale_lr: false\n", ""))
         words = []
     begin = [*line, "lightning.trainer.max_steps=1", "model.base_learning_rate=0.01"]
     if rate is None:
