@@ -128,18 +128,12 @@ class IdentityFirstStage(nn.Module):
         super().__init__()
         self.vq_interface = vq_interface
 
-    def encode(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`x` itself."""
         return x
 
-    def decode(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """`x` itself."""
-        return x
+    encode = decode = forward
 
     def quantize(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`x` itself, with empty loss and indices where the VQ interface is asked for."""
         return (x, None, [None, None, None]) if self.vq_interface else x
-
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """`x` itself."""
-        return x

@@ -50,7 +50,7 @@ class FirstStage(pl.LightningModule):
         lossconfig: target and params of the training loss.
         image_key: entry of a batch that holds the images, (B, H, W, C).
         monitor: metric that checkpoints are ranked by.
-        colorize_nlabels: number of labels that images of segmentations get a random color for.
+        colorize_nlabels: labels of segmentations, which get a random color each in images.
         accumulate_grad_batches: batches an optimizer step, with a discriminator (without, it is the trainer's).
     """
 
@@ -87,9 +87,9 @@ class FirstStage(pl.LightningModule):
             self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1))
 
     def init_from_ckpt(self, path: str | Path, ignore_keys: Sequence[str] = ()) -> None:
-        """Load weights by name, leaving out names that begin with one of `ignore_keys`, and the loss's own.
+        """Load weights by name, but the loss's own and those that begin with one of `ignore_keys`.
 
-        Nothing is loaded into a model on the meta device: it is built for a checkpoint that holds all its weights.
+        Not into a model on the meta device, which is built for a checkpoint that holds all its weights.
         """
         if self.quant_conv.weight.is_meta:
             return

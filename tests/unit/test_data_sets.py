@@ -159,12 +159,12 @@ def test_workers_share_an_iterable_data_set() -> None:
 
 def test_loaders(classes: Path) -> None:
     described = target("data.imagenet.ImageNetTrain", data_root=str(classes), size=8)
-    module = DataModuleFromConfig(2, train=described, predict=described, wrap=True, num_workers=0)
+    module = DataModuleFromConfig(3, train=described, predict=described, wrap=True, num_workers=0)
     module.setup()
     assert isinstance(module.datasets["train"], WrappedDataset)
-    [first, second] = module.train_dataloader()
-    assert first["image"].shape == (2, 8, 8, 3) and second["class_label"].shape == (2,)
-    assert [b["class_label"].tolist() for b in module.predict_dataloader()] == [[0, 1], [1, 2]]
+    [batch] = module.train_dataloader()  # the last, short one is left out
+    assert batch["image"].shape == (3, 8, 8, 3) and batch["class_label"].shape == (3,)
+    assert [b["class_label"].tolist() for b in module.predict_dataloader()] == [[0, 1, 1], [2]]
     assert module.val_dataloader() == [] and module.test_dataloader() == []
     with pytest.raises(UserError, match="no data.params.train"):
         DataModuleFromConfig(2, validation=described).train_dataloader()

@@ -1,4 +1,4 @@
-"""The emoji world: scenes, captions, tokens, pairs for CLIP, and the data module."""
+"""The emoji world: scenes, captions, tokens, and pairs for CLIP."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import random
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ldm.categories import CATEGORIES, LABELS
-from ldm.data.base import DataModuleFromConfig
 from ldm.data.emoji.captions import caption, relation_between, relation_caption, true_caption, vocabulary
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.pairs import EmojiClipPairs, crop_box
@@ -221,15 +219,3 @@ def test_degrading_keeps_shape_and_is_seeded() -> None:
         first, again = degrade(image, random.Random(seed)), degrade(image, random.Random(seed))
         assert first.shape == image.shape and first.dtype == np.uint8
         assert np.array_equal(first, again)
-
-
-@needs_font
-def test_data_module_from_config() -> None:
-    description = {"target": "ldm.data.emoji.scenes.EmojiScenes", "params": {"size": 10, "seed": 1}}
-    module = DataModuleFromConfig(batch_size=4, train=description, validation=description, num_workers=0)
-    module.setup()
-    batches: list[Any] = list(module.train_dataloader())
-    assert len(batches) == 2  # the last, short batch is left out
-    assert batches[0]["image"].shape == (4, 64, 64, 3) and len(batches[0]["caption"]) == 4
-    assert [len(batch["caption"]) for batch in module.val_dataloader()] == [4, 4, 2]
-    assert module.test_dataloader() == []

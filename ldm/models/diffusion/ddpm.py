@@ -115,9 +115,8 @@ class LatentDiffusion(DDPM):
     ) -> Tensor:
         """Images (B, 3, f h, f w), about [-1, 1], of scaled latents (B, C, h, w); differentiable in z.
 
-        Args:
-            predict_cids: z holds indices (B, h, w) of the codebook, or logits (B, entries, h, w) over it.
-            force_not_quantize: decode the latents of a VQ interface as they are.
+        With `predict_cids`, z holds indices (B, h, w) of the codebook, or logits (B, entries, h, w) over it; with
+        `force_not_quantize`, a VQ interface decodes the latents as they are.
         """
         if predict_cids:
             indices = z.argmax(1) if z.ndim == 4 else z  # (B, h, w)
@@ -176,10 +175,8 @@ class LatentDiffusion(DDPM):
     ) -> Any:
         """The network's output for x_t (B, C, h, w) at steps t (B,).
 
-        Args:
-            cond: a tensor, a list of tensors, or {"c_concat": [...], "c_crossattn": [...]}.
-            control: spatial control of the cross-attention.
-            weights: of the control's objects at this step, (N, images).
+        `cond` is a tensor, a list of tensors, or {"c_concat": [...], "c_crossattn": [...]}; `weights` (N, images) are
+        those of the control's objects at this step.
         """
         if not isinstance(cond, Mapping):
             tensors = [] if cond is None else list(cond) if isinstance(cond, (list, tuple)) else [cond]
@@ -219,8 +216,7 @@ class LatentDiffusion(DDPM):
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of latents x_0 (B, C, h, w) at steps drawn uniformly, under an encoded condition.
 
-        With ``num_timesteps_cond`` above 1 the condition, a map like x_0, is noised along: by its own step, which
-        spans the whole process within the first ``num_timesteps_cond`` steps and stays at the last afterwards.
+        With ``num_timesteps_cond`` above 1 the condition, a map like x_0, is noised along (:meth:`condition_steps`).
         """
         t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=x.device)
         if self.latent.num_timesteps_cond > 1 and cond is not None:
@@ -228,7 +224,7 @@ class LatentDiffusion(DDPM):
         return self.p_losses(x, cond, t)
 
     def condition_steps(self, t: Tensor) -> Tensor:
-        """Steps (B,) that the condition is noised by at steps t (B,), with ``num_timesteps_cond`` above 1."""
+        """Steps (B,) of the condition's noise at steps t (B,): from the first ones to the last, where they stay."""
         count = self.latent.num_timesteps_cond
         ids = torch.full((self.num_timesteps,), count - 1, dtype=torch.long)
         ids[:count] = torch.linspace(0, self.num_timesteps - 1, count).round().long()
@@ -257,13 +253,7 @@ class LatentDiffusion(DDPM):
 
     @torch.no_grad()
     def log_images(
-        self,
-        batch: Mapping[str, Any],
-        *,
-        ddim_steps: int = 20,
-        guidance_scale: float = 1.0,
-        split: str = "train",
-        **kwargs: Any,
+        self, batch: Mapping[str, Any], *, ddim_steps: int = 20, guidance_scale: float = 1.0, **kwargs: Any
     ) -> dict[str, Tensor]:
         """Reconstructions and DDIM samples for a batch's conditions, each (B, 3, H, W) in about [-1, 1]."""
         from ldm.models.diffusion.ddim import DDIMSampler
@@ -287,12 +277,7 @@ class LatentDiffusion(DDPM):
 
 
 class Layout2ImgDiffusion(LatentDiffusion):
-    """Latent diffusion conditioned on bounding boxes, which come as tokens (B, L); the last two say the crop.
-
-    Args:
-        cond_stage_key: "coordinates_bbox", the only one.
-        options: see :class:`LatentDiffusion`.
-    """
+    """Latent diffusion conditioned on bounding boxes, which come as tokens (B, L); the last two say the crop."""
 
     # A box (x, y, width, height), as shares of the image, to the two tokens of a crop; patches need it.
     bbox_tokenizer: Callable[[tuple[float, float, float, float]], Sequence[int]] | None = None

@@ -59,10 +59,8 @@ def noise_buffers(noise: NoiseOptions, loss: LossOptions) -> dict[str, Tensor]:
 class DiffusionWrapper(nn.Module):
     """The network, and how a condition enters it.
 
-    Args:
-        diff_model_config: target and params of the network.
-        conditioning_key: None; "concat": joined to the channels; "crossattn": as context; "hybrid": both;
-            "adm": as class vector ``y``.
+    A condition enters by `conditioning_key`: "concat", joined to the channels; "crossattn", as context; "hybrid", both;
+    "adm", as class vector ``y``; None, not at all.
     """
 
     def __init__(self, diff_model_config: Mapping[str, Any], conditioning_key: str | None) -> None:
@@ -279,7 +277,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
             self.init_from_ckpt(start.ckpt_path, start.ignore_keys, start.load_only_unet)
 
     def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False) -> None:
-        """Load weights by name, leaving out names that begin with one of `ignore_keys`; `only_model`: the network's.
+        """Load weights by name, but those that begin with one of `ignore_keys`; `only_model`: the network's alone.
 
         Averages begin at the loaded weights where the checkpoint holds none.
         """
