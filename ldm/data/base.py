@@ -102,7 +102,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         """Builds every described data set that is not there yet. Raises what the data sets raise."""
         for split, config in self.dataset_configs.items():
             if split not in self.datasets:
-                dataset = self._share(instantiate_from_config(config))
+                dataset = self.share(instantiate_from_config(config))
                 self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
                 if hasattr(dataset, "__len__") and len(dataset) == 0:
                     raise UserError(f"the {split} data set {config['target']} is empty; look at its parameters")
@@ -112,7 +112,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
-    def _share(self, dataset: Any) -> Any:
+    def share(self, dataset: Any) -> Any:
         """`dataset`, an iterable one with this process's part of its samples."""
         rank, world = self._process()
         if world > 1 and isinstance(dataset, Txt2ImgIterableBaseDataset) and dataset.valid_ids is not None:

@@ -181,6 +181,6 @@ def test_processes_share_the_samples(classes: Path) -> None:
         module.trainer = types.SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         module.setup()
         seen.append([batch["relpath"][0] for batch in module.train_dataloader()])
-        numbers = module._share(Numbers(5))
+        numbers = module.share(Numbers(5))
         assert numbers.valid_ids == [[0, 2, 4], [1, 3]][rank]
     assert seen == [["n01/n01_0.JPEG", "n02/n02_1.JPEG"], ["n02/n02_0.JPEG", "n03/n03_0.JPEG"]]

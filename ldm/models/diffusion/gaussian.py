@@ -200,7 +200,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
         prefix = "train" if self.training else "val"
         parts = {f"{prefix}/loss_simple": simple.mean()}
         logvar = self.logvar.to(simple.device)[t]
-        gamma = simple * self._snr_weights(t) / logvar.exp() + logvar
+        gamma = simple * self.snr_weights(t) / logvar.exp() + logvar
         if self.objective.learn_logvar:
             parts[f"{prefix}/loss_gamma"] = gamma.mean()
             parts["logvar"] = self.logvar.mean()
@@ -208,7 +208,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
         loss = self.objective.l_simple_weight * gamma.mean() + self.objective.original_elbo_weight * vlb
         return loss, {**parts, f"{prefix}/loss_vlb": vlb, f"{prefix}/loss": loss}
 
-    def _snr_weights(self, t: Tensor) -> Tensor:
+    def snr_weights(self, t: Tensor) -> Tensor:
         """min(SNR, gamma) / SNR for noise prediction, min(SNR, gamma) for x_0: (B,); ones where off."""
         if self.objective.snr_gamma is None:
             return torch.ones_like(t, dtype=torch.float32)
