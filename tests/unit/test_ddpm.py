@@ -180,7 +180,7 @@ def test_load_refuses_other_names_and_shapes(tiny: dict[str, Any], tmp_path: Pat
     load_model_from_config({"model": tiny}, tmp_path / "m.safetensors", allow_unexpected=["surplus"])
 
 
-def test_minsnr_weights_are_one_at_high_noise(tiny: dict[str, Any]) -> None:
+def test_min_snr_weights_are_one_at_high_noise(tiny: dict[str, Any]) -> None:
     model = LatentDiffusion(**{**tiny["params"], "snr_gamma": 5.0})
     weights = model.snr_weights(torch.tensor([0, 500, 999]))
     assert weights[0] < 0.01
