@@ -92,7 +92,7 @@ def test_clamp_moves_centers_into_the_image() -> None:
 )
 def test_guided_call_is_the_published_one(case: str) -> None:
     config, arrays = golden("control/guided_call")
-    centers, coefficients = config[case]["centers"], torch.from_numpy(arrays[f"{case}.coef"])[:, None]
+    centers, coefficients = config[case]["centres"], torch.from_numpy(arrays[f"{case}.coef"])[:, None]
     n = len(centers)
     contexts = torch.stack([tensor(1, f"st/local{i}", (1, 7, 48)) for i in range(n)])
     if case.startswith("init"):  # April 2023
