@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,40 +72,25 @@ def vary(
     strength: float,
 ) -> list[GeneratedImage]:
     """Variations of `image` (1, 3, H, W) in [0, 1]: as `ldm.generation.draw.draw`, but from the noised image."""
-    sampling = fit_to_model(sampling, pipeline.backend)
+    backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
+    generators, sampler = seeded_generators(seeds), DDIMSampler(backend)
     with pipeline.precision(sampling.precision), torch.no_grad():
-        latents = _noise_and_denoise(pipeline.backend, prompts, seeds, sampling, callback, image, strength)
-        images = to_images(pipeline.backend.decode(latents))
+        latents = backend.encode_image(image.to(backend.device), generators)  # (B, C, h, w)
+        sampler.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
+        total = len(sampler.ddim_timesteps)
+        if taken := int(strength * total):
+            entry = torch.full((len(seeds),), min(taken, total - 1))  # strength 1 begins at the noisiest step
+            noise = noise_like(latents.shape, generators).to(latents)
+            texts = contexts(backend, prompts)
+            assert sampling.scale is not None  # see fit_to_model
+            latents = sampler.decode(
+                sampler.stochastic_encode(latents, entry, noise=noise),
+                texts["conditioning"],
+                taken,
+                unconditional_guidance_scale=sampling.scale,
+                unconditional_conditioning=texts["unconditional_conditioning"],
+                generator=generators,
+                callback=Steps(callback, taken),
+            )
+        images = to_images(backend.decode(latents))
     return [GeneratedImage(*made) for made in zip(prompts, seeds, layouts, images, strict=True)]
-
-
-def _noise_and_denoise(
-    backend: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    sampling: Sampling,
-    callback: Callback | None,
-    image: Tensor,
-    strength: float,
-) -> Tensor:
-    generators = seeded_generators(seeds)
-    latents = backend.encode_image(image.to(backend.device), generators)  # (B, C, h, w)
-    sampler = DDIMSampler(backend)
-    sampler.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
-    total = len(sampler.ddim_timesteps)
-    taken = int(strength * total)
-    if taken == 0:
-        return latents
-    entry = torch.full((len(seeds),), min(taken, total - 1))  # strength 1 begins at the noisiest step
-    noise = noise_like(latents.shape, generators).to(latents)
-    texts = contexts(backend, prompts)
-    assert sampling.scale is not None  # see fit_to_model
-    return sampler.decode(
-        sampler.stochastic_encode(latents, entry, noise=noise),
-        texts["conditioning"],
-        taken,
-        unconditional_guidance_scale=sampling.scale,
-        unconditional_conditioning=texts["unconditional_conditioning"],
-        generator=generators,
-        callback=Steps(callback, taken),
-    )

@@ -11,7 +11,7 @@ import logging
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,27 +78,40 @@ def normalized(vectors: NDArray[Any]) -> Vectors:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-class Searcher(Protocol):
+class Searcher:
     """Finds the rows with the largest inner product."""
 
-    def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """(B, D) queries to the numbers of their k nearest rows, nearest first: (B, k)."""
-
-    def save(self, folder: Path) -> None:
-        """Write it into `folder`, where `load_searcher` finds it."""
-
-
-class FaissSearcher:
-    """Inner-product search of faiss: exact for small databases, cells of an inverted file for large ones."""
-
-    FILE = "index.faiss"
+    FILE = ""  # by which a saved one is known
 
     def __init__(self, index: Any) -> None:
         self.index = index
 
     @classmethod
-    def build(cls, vectors: Vectors, knn: int) -> FaissSearcher:
+    def build(cls, vectors: Vectors, knn: int) -> Searcher:
         """An index over (N, D); `knn` is how many neighbors will be asked for."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path) -> Searcher:
+        """Read what `save` wrote. Raises UserError for a corrupt file."""
+        raise NotImplementedError
+
+    def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
+        """(B, D) queries to the numbers of their k nearest rows, nearest first: (B, k)."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write it into `folder`, where `load_searcher` finds it."""
+        raise NotImplementedError
+
+
+class FaissSearcher(Searcher):
+    """faiss: exact for small databases, cells of an inverted file for large ones."""
+
+    FILE = "index.faiss"
+
+    @classmethod
+    def build(cls, vectors: Vectors, knn: int) -> Searcher:
         faiss = importlib.import_module("faiss")
         width = vectors.shape[1]
         if len(vectors) < EXACT_BELOW:
@@ -112,8 +125,7 @@ class FaissSearcher:
         return cls(index)
 
     @classmethod
-    def load(cls, folder: Path) -> FaissSearcher:
-        """Read what `save` wrote. Raises UserError for a corrupt file."""
+    def load(cls, folder: Path) -> Searcher:
         faiss = importlib.import_module("faiss")
         try:
             return cls(faiss.read_index(str(folder / cls.FILE)))
@@ -121,26 +133,20 @@ class FaissSearcher:
             raise UserError(f"{folder / cls.FILE} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """See `Searcher`."""
         return self.index.search(np.ascontiguousarray(queries, np.float32), k)[1]
 
     def save(self, folder: Path) -> None:
-        """See `Searcher`."""
         with atomic_write(folder / self.FILE) as temporary:
             importlib.import_module("faiss").write_index(self.index, str(temporary))
 
 
-class ScannSearcher:
-    """Inner-product search of scann (Guo et al. 2020), with the published choice by the database's size."""
+class ScannSearcher(Searcher):
+    """scann (Guo et al. 2020), with the published choice by the database's size."""
 
     FILE = "scann_config.pb"
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
-
     @classmethod
-    def build(cls, vectors: Vectors, knn: int) -> ScannSearcher:
-        """An index over (N, D); `knn` is how many neighbors will be asked for."""
+    def build(cls, vectors: Vectors, knn: int) -> Searcher:
         builder = importlib.import_module("scann").scann_ops_pybind.builder(vectors, knn, "dot_product")
         if len(vectors) < 20_000:
             return cls(builder.score_brute_force().build())
@@ -151,24 +157,21 @@ class ScannSearcher:
         return cls(hashed.reorder(max(100, knn)).build())
 
     @classmethod
-    def load(cls, folder: Path) -> ScannSearcher:
-        """Read what `save` wrote. Raises UserError for corrupt files."""
+    def load(cls, folder: Path) -> Searcher:
         try:
             return cls(importlib.import_module("scann").scann_ops_pybind.load_searcher(str(folder)))
         except (RuntimeError, OSError, ValueError) as err:
             raise UserError(f"the searcher in {folder} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """See `Searcher`."""
         return np.asarray(self.index.search_batched(queries, final_num_neighbors=k)[0], np.int64)
 
-    def save(self, folder: Path) -> None:
-        """See `Searcher`; scann writes several files."""
+    def save(self, folder: Path) -> None:  # several files
         folder.mkdir(parents=True, exist_ok=True)
         self.index.serialize(str(folder))
 
 
-KINDS: dict[str, type[FaissSearcher] | type[ScannSearcher]] = {"scann": ScannSearcher, "faiss": FaissSearcher}
+KINDS: dict[str, type[Searcher]] = {"scann": ScannSearcher, "faiss": FaissSearcher}
 
 
 def available(backend: str | None = None) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,10 +117,6 @@ class Pipeline:
         from layout_predictor.inference import predict_layout
 
         return predict_layout(prompt, self.predictor, all_nouns=all_nouns)
-
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """Texts to their contexts (B, L, C)."""
-        return self.backend.encode(texts)
 
     def precision(self, name: str) -> contextlib.AbstractContextManager[Any]:
         """Where the model runs in "full" precision, or in "autocast": bfloat16, whose range needs no loss scaling."""

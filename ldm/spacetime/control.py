@@ -7,7 +7,7 @@ the U-Net to every cross-attention; nothing is kept on a module or in a file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -96,24 +96,9 @@ class SpatialControl:
         """N, the largest number of objects of an image."""
         return self.local_contexts.shape[0]
 
-    @property
-    def batch_size(self) -> int:
-        """B, the number of images."""
-        return self.local_contexts.shape[1]
-
     def masks(self, h: int, w: int) -> Tensor:
         """Masks of every object on an h x w grid: (N, B, h*w), 0 or 1, in the dtype of the contexts."""
         return self._grid(h, w)[0]
-
-    def select(self, rows: Sequence[int] | Tensor) -> SpatialControl:
-        """The control of some images of the batch, in the order of `rows`."""
-        index = torch.as_tensor(rows, dtype=torch.long)
-        return replace(
-            self,
-            local_contexts=self.local_contexts[:, index.to(self.local_contexts.device)],
-            centers=self.centers[:, index],
-            present=self.present[:, index],
-        )
 
     def local_attention(self, h: int, w: int, weights: Tensor | None) -> LocalAttention | None:
         """What a cross-attention over an h x w grid needs, with w_{i,t} (N, B); None when there is no object at all."""

@@ -7,36 +7,17 @@ local term 1 - cos(crop, "A photo of <object>"), the crop being the square aroun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.modules.encoders.openai_clip import ClipBundle
 from ldm.spacetime.layout import RADIUS, Layout
 
 HALF_SIDE = RADIUS  # of a crop, as a fraction of the image side
-
-
-class ClipLike(Protocol):
-    """What the objective needs of a CLIP; `ldm.modules.encoders.openai_clip.ClipBundle` is one."""
-
-    @property
-    def model(self) -> Any: ...  # encode_image (B, 3, R, R), encode_text (B, L): features (B, D)
-
-    @property
-    def tokenize(self) -> Callable[[list[str]], Tensor]: ...
-
-    @property
-    def mean(self) -> Any: ...  # three numbers, of the red, green and blue channel in [0, 1]
-
-    @property
-    def std(self) -> Any: ...
-
-    @property
-    def resolution(self) -> int: ...
 
 
 @lru_cache(maxsize=16)
@@ -85,7 +66,7 @@ class ClipObjective:
 
     def __init__(
         self,
-        bundle: ClipLike,
+        bundle: ClipBundle,
         prompts: Sequence[str],
         layouts: Sequence[Layout],
         *,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.modules.encoders.openai_clip import ClipBundle
 from ldm.spacetime.control import Blend, SpatialControl
 from ldm.spacetime.layout import RADIUS, Layout
-from ldm.spacetime.objective import HALF_SIDE, ClipLike, ClipObjective
+from ldm.spacetime.objective import HALF_SIDE, ClipObjective
 
 Mode = Literal["fixed", "per-step", "whole-chain"]
 
@@ -69,7 +70,7 @@ class Preset:
         """The control with this preset's blend and discs."""
         return replace(control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius)
 
-    def objective(self, clip: ClipLike, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
+    def objective(self, clip: ClipBundle, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
         """The loss with this preset's constants; a prompt and a layout per image."""
         return ClipObjective(
             clip,
