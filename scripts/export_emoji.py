@@ -52,7 +52,7 @@ def export_first_stage(run: Path, out: Path) -> None:
         errors = [(model(part, sample_posterior=False)[0].clamp(-1, 1) - part).square() for part in parts]
     psnr = 10 * torch.log10(4 / torch.cat(errors).mean())
     logging.info("latents had mean %s, std %s; %.1f dB on fresh scenes", mean.tolist(), std.tolist(), psnr)
-    save_safetensors(out, {k: v.half() for k, v in model.state_dict().items()})
+    save_safetensors(out, _halved(model))
 
 
 def export_model(run: Path, out: Path, first_stage: Path | None = None) -> None:
@@ -65,8 +65,7 @@ def export_model(run: Path, out: Path, first_stage: Path | None = None) -> None:
     if first_stage is not None:
         replace_first_stage(model.first_stage_model, first_stage)
     skip = (*model.derived_buffers, "model_ema.")
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_safetensors(out, {k: v for k, v in state.items() if not k.startswith(skip)})
+    save_safetensors(out, {k: v for k, v in _halved(model).items() if not k.startswith(skip)})
 
 
 def replace_first_stage(current: Any, path: Path) -> None:
@@ -89,8 +88,11 @@ def export_clip(run: Path, out: Path) -> None:
 
 def export_detector(run: Path, out: Path) -> None:
     """Save the detector of `run`."""
-    model = load_run(run)
-    save_safetensors(out, {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    save_safetensors(out, _halved(load_run(run)))
+
+
+def _halved(model: Any) -> dict[str, Any]:
+    return {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
 
 
 EXPORTS: dict[str, Callable[..., None]] = {
