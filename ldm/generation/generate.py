@@ -22,7 +22,6 @@ from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, make_
 from ldm.generation.record import Recorder
 from ldm.generation.settings import GenerateSettings, check_settings, check_writable, fit_to_model
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
-from ldm.modules.compiling import compile_blocks
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimize import optimize
@@ -74,8 +73,6 @@ def generate(settings: GenerateSettings, progress: Progress | None = None) -> li
     if settings.pack_weights and not pack(pipeline.model):
         logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
     settings = fit_to_model(settings, pipeline)
-    if settings.compile:
-        compile_blocks(pipeline.model.model.diffusion_model, pipeline.device)
     recorder = make_recorder(settings, pipeline)
     outcomes: list[Outcome] = []
     for prompt, numbers, seeds in batches(settings):
