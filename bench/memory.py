@@ -171,7 +171,7 @@ class Model(nn.Module):
 
 def _clip() -> Any:
     """A ViT-B/32 with random weights, as `ClipObjective` takes it."""
-    from ldm.modules.encoders.modules import clip_package
+    from ldm.modules.encoders.openai_clip import clip_package
 
     model = clip_package().model.CLIP(CLIP_WIDTH, CLIP_SIDE, 12, 768, 32, 77, 49408, 512, 8, 12)
     return SimpleNamespace(
