@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 ImageArray = NDArray[np.uint8]  # (H, W, 3)
 LATER = ("gradient_steps", "shared")  # constants of a preset that scores made before there was one were made without
-BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "rounds": 4}  # images made together
+BATCHES = {"base": 16, "fixed": 16, "per-step": 8, "whole-chain": 4}  # images made together
 
 
 @dataclass(frozen=True)
