@@ -116,7 +116,7 @@ class _NormSilu(torch.autograd.Function):
         precision = torch.promote_types(x.dtype, torch.float32)
         wide = x.detach().to(precision).requires_grad_()
         with torch.enable_grad():
-            normed = ctx.norm(wide)
+            normed = ctx.norm.forward(wide)  # without the hooks of a second call
         through = torch.ops.aten.silu_backward(gradient.to(precision), normed.detach())
         return torch.autograd.grad(normed, wide, through)[0].to(x.dtype), None
 
