@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Call = Callable[[], object]
 # Operations that only give another view of the same memory, or allocate it.
-FREE = """view _unsafe_view expand permute transpose t unsqueeze squeeze select slice split unbind alias detach as_strided
-empty new_empty empty_like _reshape_alias chunk"""
+FREE = """view _unsafe_view expand permute transpose t unsqueeze squeeze select slice split unbind alias detach
+as_strided empty new_empty empty_like _reshape_alias chunk"""
 
 
 def seconds(call: Call) -> float:

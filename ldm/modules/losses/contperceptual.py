@@ -38,7 +38,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         split: str = "train",
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Logs]:
-        """The loss of the autoencoder (`optimizer_idx` 0) or of the discriminator (1), and its parts.
+        """The loss of the autoencoder (`optimizer_idx` 0) or discriminator (1), and its parts for the log.
 
         Args:
             inputs, reconstructions: (B, C, H, W) in [-1, 1].
@@ -55,14 +55,8 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         kl = posteriors.kl().sum() / batch
         adversarial, parts = self.generator_loss(nll, reconstructions, cond, last_layer, global_step)
         loss = weighted + self.kl_weight * kl + adversarial
-        parts = {
-            "total_loss": loss,
-            "logvar": self.logvar,
-            "kl_loss": kl,
-            "nll_loss": nll,
-            "rec_loss": rec.mean(),
-            **parts,
-        }
+        own = {"total_loss": loss, "logvar": self.logvar, "kl_loss": kl, "nll_loss": nll, "rec_loss": rec.mean()}
+        parts = {**own, **parts}
         return loss, named(parts, split)
 
 
