@@ -1,8 +1,8 @@
 """What is done to a finished image before it is saved: the safety checker and the invisible watermark.
 
-txt2img, img2img and knn2img have both on where their package and weights are there; where not, one warning says what
-is missing. inpaint and sample_diffusion have neither unless asked, as published: the first is to leave a user's image
-as it is outside the mask, and the second's samples are measured. What is asked for and missing ends the script.
+txt2img, img2img and knn2img have both on where package and weights are there, and warn where not. inpaint and
+sample_diffusion have neither unless asked, as published: the first leaves a user's image as it is outside the mask, and
+the second's samples are measured. What is asked for and missing ends the script.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm.generation.images import ImageArray
-from ldm.util import UserError
+from ldm.errors import UserError
+from ldm.generation.images import ImageArray, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,6 @@ def read_watermark(path: Path) -> str | None:
     Raises:
         UserError: the file is no image, or `invisible-watermark` is not installed.
     """
-    from ldm.cli.images import read_image
-
     try:
         from imwatermark import WatermarkDecoder
     except ImportError as err:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import Control, SpatialTransformer
 from ldm.modules.diffusionmodules.util import avg_pool_nd, checkpoint, conv_nd, linear, normalization, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from ldm.spacetime.control import SpatialControl
 
 
 class Upsample(nn.Module):
@@ -187,7 +183,7 @@ class TimestepEmbedSequential(nn.Sequential):
         x: Tensor,
         emb: Tensor,
         context: Tensor | None = None,
-        control: SpatialControl | None = None,
+        control: Control | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
         for layer in self:

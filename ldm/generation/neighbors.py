@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.util import UserError, atomic_write
+from ldm.errors import UserError
+from ldm.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ class Database:
 
 
 def load_database(folder: Path) -> Database:
-    """All ``.npz`` files of a folder, joined in the order of their names, embeddings scaled to length 1.
+    """All .npz files of a folder, joined in the order of their names, embeddings scaled to length 1.
 
-    Each file holds ``embedding`` (N, D), ``img_id`` (N,) and ``patch_coords`` (N, 4), as published.
+    Each file holds `embedding` (N, D), `img_id` (N,) and `patch_coords` (N, 4), as published.
 
     Raises:
         UserError: no such folder, no file in it, or a file that is not of this kind.
@@ -84,7 +85,7 @@ class Searcher(Protocol):
         """(B, D) queries to the numbers of their k nearest rows, nearest first: (B, k)."""
 
     def save(self, folder: Path) -> None:
-        """Write it into `folder`, where :func:`load_searcher` finds it."""
+        """Write it into `folder`, where `load_searcher` finds it."""
 
 
 class FaissSearcher:
@@ -112,7 +113,7 @@ class FaissSearcher:
 
     @classmethod
     def load(cls, folder: Path) -> FaissSearcher:
-        """Read what :meth:`save` wrote. Raises UserError for a corrupt file."""
+        """Read what `save` wrote. Raises UserError for a corrupt file."""
         faiss = importlib.import_module("faiss")
         try:
             return cls(faiss.read_index(str(folder / cls.FILE)))
@@ -120,11 +121,11 @@ class FaissSearcher:
             raise UserError(f"{folder / cls.FILE} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """See :class:`Searcher`."""
+        """See `Searcher`."""
         return self.index.search(np.ascontiguousarray(queries, np.float32), k)[1]
 
     def save(self, folder: Path) -> None:
-        """See :class:`Searcher`."""
+        """See `Searcher`."""
         with atomic_write(folder / self.FILE) as temporary:
             importlib.import_module("faiss").write_index(self.index, str(temporary))
 
@@ -151,18 +152,18 @@ class ScannSearcher:
 
     @classmethod
     def load(cls, folder: Path) -> ScannSearcher:
-        """Read what :meth:`save` wrote. Raises UserError for corrupt files."""
+        """Read what `save` wrote. Raises UserError for corrupt files."""
         try:
             return cls(importlib.import_module("scann").scann_ops_pybind.load_searcher(str(folder)))
         except (RuntimeError, OSError, ValueError) as err:
             raise UserError(f"the searcher in {folder} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """See :class:`Searcher`."""
+        """See `Searcher`."""
         return np.asarray(self.index.search_batched(queries, final_num_neighbors=k)[0], np.int64)
 
     def save(self, folder: Path) -> None:
-        """See :class:`Searcher`; scann writes several files."""
+        """See `Searcher`; scann writes several files."""
         folder.mkdir(parents=True, exist_ok=True)
         self.index.serialize(str(folder))
 
@@ -171,7 +172,7 @@ KINDS: dict[str, type[FaissSearcher] | type[ScannSearcher]] = {"scann": ScannSea
 
 
 def available(backend: str | None = None) -> str:
-    """The backend to use: the named one, or the first of :data:`BACKENDS` that is installed. Raises UserError."""
+    """The backend to use: the named one, or the first of BACKENDS that is installed. Raises UserError."""
     if backend is not None and backend not in BACKENDS:
         raise UserError(f"search backend '{backend}' is unknown; choose {' or '.join(BACKENDS)}")
     for name in (backend,) if backend else BACKENDS:
@@ -195,10 +196,10 @@ def load_searcher(folder: Path) -> Searcher | None:
 
 
 def train_searcher(database: Path, target: Path, knn: int, backend: str | None = None) -> Path:
-    """Build an index over a retrieval database and save it: what `scripts/train_searcher.py` does.
+    """Build an index over a retrieval database and save it.
 
     Raises:
-        UserError: see :func:`load_database`, :func:`available`, or a folder that cannot be written.
+        UserError: see `load_database` and `available`, or a folder that cannot be written.
     """
     if knn < 1:
         raise UserError(f"--knn must be at least 1, not {knn}")
