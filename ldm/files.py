@@ -7,12 +7,19 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of one of the project's own YAML files."""
+    import yaml
+
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 @contextlib.contextmanager

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ldm.categories import NAMES
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import make_scene, scene_rng
-from ldm.data.emoji.sprites import NAMES
 from ldm.evaluation.scoring import Matches, match
 from ldm.models.detector import Detection, EmojiDetector
 from ldm.util import UserError, atomic_write

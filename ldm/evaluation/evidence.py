@@ -111,8 +111,6 @@ def read_plan(path: Path, root: Path) -> Plan:
         )
         plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), str(content["layout"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"the plan {path} can't be used ({error!r:.120}); see configs/emoji/evidence.yaml") from None
     if unknown := {name for stage in stages for name in stage.sets} - set(sets):
         raise UserError(f"the plan {path} has no set '{sorted(unknown)[0]}'; it has {', '.join(sets)}")

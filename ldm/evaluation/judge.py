@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ldm.data.emoji.scene import SOFT
+from ldm.categories import BACKGROUNDS
 from ldm.evaluation.manifest import Entry, FinishedRun
 from ldm.evaluation.metrics import RATIOS, Box, ImageFacts, counts, image_facts, visor_n
 from ldm.evaluation.promptfiles import EvalPrompt
@@ -90,7 +90,7 @@ def look(image: ImageArray, prompt: EvalPrompt, judges: Judges) -> tuple[list[Bo
         from ldm.evaluation.clipscores import color_facts
 
         facts = replace(facts, colors=color_facts(judges.colors, image, boxes, prompt))
-    if judges.background is not None and prompt.background in SOFT:
+    if judges.background is not None and prompt.background in BACKGROUNDS:
         facts = replace(facts, background=judges.background(image) == prompt.background)
     if judges.clip_score is not None:
         facts = replace(facts, clip_score=judges.clip_score(image, prompt.text))

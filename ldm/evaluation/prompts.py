@@ -9,7 +9,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from ldm.data.emoji.sprites import NAMES
+from ldm.categories import NAMES
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ldm.data.emoji.captions import BACKGROUND_COLORS
-from ldm.data.emoji.sprites import NAMES
+from ldm.categories import BACKGROUNDS, NAMES
 from ldm.evaluation.prompts import SETS, pairs_of
 from ldm.util import atomic_write
 
@@ -148,7 +147,7 @@ def _caption(names: Sequence[str], rng: random.Random) -> str:
     text = rng.choice(templates).format(*phrases)
     kind = rng.random()
     if kind < 0.3:
-        text += f" on a {rng.choice(BACKGROUND_COLORS)} background"
+        text += f" on a {rng.choice(list(BACKGROUNDS))} background"
     elif kind < 0.5:
         text += f" {rng.choice(_PLACES)}"
     return _upper(text) + "."

@@ -157,7 +157,7 @@ def load_pipeline(
     backend = CompVis(load_model_from_config(config, choice.ckpt, device=where), config, choice.guidance_scale)
     categories: tuple[str, ...] = ()
     if choice.embedded:
-        from ldm.data.emoji.sprites import NAMES
+        from ldm.categories import NAMES
 
         categories = NAMES
     return Pipeline(

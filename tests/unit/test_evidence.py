@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm.data.emoji.sprites import NAMES
+from ldm.categories import NAMES
 from ldm.evaluation import making
 from ldm.evaluation.backgrounds import background_color
 from ldm.evaluation.evidence import Record, Workshop, build_rows, by_group, fill, from_word, read_plan, to_word
@@ -96,12 +96,12 @@ def test_the_command_writes_them(tmp_path: Path) -> None:
 
 
 def test_backgrounds() -> None:
-    from ldm.data.emoji.scene import SOFT
+    from ldm.categories import BACKGROUNDS
 
     assert from_sentence("A cat on a green background.").background == "green"
     assert from_sentence("a cat against a pale Blue background").background == "blue"
     assert from_sentence("A cat in the background").background is None
-    for word, color in SOFT.items():
+    for word, color in BACKGROUNDS.items():
         image = np.empty((64, 64, 3), np.uint8)
         image[:] = np.array(color) + 5  # a lighter shade of it
         image[0:30, 10:50] = (10, 20, 30)  # an object at the edge
