@@ -14,82 +14,26 @@ sentence. Every complaint names the line or the record.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from layout_predictor.LayoutTransformer.data.records import read_records
-from ldm.evaluation.directions import direction, stated_relations
+from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation
+from ldm.evaluation.prompts.words import relation_of, stated_relations
+from ldm.relations import with_article
 from ldm.util import UserError
 
-# The colors whose binding is judged: those of GenEval (Ghosh et al., 2023).
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 _ARTICLES = {"a", "an", "the", "one"}
 _FIELD = re.compile(r"^\s*(?:\d+[.)]\s*)?(objects?|relations?|sentences?)\s*:\s*(.*)$", re.IGNORECASE)
 _SEPARATOR = re.compile(r"^\s*(?:\d+[.)]?|[-=#*_]{2,})?\s*$")
-_BACKGROUND = re.compile(r"\b(?:on|against|with) an? (?:\w+ )?(\w+) background\b", re.IGNORECASE)
 _OTHER_FORMATS = {".csv", ".tsv", ".html", ".xml", ".yaml", ".yml", ".parquet", ".xlsx"}
 _MARKUP = re.compile(r"(<[!?/a-z])|\d+ *[,;\t]|[^\t]*\t|[^\"]*\",\"", re.IGNORECASE)  # a tag, or a table's row
 _TEXT_KEYS = ("prompt", "sentence", "caption", "text")
-
-
-@dataclass(frozen=True)
-class EvalObject:
-    """What an image should show: a category, how many of it, and its color where the prompt says one."""
-
-    name: str
-    phrase: str
-    count: int = 1
-    color: str | None = None
-
-
-@dataclass(frozen=True)
-class EvalRelation:
-    """Object number ``first`` is left, right, above or below object number ``second`` (from 0)."""
-
-    first: int
-    direction: str
-    second: int
-
-
-@dataclass(frozen=True)
-class EvalPrompt:
-    """A sentence with what it demands. ``unjudged``: relations without a direction ("riding"), as written."""
-
-    text: str
-    objects: tuple[EvalObject, ...] = ()
-    relations: tuple[EvalRelation, ...] = ()
-    unjudged: tuple[str, ...] = ()
-
-    @property
-    def background(self) -> str | None:
-        """The color word of "on a green background", "against a light green background"; None without one."""
-        found = _BACKGROUND.search(self.text)
-        return found[1].lower() if found else None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields by name; :func:`from_json` reads them."""
-        return asdict(self)
-
-
-def from_json(entry: Mapping[str, Any]) -> EvalPrompt:
-    """The prompt that :meth:`EvalPrompt.to_json` wrote."""
-    return EvalPrompt(
-        entry["text"],
-        tuple(EvalObject(**item) for item in entry["objects"]),
-        tuple(EvalRelation(**item) for item in entry["relations"]),
-        tuple(entry["unjudged"]),
-    )
-
-
-def prompts_hash(prompts: Sequence[EvalPrompt]) -> str:
-    """What identifies a list of prompts: SHA-256 of their JSON."""
-    return hashlib.sha256(json.dumps([p.to_json() for p in prompts], sort_keys=True).encode()).hexdigest()
 
 
 def read_prompt_file(path: str | Path) -> list[EvalPrompt]:
@@ -240,7 +184,7 @@ def parse_object(words: Any, where: str) -> EvalObject:
         count, rest = _NUMBERS[rest[0]], rest[1:]
         rest[-1] = _singular(rest[-1])
     else:
-        phrase = f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
+        phrase = with_article(phrase)
     if rest[0] in COLORS and len(rest) > 1:
         color, rest = rest[0], rest[1:]
     return EvalObject(" ".join(rest), phrase, count, color)
@@ -301,14 +245,10 @@ def _build(text: str, objects: Sequence[Any], relations: Sequence[Any], where: s
     parsed = tuple(parse_object(item, where) for item in objects)
     if not parsed:
         return from_sentence(text.strip())
-    judged, unjudged = [], []
-    for relation in relations:
-        entry = _relation(relation, parsed, where)
-        if isinstance(entry, EvalRelation):
-            judged.append(entry)
-        else:
-            unjudged.append(entry)
-    return EvalPrompt(text.strip(), parsed, tuple(judged), tuple(unjudged))
+    stated = [_relation(relation, parsed, where) for relation in relations]
+    judged = tuple(entry for entry in stated if isinstance(entry, EvalRelation))
+    unjudged = tuple(entry for entry in stated if isinstance(entry, str))
+    return EvalPrompt(text.strip(), parsed, judged, unjudged)
 
 
 def _relation(relation: Any, objects: Sequence[EvalObject], where: str) -> EvalRelation | str:
@@ -327,12 +267,12 @@ def _relation(relation: Any, objects: Sequence[EvalObject], where: str) -> EvalR
         first, second = (places[0][1], places[1][1]) if len(places) >= 2 else (0, 1)
     else:
         raise UserError(f'{where}: {str(relation)[:60]!r} is no relation; write ["cat", "left of", "dog"]')
-    towards = direction(words)
-    if towards is None:
+    stated = relation_of(words)
+    if stated is None:
         return words.strip()
     if len(objects) < 2 or first == second:
         raise UserError(f"{where}: the relation '{words.strip()}' needs two objects")
-    return EvalRelation(first, towards, second)
+    return EvalRelation(first, stated, second)
 
 
 def _number_of(part: Any, objects: Sequence[EvalObject], where: str) -> int:
