@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
 
@@ -69,3 +70,14 @@ def save_safetensors(
             save_file(own, temporary, dict(metadata or {}))
         except SafetensorError as err:
             raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8, all of it or nothing. Raises UserError as `atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write indented JSON, all of it or nothing. Raises UserError as `atomic_write` does."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

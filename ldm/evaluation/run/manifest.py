@@ -1,8 +1,8 @@
 """The state of every image of a run, in files that are whole at any moment.
 
 A run's folder holds ``settings.json`` (what all images share), ``prompts.json``, one ``manifest-RANK-of-COUNT.json``
-a shard, and ``METHOD/NUMBER-sSEED.png`` with ``.json`` beside it (layout, weights, losses). An image's JSON is written
-before the image, so an image that is there is complete.
+a shard, and for each method ``METHOD/method.json`` (its constants) and ``METHOD/NUMBER-sSEED.png`` with ``.json``
+beside it (layout, weights, losses). An image's JSON is written before the image, so an image that is there is complete.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.promptfiles import EvalPrompt, from_json, prompts_hash
-from ldm.evaluation.shards import Shard
-from ldm.util import UserError, atomic_write
+import numpy as np
+from PIL import Image
+
+from ldm.evaluation.prompts.prompt import EvalPrompt, from_json, prompts_hash
+from ldm.evaluation.run.shards import Shard
+from ldm.files import write_json
+from ldm.generation.images import ImageArray
+from ldm.util import UserError
 
 PENDING, WORKING, DONE, FAILED = "pending", "working", "done", "failed"
 _ORDER = (PENDING, FAILED, WORKING, DONE)  # of two shards' words on one image the later one counts
@@ -46,21 +51,14 @@ class Manifest:
     def add(self, entries: Iterable[Entry], states: Mapping[str, str]) -> None:
         """Note images with their states by key."""
         for entry in entries:
-            self.images[entry.key] = {
-                "state": states[entry.key],
-                "method": entry.method,
-                "number": entry.number,
-                "seed": entry.seed,
-            }
-        self._write()
+            state = {"state": states[entry.key], "method": entry.method, "number": entry.number, "seed": entry.seed}
+            self.images[entry.key] = state
+        write_json(self.path, {"images": self.images})
 
     def mark(self, keys: Iterable[str], state: str, **more: Any) -> None:
         """Note the new state of images, and more about them."""
         for key in keys:
             self.images[key].update(state=state, **more)
-        self._write()
-
-    def _write(self) -> None:
         write_json(self.path, {"images": self.images})
 
 
@@ -99,31 +97,51 @@ def read_run(folder: Path) -> FinishedRun:
     for path in sorted(folder.glob("manifest-*.json")):
         for key, value in _read(path)["images"].items():
             entry = Entry(value["method"], key.partition("/")[0], value["number"], value["seed"])
-            known = found.get(entry, PENDING)
-            found[entry] = max(known, value["state"], key=_ORDER.index)
+            found[entry] = max(found.get(entry, PENDING), value["state"], key=_ORDER.index)
     if not found:
         raise UserError(f"{folder} holds no manifest; start the run again with the same --outdir")
+    return FinishedRun(folder, _load(folder / "settings.json"), _prompts(folder / "prompts.json"), found)
+
+
+def load_image(path: Path) -> ImageArray | None:
+    """The pixels (H, W, 3) of an image; None if it is damaged."""
     try:
-        prompts = [from_json(item) for item in _load(folder / "prompts.json")]
-    except (KeyError, TypeError):
-        raise UserError(f"{folder / 'prompts.json'} is damaged; start the run again with the same flags") from None
-    return FinishedRun(folder, _load(folder / "settings.json"), prompts, found)
+        with Image.open(path) as file:
+            return np.asarray(file.convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def keep_prompts(folder: Path, prompts: list[EvalPrompt]) -> None:
     """Write the prompts into a run's folder. UserError if it holds others."""
     path = folder / "prompts.json"
-    if path.exists():
-        if prompts_hash([from_json(item) for item in _load(path)]) != prompts_hash(prompts):
-            raise UserError(f"{folder} holds images of other prompts; choose another --outdir")
-        return
-    write_json(path, [prompt.to_json() for prompt in prompts])
+    if not path.exists():
+        write_json(path, [prompt.to_json() for prompt in prompts])
+    elif prompts_hash(_prompts(path)) != prompts_hash(prompts):
+        raise UserError(f"{folder} holds images of other prompts; choose another --outdir")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, all of it or nothing."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def claim(path: Path, content: Mapping[str, Any]) -> None:
+    """Write settings to a file, or check that they are those of the file. UserError if they differ."""
+    if not path.exists():
+        write_json(path, content)
+    elif changed := changed_keys(_load(path), content):
+        raise UserError(
+            f"{path.parent} holds images made with other settings ({', '.join(changed)}); "
+            "choose another output folder or remove it."
+        )
+
+
+def changed_keys(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The names, sorted, under which two settings differ; a setting that is not there is None."""
+    return sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+
+
+def _prompts(path: Path) -> list[EvalPrompt]:
+    try:
+        return [from_json(item) for item in _load(path)]
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is damaged, or of an earlier version; choose another --outdir") from None
 
 
 def _load(path: Path) -> Any:

@@ -1,21 +1,23 @@
 """The ways of making an image that the evaluation compares, and how they are named on the command line.
 
-``base``, ``fixed:weight=1``, ``fixed:weight=8,until=0.12``, ``per-step``, ``april-2023``, ``iccv-2023``; constants of
-a schedule may follow, as in ``per-step:inner_steps=2,learning_rate=0.2``. ``blend=unconditional`` or ``conditional``
-says what the local attention is measured against, ``swap=true`` exchanges the centers of the first two objects,
-``radius`` is that of the discs. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method
-names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
-``iccv-2023:shared=true`` moves one weight an object for all steps together.
+``base`` is the plain model, ``per-step``, ``april-2023``, ``iccv-2023`` and ``fixed`` are presets. Constants may follow,
+as in ``per-step:inner_steps=2,learning_rate=0.2`` or ``iccv-2023:shared=true``. Those of ``fixed:weight=8,until=0.12``
+say which weight every object has up to which part of the steps. ``blend=unconditional`` or ``conditional`` says what
+the local attention is measured against, ``radius`` is that of the discs, ``swap=true`` exchanges the centers of the
+first two objects. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method names its own:
+``base:guidance=7.5``, ``per-step:layout=rule``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ldm.evaluation.prompts import swapped
+from ldm.evaluation.prompts.prompt import swapped
+from ldm.evaluation.run.manifest import changed_keys
 from ldm.spacetime.control import Blend
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
@@ -23,26 +25,23 @@ from ldm.util import UserError
 
 Placing = Literal["predictor", "rule"]  # who gives the centers
 DEFAULT_METHODS = ("base", "fixed:weight=1", "per-step", "april-2023", "iccv-2023")
+_FIXED = {"weight": "initial", "until": "release", "blend": "blend", "radius": "radius"}  # constants of a fixed weight
 
 
 @dataclass(frozen=True)
 class Method:
     """One row of the table.
 
-    ``label`` is what the user wrote. Without ``weight`` and ``preset`` it is the plain model; with
-    ``weight`` every object has that weight, against the attention that ``blend`` names, at every step of the
-    first part of the chain that ``until`` gives, and 0 afterwards; with ``preset`` the weights are optimized.
-    ``swap`` exchanges the centers. ``radius`` is that of the discs of a fixed weight (a preset has its own);
-    ``guidance`` and ``layout`` are None where they are the run's.
+    Attributes:
+        label: what the user wrote.
+        preset: None for the plain model.
+        swap: whether the centers of the first two objects are exchanged.
+        guidance, layout: None where they are the run's.
     """
 
     label: str
-    weight: float | None = None
     preset: Preset | None = None
     swap: bool = False
-    until: float = 1.0
-    blend: Blend = "conditional"
-    radius: float | None = None
     guidance: float | None = None
     layout: Placing | None = None
 
@@ -51,36 +50,42 @@ class Method:
         """The label as a folder name."""
         return re.sub(r"[^a-z0-9.=-]+", "_", self.label.lower())
 
-    @property
-    def controlled(self) -> bool:
-        """Whether the layout plays a part."""
-        return self.weight is not None or self.preset is not None
-
     def arrange(self, layout: Layout) -> Layout:
-        """The layout that the method draws: with ``swap``, and two objects or more, the first two change places."""
-        return swapped(layout) if self.swap and len(layout.objects) >= 2 else layout
+        """The layout that the method draws."""
+        return swapped(layout) if self.swap else layout
+
+
+def split_methods(words: Sequence[str]) -> list[str]:
+    """Methods joined by commas or blanks; a constant (key=value) belongs to the method before it."""
+    methods: list[str] = []
+    for part in ",".join(words).split(","):
+        if methods and re.fullmatch(r"\s*\w+=[^:]*", part):
+            methods[-1] += f",{part.strip()}"
+        elif part.strip():
+            methods.append(part.strip())
+    return methods
 
 
 def parse_method(text: str) -> Method:
     """The method of a command-line word. Raises UserError naming what is possible."""
     name, _, rest = text.partition(":")
     options = _options(rest, text)
-    guidance = _value(options.pop("guidance"), float, text) if "guidance" in options else None
+    if name != "base" and name not in PRESETS:
+        raise UserError(f"There is no method '{name}'; choose one of base, {', '.join(PRESETS)}.")
+    shared: dict[str, Any] = {}
+    if "guidance" in options:
+        shared["guidance"] = _value(options.pop("guidance"), float, text)
     if name == "base":
-        _refuse(options, text, ("guidance",))
-        return Method(text, guidance=guidance)
-    shared: dict[str, Any] = {"guidance": guidance, "layout": _choice(options.pop("layout", None), Placing, text)}
-    shared["swap"] = _value(options.pop("swap", "false"), bool, text)
+        _refuse(options, ("guidance",), text)
+        return Method(text, **shared)
+    if "layout" in options:
+        shared["layout"] = _value(options.pop("layout"), Placing, text)
+    if "swap" in options:
+        shared["swap"] = _value(options.pop("swap"), bool, text)
+    preset, names = PRESETS[name], None
     if name == "fixed":
-        weight = _value(options.pop("weight", "1"), float, text)
-        until = _value(options.pop("until", "1"), float, text)
-        blend = _choice(options.pop("blend", "conditional"), Blend, text)
-        radius = _value(options.pop("radius"), float, text) if "radius" in options else None
-        _refuse(options, text, ("weight", "until", "blend", "radius", *shared))
-        return Method(text, weight=weight, until=until, blend=blend, radius=radius, **shared)
-    if name not in PRESETS:
-        raise UserError(f"There is no method '{name}'; choose one of base, fixed, {', '.join(PRESETS)}.")
-    return Method(text, preset=_changed(PRESETS[name], options, text), **shared)
+        preset, names = dataclasses.replace(preset, initial=1.0, release=1.0, blend="conditional"), _FIXED
+    return Method(text, preset=_changed(preset, options, names, text), **shared)
 
 
 def _options(text: str, whole: str) -> dict[str, str]:
@@ -90,38 +95,27 @@ def _options(text: str, whole: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in parts)}
 
 
-def _refuse(options: dict[str, str], whole: str, known: tuple[str, ...]) -> None:
-    if options:
-        raise UserError(
-            f"'{whole}' has the unknown constant '{next(iter(options))}'; this method takes {', '.join(known)}."
-        )
+def _refuse(options: Mapping[str, str], known: Sequence[str], whole: str) -> None:
+    if unknown := next((key for key in options if key not in known), None):
+        raise UserError(f"'{whole}' has the unknown constant '{unknown}'; this method takes {', '.join(known)}.")
 
 
-def _changed(preset: Preset, options: dict[str, str], whole: str) -> Preset:
-    """The preset with the given constants, converted to the type of what they replace."""
-    current: dict[str, Any] = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
-    changeable = [key for key, value in current.items() if type(value) in (bool, int, float)]
-    for key in options:
-        if key not in (*changeable, "blend"):
-            raise UserError(
-                f"'{whole}' has the unknown constant '{key}'; there are {', '.join(changeable)}, "
-                "blend, swap, layout, guidance."
-            )
-    changes: dict[str, Any] = {}
-    if "blend" in options:
-        changes["blend"] = _choice(options.pop("blend"), Blend, whole)
-    changes |= {key: _value(value, type(current[key]), whole) for key, value in options.items()}
+def _changed(preset: Preset, options: Mapping[str, str], names: Mapping[str, str] | None, whole: str) -> Preset:
+    """The preset with the given constants, converted to the type of what they replace; `names` of their fields."""
+    kinds: dict[str, Any] = {field.name: type(getattr(preset, field.name)) for field in dataclasses.fields(preset)}
+    kinds["blend"] = Blend
+    if names is None:
+        names = {key: key for key, kind in kinds.items() if kind in (bool, int, float, Blend)}
+    _refuse(options, (*names, "swap", "layout", "guidance"), whole)
+    changes = {names[key]: _value(value, kinds[names[key]], whole) for key, value in options.items()}
     return dataclasses.replace(preset, **changes)
 
 
-def _choice(text: str | None, kind: Any, whole: str) -> Any:
-    """`text` if it is one of the words of a Literal type; None stays None."""
-    if text is not None and text not in get_args(kind):
-        raise UserError(f"'{text}' in '{whole}' is not possible; choose {' or '.join(get_args(kind))}.")
-    return text
-
-
-def _value(text: str, kind: type, whole: str) -> Any:
+def _value(text: str, kind: Any, whole: str) -> Any:
+    if words := get_args(kind):
+        if text not in words:
+            raise UserError(f"'{text}' in '{whole}' is not possible; choose {' or '.join(words)}.")
+        return text
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise UserError(f"'{text}' in '{whole}' should be true or false.")
@@ -130,3 +124,22 @@ def _value(text: str, kind: type, whole: str) -> Any:
         return kind(text)
     except ValueError as error:
         raise UserError(f"'{text}' in '{whole}' is not a number of the right kind ({kind.__name__}).") from error
+
+
+# ----------------------------------------------------------------------------------------------- constants
+
+
+def constants_of(method: Method) -> dict[str, Any]:
+    """All constants of a method, as JSON: its own and those of its preset."""
+    constants: dict[str, Any] = {"swap": method.swap, "guidance": method.guidance, "layout": method.layout}
+    for key, value in dataclasses.asdict(method.preset).items() if method.preset else ():
+        constants[key] = value if value is None or isinstance(value, int | float | str) else str(value)
+    return constants
+
+
+def changed_constants(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the constants that differ. What a preset got later was its default before."""
+    if "mode" in known:
+        defaults = {field.name: field.default for field in dataclasses.fields(Preset)}
+        known = {**{key: value for key, value in defaults.items() if key in wanted}, **known}
+    return changed_keys(known, wanted)

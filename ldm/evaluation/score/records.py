@@ -1,78 +1,117 @@
-"""Scores of an earlier result, so that a table grows without its images being made again.
+"""Results that last: what every image of a prompt set shows, in a file of JSON Lines.
 
-A schedule that takes a minute an image is scored over many sittings: the result file holds a score for every
-image, and the next run makes only those that it lacks.
+The first line has the settings of all images, the constants of every method and the time that images took:
+
+    {"settings": {"model_sha256": ..., "steps": 25, ...}, "constants": {"base": {...}, ...}, "seconds": {...}}
+
+and every other line is an image, with the fields of `ImageFacts` that were measured:
+
+    {"method": "base", "prompt": 0, "seed": 1000, "found": [true, false], "both": [false], "right": [false], ...}
+
+The image itself need not be kept: what has a line is never made again, in another clone as well.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.methods import Method
-from ldm.evaluation.prompts import RelationPrompt
-from ldm.evaluation.runner import changed_keys, constants_of
-from ldm.evaluation.scoring import ImageScore
+from ldm.evaluation.run.manifest import changed_keys
+from ldm.evaluation.run.methods import Method, changed_constants, constants_of
+from ldm.evaluation.score.judge import ImageOf
+from ldm.evaluation.score.metrics import ImageFacts
+from ldm.files import write_text
 from ldm.util import UserError
 
-Known = dict[str, list[ImageScore]]  # by method label, of the first prompts
 
+class Record:
+    """Facts of images by method, then by prompt and seed; empty where the file is not there yet.
 
-def read_known(
-    paths: Sequence[Path], settings: dict[str, Any], prompts: Sequence[RelationPrompt], methods: Sequence[Method]
-) -> Known:
-    """The scores that result files hold of these methods on the first of these prompts.
-
-    Args:
-        paths: results of `evaluate.py table`; of two that know a method, the one that knows more images counts.
-        settings: of this run; all but "count" must be those of the file.
-        prompts, methods: of this run. A row of a method whose constants have changed since is refused.
-
-    Raises:
-        UserError: a file can't be read, or is of another model, other settings, prompts or constants.
+    Attributes:
+        settings: of all images.
+        facts: what the images show.
+        seconds: by method, images timed and seconds in all.
+        constants: by method; a method without them can't be checked, so it gets no further images.
     """
-    known: Known = {}
-    for path in paths:
-        table = _read(path)
-        _same_run(path, table, settings, prompts)
-        rows = {row["method"]: row for row in table["rows"]}
+
+    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.path, self.settings = path, dict(settings or {})
+        self.facts: dict[str, dict[ImageOf, ImageFacts]] = {}
+        self.seconds: dict[str, tuple[int, float]] = {}
+        self.constants: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record of a file. UserError if it is damaged or none."""
+        record = cls(path)
+        try:
+            head, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            record.settings, record.constants = dict(head["settings"]), dict(head["constants"])
+            record.seconds = {method: (count, seconds) for method, (count, seconds) in head["seconds"].items()}
+            for line in lines:
+                method, number, seed = (line.pop(key) for key in ("method", "prompt", "seed"))
+                record.facts.setdefault(method, {})[number, seed] = ImageFacts.from_json(line)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} is no record of images, or damaged; restore it, or leave it out") from None
+        return record
+
+    @classmethod
+    def open(cls, path: Path, settings: Mapping[str, Any]) -> Record:
+        """The record of a file, or a new one. UserError if the file has other settings."""
+        if not path.exists():
+            return cls(path, settings)
+        record = cls.read(path)
+        if changed := changed_keys(record.settings, settings):
+            raise UserError(
+                f"{path} holds scores made with other settings ({', '.join(changed)}); name another --out or remove it"
+            )
+        return record
+
+    def write(self) -> None:
+        """Write all of it or nothing."""
+        head = {"settings": self.settings, "constants": self.constants, "seconds": self.seconds}
+        lines: list[dict[str, Any]] = [head]
+        for method, images in self.facts.items():
+            for (number, seed), shown in sorted(images.items(), key=lambda item: item[0][::-1]):
+                lines.append({"method": method, "prompt": number, "seed": seed, **shown.to_json()})
+        write_text(self.path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+    def claim(self, method: Method, more: Mapping[str, Any] | None = None) -> None:
+        """Note the method's constants, and `more` that it depends on. UserError if its images were made with others."""
+        own = {**constants_of(method), **(more or {})}
+        if method.label not in self.facts:
+            self.constants[method.label] = own
+        elif changed := changed_constants(self.constants.get(method.label, {}), own):
+            raise UserError(
+                f"{self.path} holds scores of '{method.label}' with another {', '.join(changed)}; make them again with "
+                f"--again {method.label}, or name another --out"
+            )
+
+    def take(self, other: Record, methods: Iterable[Method], count: int) -> None:
+        """Take from another record what lacks here of the first `count` prompts, for methods that are claimed.
+
+        Raises:
+            UserError: it was made with other settings, or a method with other constants.
+        """
+        if changed := changed_keys(other.settings, self.settings):
+            raise UserError(f"{other.path} was made with other settings ({', '.join(changed)}); leave it out.")
         for method in methods:
-            if method.label not in rows:
+            known = other.facts.get(method.label, {})
+            if not known:
                 continue
-            row = rows[method.label]
-            if row.get("constants") != json.loads(json.dumps(constants_of(method))):
-                raise UserError(f"{path} has scores of '{method.label}' with other constants; leave the file out.")
-            scores = [_score(item) for item in row["images"][: len(prompts)]]
-            if len(scores) > len(known.get(method.label, [])):
-                known[method.label] = scores
-    return known
+            if changed_constants(other.constants.get(method.label, {}), self.constants[method.label]):
+                raise UserError(f"{other.path} has scores of '{method.label}' with other constants; leave it out.")
+            own = self.facts.setdefault(method.label, {})
+            own.update({place: shown for place, shown in known.items() if place[0] < count and place not in own})
 
+    def drop(self, method: str) -> None:
+        """Forget all images of a method."""
+        for kept in (self.facts, self.seconds, self.constants):
+            kept.pop(method, None)  # type: ignore[attr-defined]
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        [(row["method"], row["images"]) for row in table["rows"]]
-        table["settings"], table["prompts"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of evaluate.py table, or can't be read; leave it out.") from error
-    return table
-
-
-def _same_run(path: Path, table: dict[str, Any], settings: dict[str, Any], prompts: Sequence[RelationPrompt]) -> None:
-    """UserError unless the file is of the same model, settings and prompts."""
-    own, other = ({**part, "count": None} for part in (settings, table["settings"]))
-    if changed := changed_keys(own, other):
-        raise UserError(f"{path} was made with other settings ({', '.join(changed)}); leave it out.")
-    wanted = json.loads(json.dumps([asdict(prompt) for prompt in prompts]))
-    shared = min(len(wanted), len(table["prompts"]))
-    if wanted[:shared] != table["prompts"][:shared]:
-        raise UserError(f"{path} was made of other prompts; leave it out.")
-
-
-def _score(item: dict[str, Any]) -> ImageScore:
-    """What `ImageScore.to_json` wrote."""
-    found, in_disc = item["found"], item["in_disc"]
-    return ImageScore((found[0], found[1]), (in_disc[0], in_disc[1]), item["relation_right"], item["extra"])
+    def took(self, method: str, images: int, seconds: float) -> None:
+        """Note how long the making of images took."""
+        before = self.seconds.get(method, (0, 0.0))
+        self.seconds[method] = before[0] + images, round(before[1] + seconds, 1)
