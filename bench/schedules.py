@@ -32,7 +32,7 @@ def measure(rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = SCHED
     pipeline = load_pipeline(choose_model(project_file(EMOJI_CONFIG)))
     settings = fit_to_model(GenerateSettings((PROMPT,), sampler="plms", steps=steps), pipeline)
     names = (PLAIN, *schedules)
-    slow = {name for name in schedules if PRESETS[name].mode == "rounds"}
+    slow = {name for name in schedules if PRESETS[name].mode == "whole-chain"}
     rows = in_turn({name: partial(_draw, pipeline, settings, name) for name in names}, PLAIN, rounds, slow)
     for name in names:
         with _counted(pipeline) as calls:

@@ -65,12 +65,6 @@ def build_parser() -> common.Parser:
     add("--blend", choices=BLENDS, help="attention that the local one is measured against (the schedule's)")
     add("--block-checkpointing", action="store_true", help="less memory, more time")
     add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")
-    add(
-        "--compile",
-        action="store_true",
-        help="torch.compile of the U-Net's blocks, which takes minutes at the start; "
-        "meant for GPUs, no faster on a CPU",
-    )
 
     common.add_model_flags(parser)
     add = parser.add_argument_group("the models around it").add_argument

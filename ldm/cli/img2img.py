@@ -60,7 +60,7 @@ def redraw(
     for prompt, numbers, seeds in batches(settings):
         images = vary(pipeline, settings, start, prompt, seeds, strength, progress)
         made = [
-            Outcome(i, seed, prompt, Layout((), prompt), pixels)
+            Outcome(prompt, seed, Layout((), prompt), pixels, index=i)
             for i, (seed, pixels) in enumerate(zip(seeds, to_images(images, low=-1), strict=True))
         ]
         outcomes += finish(made, numbers, guard, recorder)

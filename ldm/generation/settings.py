@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ldm.util import UserError
 
@@ -15,12 +15,29 @@ if TYPE_CHECKING:
     from ldm.generation.pipeline import Pipeline
 
 SCHEDULES = ("per-step", "april-2023", "iccv-2023")
+S = TypeVar("S", bound="Sampling")
 BLENDS = ("conditional", "unconditional")  # attention that the local one is measured against
 SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpm_solver": "DPM-Solver"}  # flag: name for people and web UIs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How images are sampled; None means: as suits the model."""
+
+    sampler: str = "ddim"  # a key of SAMPLERS
+    steps: int = 50
+    eta: float = 0.0  # DDIM only: 0 deterministic, 1 as noisy as DDPM
+    scale: float | None = None  # classifier-free guidance
+    height: int | None = None  # pixels
+    width: int | None = None  # pixels
+    precision: str = "full"  # "full" or "autocast"
+    block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
+    keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
+    save_steps: bool = False  # also the predicted image of every step
+
+
 @dataclass(frozen=True)
-class GenerateSettings:
+class GenerateSettings(Sampling):
     """What to make and how; a value of None means: as it suits the model or the schedule."""
 
     prompts: tuple[str, ...]
@@ -32,24 +49,16 @@ class GenerateSettings:
     layout: Path | None = None  # objects and centers by hand, instead of the predictor
     all_nouns: bool = False  # control every noun of the prompt, not only COCO's categories
     schedule: str = "per-step"  # one of SCHEDULES
-    sampler: str = "ddim"  # a key of SAMPLERS
-    steps: int = 50
-    eta: float = 0.0  # DDIM only: 0 deterministic, 1 as noisy as DDPM
-    height: int | None = None  # pixels
-    width: int | None = None  # pixels
     channels: int | None = None  # of the latents; only checked against the model
     factor: int | None = None  # pixels per latent pixel; only checked against the model
-    scale: float | None = None  # classifier-free guidance
     samples: int = 1  # images of a prompt made together
     iterations: int = 1  # how often every prompt is taken
     columns: int = 0  # images in a row of the grid; 0 takes `samples`
     seed: int = 42  # image number i starts from seed + i
     fixed_code: bool = False  # the same starting noise in every batch
     baseline: bool = False  # also the plain image from the same noise
-    save_steps: bool = False  # also the predicted image of every step
     skip_grid: bool = False
     skip_save: bool = False
-    precision: str = "full"  # "full" or "autocast"
     device: str | None = None
     threads: int | None = None  # of the CPU
     inner_steps: int | None = None  # gradient steps within a denoising step (per-step)
@@ -57,9 +66,7 @@ class GenerateSettings:
     rounds: int | None = None  # passes through the whole chain (the published schedules)
     gradient_steps: int | None = None  # last steps that the gradient passes through (the published schedules)
     blend: str | None = None  # one of BLENDS
-    block_checkpointing: bool = False  # less memory, more time
     pack_weights: bool = False  # less time on a CPU, a second copy of the weights
-    compile: bool = False  # torch.compile of the U-Net's blocks
     command: str | None = None  # how it was called; only recorded
 
 
@@ -80,8 +87,6 @@ def check_settings(settings: GenerateSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {value}")
-    if settings.compile and settings.pack_weights:
-        raise UserError("--compile and --pack-weights are two ways to compute the same layers; leave one of them out")
     if settings.columns < 0:
         raise UserError(f"images in a row must be 0 or more, not {settings.columns}")
     if settings.eta and settings.sampler != "ddim":
@@ -112,16 +117,17 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"output folder {folder} cannot be written ({reason}); choose another one") from err
 
 
-def fit_to_model(settings: GenerateSettings, pipeline: Pipeline) -> GenerateSettings:
+def fit_to_model(settings: S, pipeline: Pipeline) -> S:
     """`settings` with the model's own size and guidance where they say nothing.
 
     Raises:
         UserError: a size that is not a multiple of 8 latent pixels, or latents that the model does not have.
     """
-    latents = (("--f", settings.factor, pipeline.factor), ("--C", settings.channels, pipeline.channels))
-    for flag, given, own in latents:
-        if given is not None and given != own:
-            raise UserError(f"{flag} {given} does not fit the model, which has {own}; leave the flag out")
+    if isinstance(settings, GenerateSettings):
+        latents = (("--f", settings.factor, pipeline.factor), ("--C", settings.channels, pipeline.channels))
+        for flag, given, own in latents:
+            if given is not None and given != own:
+                raise UserError(f"{flag} {given} does not fit the model, which has {own}; leave the flag out")
     multiple = 8 * pipeline.factor
     height, width = settings.height or pipeline.image_size, settings.width or pipeline.image_size
     for flag, size in (("--H", height), ("--W", width)):
@@ -129,6 +135,4 @@ def fit_to_model(settings: GenerateSettings, pipeline: Pipeline) -> GenerateSett
             near = max(multiple, round(size / multiple) * multiple)
             raise UserError(f"{flag} {size} is not a multiple of {multiple}, as this model needs; take {near}")
     scale = pipeline.guidance_scale if settings.scale is None else settings.scale
-    return replace(
-        settings, height=height, width=width, scale=scale, factor=pipeline.factor, channels=pipeline.channels
-    )
+    return replace(settings, height=height, width=width, scale=scale)

@@ -85,9 +85,10 @@ def optimize(
     model: Any,
     sampler: Sampler,
     control: SpatialControl,
-    objective: Objective,
+    objective: Objective | None,
     preset: Preset,
     *,
+    layouts: Sequence[Layout] = (),
     x_T: Tensor,
     conditioning: Any,
     unconditional_conditioning: Any,
@@ -101,8 +102,10 @@ def optimize(
 ) -> Result:
     """Samples images from x_T (B, C, h, w) while optimizing the weights of `control` as `preset` says.
 
-    objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized. Objects of
-    its layouts that carry a weight start from it. The control takes the preset's blend and discs.
+    objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized; None for a
+        preset of fixed weights.
+    layouts: of the control; their objects that carry a weight start from it.
+    The control takes the preset's blend and discs.
     callback: called after every denoising step with the sampler's dict, "round" and the latest "loss".
     checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
         of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
@@ -130,7 +133,10 @@ def optimize(
                 latents = chain.sample()
             return chain.result(latents, x_T.new_zeros(chain.length, *control.present.shape), [])
         scales = preset.scales(control.present)  # (N, B), w = scales * lambda
-        start = initial_weights(preset, control.present, getattr(objective, "layouts", ()))
+        start = initial_weights(preset, control.present, layouts or getattr(objective, "layouts", ()))
+        if preset.mode == "fixed":
+            return _fixed(chain, preset, start.to(x_T) * scales.to(x_T))
+        assert objective is not None
         if preset.mode == "per-step":
             return _by_steps(chain, objective, preset, start.to(x_T), scales.to(x_T))
         return _by_rounds(chain, objective, preset, start.to(x_T), scales.to(x_T), checkpoint_steps)
@@ -144,6 +150,15 @@ def initial_weights(preset: Preset, present: Tensor, layouts: Sequence[Layout] =
             if entry.weight is not None:
                 weights[i, b] = entry.weight / scales[i, b]
     return weights
+
+
+@torch.no_grad()
+def _fixed(chain: _Chain, preset: Preset, weights: Tensor) -> Result:
+    """One chain with weights (N, B) that stay as they are up to the preset's release, and are 0 afterwards."""
+    held = torch.arange(chain.length)[:, None, None] < preset.release * chain.length  # (S, 1, 1)
+    used = weights * (held & chain.control.present).to(weights)  # (S, N, B)
+    latents = chain.sample(control=chain.control, weights=used)
+    return chain.result(latents, used, [])
 
 
 def _by_rounds(

@@ -18,7 +18,7 @@ from ldm.spacetime.layout import Layout
 from ldm.spacetime.objective import HALF_SIDE, ClipLike, ClipObjective
 from ldm.util import UserError
 
-Mode = Literal["per-step", "rounds"]
+Mode = Literal["fixed", "per-step", "whole-chain"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,15 @@ class Preset:
     """
 
     name: str
-    mode: Mode  # "per-step": within each step, from the predicted x_0; "rounds": through the whole chain
+    # "fixed": they stay as they are; "per-step": within each step, from the predicted x_0; "whole-chain": by the
+    # gradient of the final image through all steps
+    mode: Mode
     blend: Blend  # which attention output the local one is measured against
     initial: float  # lambda before the first update
-    learning_rate: float  # of Adam with its default betas
-    shared: bool = False  # one lambda for all steps; in mode "rounds" only
-    rounds: int = 1  # passes through the chain; more than 1 in mode "rounds" only
-    gradient_steps: int = 0  # rounds: the gradient passes through so many of the last steps only; 0 is all of them
+    learning_rate: float = 0.0  # of Adam with its default betas
+    shared: bool = False  # one lambda for all steps; in mode "whole-chain" only
+    rounds: int = 1  # passes through the chain; more than 1 in mode "whole-chain" only
+    gradient_steps: int = 0  # whole-chain: the gradient passes through so many of the last steps only; 0 is all of them
     inner_steps: int = 0  # gradient steps within each denoising step; in mode "per-step" only
     initial_per_object: bool = False  # lambda starts at initial / N for an image of N objects
     scale: float = 1.0  # w = scale * lambda
@@ -54,7 +56,7 @@ class Preset:
     keep_moments: bool = False  # per-step: Adam's state lasts over the steps
     first: float = 0.0  # per-step: optimize from this fraction of the chain on ...
     last: float = 1.0  # ... up to this one; other steps take the weights as they are
-    release: float = 1.0  # per-step: from this fraction of the chain on the weights are 0, the sampling is plain
+    release: float = 1.0  # fixed, per-step: from this fraction of the chain on the weights are 0, the sampling is plain
 
     def __post_init__(self) -> None:
         if self.shared and self.mode == "per-step":
@@ -105,6 +107,7 @@ def _count(present: Tensor, per_object: bool) -> Tensor:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
+        Preset(name="fixed", mode="fixed", blend="conditional", initial=1.0),
         Preset(
             name="per-step",
             mode="per-step",
@@ -118,7 +121,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="april-2023",
-            mode="rounds",
+            mode="whole-chain",
             blend="conditional",
             initial=0.5,
             learning_rate=0.05,
@@ -131,7 +134,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="iccv-2023",
-            mode="rounds",
+            mode="whole-chain",
             blend="unconditional",
             initial=5.0,
             initial_per_object=True,
