@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,51 +14,40 @@ from ldm.paths import ROOT
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from ldm.evaluation.harness import Summary
-    from ldm.evaluation.shards import Shard
+    from ldm.evaluation.run.harness import Summary
+    from ldm.evaluation.run.shards import Shard
 
 METHODS = "base,per-step,april-2023,iccv-2023"
+WHAT = {
+    "gpt": "prompts written by GPT, of two to five objects",
+    "mscoco": "captions of MS-COCO",
+    "vsr": "captions of VSR (Liu et al., 2023), a relation each",
+}
 
 
-def build_parser(name: str, what: str) -> Parser:
-    """The flags of one front; `name` is its prompt set, `what` describes the set."""
+def build_parser(name: str) -> Parser:
+    """The flags of one script; `name` is its prompt set, a key of `WHAT`."""
     parser = Parser(
-        f"Images of {what} by several methods, for scripts/evaluate.py score and report.\n\n"
+        f"Images of {WHAT[name]} by several methods, for the evaluation.\n\n"
+        f"    python scripts/txt2img-{name}.py --prompts FILE --methods base,per-step --seeds 42 43 --outdir DIR\n"
+        f"    torchrun --nproc-per-node 4 scripts/txt2img-{name}.py ...      shared among four processes\n"
+        "    python scripts/evaluate.py score --run DIR                     what the images show\n\n"
         "Started again with the same flags it goes on where it was."
     )
+    outdir = Path("outputs") / f"txt2img-{name}"
     add = parser.add_argument_group("what to make").add_argument
-    add(
-        "--prompts",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl",
-    )
-    add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=f"joined by commas or blanks ({METHODS})")
-    add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[42],
-        metavar="N",
-        help="an image of every prompt from each; prompt n starts from the noise of N + n (42)",
-    )
+    text = "blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl"
+    add("--prompts", type=Path, required=True, metavar="FILE", help=text)
+    text = f"joined by commas or blanks ({METHODS})"
+    add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=text)
+    text = "an image of every prompt from each; prompt n starts from the noise of N + n (42)"
+    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help=text)
     add("--from", type=int, default=0, dest="start", metavar="N", help="first prompt, counted from 0 (0)")
     add("--to", type=int, default=None, dest="stop", metavar="N", help="the prompt to stop before (all)")
-    add(
-        "--layout",
-        choices=("predictor", "rule"),
-        default="predictor",
-        help="centers by the layout predictor, or by the directions of the prompt file (predictor)",
-    )
+    text = "centers by the layout predictor, or by the relations of the prompt file (predictor)"
+    add("--layout", choices=("predictor", "rule"), default="predictor", help=text)
     add = parser.add_argument_group("how and where to").add_argument
-    add(
-        "--outdir",
-        type=Path,
-        default=Path("outputs") / f"txt2img-{name}",
-        metavar="DIR",
-        help=f"(outputs/txt2img-{name})",
-    )
+    add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"({outdir})")
     add("--ddim_steps", "--steps", type=int, default=50, dest="steps", metavar="N", help="PLMS steps (50)")
     add("--scale", type=float, default=None, metavar="X", help="guidance (7.5; 5 embedded)")
     add("--batch-size", type=int, default=1, metavar="N", help="images made together; a kill loses as many (1)")
@@ -73,27 +61,16 @@ def build_parser(name: str, what: str) -> Parser:
     return parser
 
 
-def split_methods(words: Sequence[str]) -> list[str]:
-    """Methods joined by commas or blanks; a constant (key=value) belongs to the method before it."""
-    methods: list[str] = []
-    for part in ",".join(words).split(","):
-        if methods and re.fullmatch(r"\s*\w+=[^:]*", part):
-            methods[-1] += f",{part.strip()}"
-        elif part.strip():
-            methods.append(part.strip())
-    return methods
-
-
-def main(name: str, what: str, arguments: Sequence[str] | None = None) -> int:
-    """Run one front; the exit code."""
-    return run_script(build_parser(name, what), arguments, run)
+def main(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one of the scripts; the exit code."""
+    return run_script(build_parser(name), arguments, run)
 
 
 def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
     """Make what is missing; yields the line that says what is where. UserError for images that failed, too."""
     import logging
 
-    from ldm.evaluation.shards import parse_shard, run_on_ray, shard_of
+    from ldm.evaluation.run.shards import parse_shard, run_on_ray, shard_of
 
     logging.getLogger("ldm.evaluation").setLevel(logging.INFO)
     for key in ("prompts", "outdir", "config", "ckpt", "clip", "predictor"):  # a Ray task has another folder
@@ -116,12 +93,12 @@ def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
 
 def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     """One shard of the run that the flags describe."""
-    from ldm.evaluation.harness import make_tasks, run_tasks
-    from ldm.evaluation.making import Studio
-    from ldm.evaluation.methods import parse_method
-    from ldm.evaluation.promptfiles import read_prompt_file
-    from ldm.evaluation.runner import Sampling
+    from ldm.evaluation.prompts.files import read_prompt_file
+    from ldm.evaluation.run.harness import make_tasks, run_tasks
+    from ldm.evaluation.run.methods import parse_method, split_methods
+    from ldm.evaluation.run.studio import Studio
     from ldm.generation.pipeline import choose_model
+    from ldm.generation.settings import Sampling
 
     if not 1 <= options.steps <= 1000:
         raise UserError(f"--steps {options.steps} is not from 1 to 1000; 50 is usual")
@@ -134,10 +111,9 @@ def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     methods = [parse_method(text) for text in split_methods(options.methods)]
     tasks = make_tasks(prompts, methods, options.seeds, options.start, options.stop)
     choice = choose_model(options.config, options.ckpt)
-    scale = options.scale if options.scale is not None else 5.0 if choice.embedded else 7.5
-    studio = Studio(
-        choice, Sampling(options.steps, scale), options.layout, options.clip, options.predictor, options.device
-    )
+    scale = options.scale if options.scale is not None else choice.guidance_scale
+    sampling = Sampling(sampler="plms", steps=options.steps, scale=scale)
+    studio = Studio(choice, sampling, options.layout, options.clip, options.predictor, options.device)
     return run_tasks(
         options.outdir, prompts, tasks, studio.settings(prompts), studio.place, studio.make, shard, options.batch_size
     )

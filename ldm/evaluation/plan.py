@@ -1,95 +1,61 @@
-"""The evidence of the README: prompt sets by methods and seeds, made bit by bit and kept as scores, not as images.
-
-A plan (``configs/emoji/evidence.yaml``) lists what is to be made, in order. For every prompt set one JSON file keeps a
-short word an image, from which all scores can be computed again; what has a word is never made again, in another clone
-as well. The word of an image is ``found:counted:relations:background:clip``, as in ``11:10:2:-:27.43``: a digit an
-object for found and for counted; a digit a relation, 0 an object lacks, 1 wrong, 2 right, 3 right by GenEval's margin
-as well; ``1``, ``0`` or ``-`` for the background; the CLIP score.
-"""
+"""Images that are made, judged and kept as records: prompt sets by methods and seeds, in the order of a plan."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from ldm.evaluation.harness import Make, Place, Task, run_tasks
-from ldm.evaluation.judge import Differences, Judges, differences, look, score_methods
-from ldm.evaluation.judge import Place as ImageOf
-from ldm.evaluation.methods import Method, parse_method
-from ldm.evaluation.metrics import ImageFacts, RelationFacts, counts
-from ldm.evaluation.promptfiles import EvalPrompt, read_prompt_file
-from ldm.evaluation.runner import changed_keys, constants_of
-from ldm.util import UserError, atomic_write
+from ldm.evaluation.prompts.files import read_prompt_file
+from ldm.evaluation.prompts.prompt import EvalPrompt, rule_layout
+from ldm.evaluation.run.harness import Task, run_tasks
+from ldm.evaluation.run.manifest import load_image
+from ldm.evaluation.run.methods import Method, Placing, parse_method
+from ldm.evaluation.run.studio import Studio
+from ldm.evaluation.score.judge import Facts, ImageOf, Judges, look
+from ldm.evaluation.score.metrics import ImageFacts, Point, counts
+from ldm.evaluation.score.records import Record
+from ldm.spacetime.layout import Layout
+from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
+BATCHES = {"fixed": 16, "per-step": 8, "whole-chain": 4}  # images made together, by the mode of the preset
+_PLAIN_BATCH = 16
+_PREDICTOR = "predictor_sha256"
 _SET_STEP = 100_000  # prompts of the second set count from here in the pooled table, and so on
-
-
-# --------------------------------------------------------------------------------------------------- words
-
-
-def to_word(facts: ImageFacts) -> str:
-    """The word of an image; :func:`from_word` reads it. Colors of objects are not kept."""
-    relations = "".join(str(relation.both + relation.right + relation.with_margin) for relation in facts.relations)
-    background = "-" if facts.background is None else str(int(facts.background))
-    clip = "-" if facts.clip_score is None else f"{facts.clip_score:.2f}"
-    return ":".join((_digits(facts.found), _digits(facts.counted), relations, background, clip))
-
-
-def from_word(word: str) -> ImageFacts:
-    """What :func:`to_word` wrote. ValueError for anything else."""
-    found, counted, relations, background, clip = word.split(":")
-    if set(found + counted) - set("01") or set(relations) - set("0123"):
-        raise ValueError(word)
-    return ImageFacts(
-        tuple(digit == "1" for digit in found),
-        tuple(digit == "1" for digit in counted),
-        tuple(RelationFacts(digit >= "1", digit >= "2", digit >= "3") for digit in relations),
-        clip_score=None if clip == "-" else float(clip),
-        background=None if background == "-" else background == "1",
-    )
-
-
-def _digits(values: Sequence[bool]) -> str:
-    return "".join(str(int(value)) for value in values)
-
-
-# ---------------------------------------------------------------------------------------------------- plan
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Images of the first `count` prompts of each of `sets`, by every method and seed, `batch` together."""
+    """Images of the first `count` prompts of each of `sets`, by every method and seed.
+
+    `batch` of them are made together; None is what suits the method.
+    """
 
     sets: tuple[str, ...]
     methods: tuple[Method, ...]
     count: int
     seeds: tuple[int, ...]
-    batch: int
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made; `sets` are the prompts by name."""
+    """What is to be made; `sets` are the prompts by name, `layout` says who gives the centers."""
 
-    sets: dict[str, list[EvalPrompt]]
+    sets: Mapping[str, Sequence[EvalPrompt]]
     stages: tuple[Stage, ...]
     steps: int
     scale: float
-    layout: Any  # "predictor" or "rule"
+    layout: Placing
 
     @property
-    def methods(self) -> list[str]:
-        """Labels, in the order of the plan."""
-        return list(dict.fromkeys(method.label for stage in self.stages for method in stage.methods))
+    def methods(self) -> list[Method]:
+        """In the order of the plan."""
+        return list(dict.fromkeys(method for stage in self.stages for method in stage.methods))
 
 
 def read_plan(path: Path, root: Path) -> Plan:
@@ -109,111 +75,14 @@ def read_plan(path: Path, root: Path) -> Plan:
             )
             for entry in content["stages"]
         )
-        plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), str(content["layout"]))
+        plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), content["layout"])
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"the plan {path} can't be used ({error!r:.120}); see configs/emoji/evidence.yaml") from None
     if unknown := {name for stage in stages for name in stage.sets} - set(sets):
         raise UserError(f"the plan {path} has no set '{sorted(unknown)[0]}'; it has {', '.join(sets)}")
     return plan
-
-
-# ------------------------------------------------------------------------------------------------- records
-
-
-class Record:
-    """The words of one prompt set in their file: by method and seed a list with a word, or None, a prompt.
-
-    Raises:
-        UserError: the file is damaged, or holds scores made with other settings.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any], count: int) -> None:
-        self.path, self.settings, self.count = path, settings, count
-        self.words: dict[str, dict[str, list[str | None]]] = {}
-        self.seconds: dict[str, list[float]] = {}  # by method: images timed, seconds in all
-        self.constants: dict[str, dict[str, Any]] = {}  # by method
-        if not path.exists():
-            return
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            known, self.words, self.seconds = content["settings"], content["words"], content["seconds"]
-            self.constants = dict(content["constants"])
-            for rows in self.words.values():
-                for row in rows.values():
-                    row += [None] * (count - len(row))
-                    [from_word(word) for word in row if word is not None]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged; restore it, or remove it to make its images again") from None
-        if changed := changed_keys(known, settings):
-            raise UserError(
-                f"{path} holds scores made with other settings ({', '.join(changed)}); name another --out or remove it"
-            )
-
-    def claim(self, method: Method, more: dict[str, Any] | None = None) -> None:
-        """Note the method's constants, and `more` that it depends on. UserError if its words were made with others."""
-        own = json.loads(json.dumps({**constants_of(method), **(more or {})}))
-        known = self.constants.setdefault(method.label, own)
-        pairs = [(known, own), (known.get("preset", {}), own.get("preset", {}))]
-        changed = sorted(key for old, new in pairs for key in {*old} & {*new} - {"preset"} if old[key] != new[key])
-        if changed:
-            raise UserError(
-                f"{self.path} holds scores of '{method.label}' with another {', '.join(changed)}; make them again with "
-                f"--again {method.label}, or name another --out"
-            )
-
-    def drop(self, method: str) -> None:
-        """Forget all words of a method."""
-        for kept in (self.words, self.seconds, self.constants):
-            kept.pop(method, None)  # type: ignore[attr-defined]
-
-    def has(self, method: str, number: int, seed: int) -> bool:
-        """Whether this image has a word."""
-        return self.words.get(method, {}).get(str(seed), [None] * self.count)[number] is not None
-
-    def add(self, method: str, number: int, seed: int, facts: ImageFacts) -> None:
-        """Note what an image shows; :meth:`write` makes it last."""
-        rows = self.words.setdefault(method, {})
-        rows.setdefault(str(seed), [None] * self.count)[number] = to_word(facts)
-
-    def took(self, method: str, images: int, seconds: float) -> None:
-        """Note how long the making of images took."""
-        before = self.seconds.get(method, [0, 0.0])
-        self.seconds[method] = [before[0] + images, round(before[1] + seconds, 1)]
-
-    def write(self) -> None:
-        """All of it or nothing; a line a method and seed."""
-        lines = [
-            f"  {json.dumps(method)}: {{\n"
-            + ",\n".join(f"   {json.dumps(seed)}: {json.dumps(_cut(row))}" for seed, row in rows.items())
-            + "\n  }"
-            for method, rows in self.words.items()
-        ]
-        settings = json.dumps(self.settings, indent=1)
-        seconds, constants = json.dumps(self.seconds), json.dumps(self.constants)
-        with atomic_write(self.path) as temporary:
-            body = ",\n".join(lines)
-            head = f'{{"settings": {settings},\n "seconds": {seconds},\n "constants": {constants},\n'
-            temporary.write_text(f'{head} "words": {{\n{body}\n }}\n}}\n', encoding="utf-8")
-
-    def facts(self) -> dict[str, dict[ImageOf, ImageFacts]]:
-        """By method, then by prompt and seed."""
-        return {
-            method: {
-                (number, int(seed)): from_word(word)
-                for seed, row in rows.items()
-                for number, word in enumerate(row)
-                if word is not None
-            }
-            for method, rows in self.words.items()
-        }
-
-
-def _cut(row: list[str | None]) -> list[str | None]:
-    """Without what lacks at the end."""
-    length = max((number + 1 for number, word in enumerate(row) if word is not None), default=0)
-    return row[:length]
 
 
 # -------------------------------------------------------------------------------------------------- making
@@ -221,29 +90,44 @@ def _cut(row: list[str | None]) -> list[str | None]:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where images are made and who judges them; `place` and `make` as of :func:`run_tasks`, for every set."""
+    """Where images are made and who judges them.
+
+    Attributes:
+        folder: holds a folder of images for every prompt set.
+        identity: of the judges, among the settings of the records.
+        discs: whether hits in the discs of the layout are counted.
+    """
 
     folder: Path
-    settings: Callable[[Sequence[EvalPrompt]], dict[str, Any]]
-    place: Place
-    make: Make
+    studio: Studio
     judges: Judges
-    predictor: str | None = None  # hash of its weights, on which the methods depend whose layouts it makes
+    identity: Mapping[str, Any]
+    discs: bool = False
+
+    def record_settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
+        """Settings of a prompt set's record; the predictor counts among the constants of methods that use it."""
+        return {k: v for k, v in {**self.studio.settings(prompts), **self.identity}.items() if k != _PREDICTOR}
 
 
-def fill(plan: Plan, records: dict[str, Record], shop: Workshop, minutes: float | None = None) -> int:
+def claim_methods(plan: Plan, records: Mapping[str, Record], shop: Workshop) -> None:
+    """Note the constants of all methods. UserError if one has images that were made with others."""
+    predictor = shop.studio.settings([]).get(_PREDICTOR)
+    for stage in plan.stages:
+        for method in stage.methods:
+            more = {_PREDICTOR: predictor} if predictor and shop.studio.predicts(method) else None
+            for name in stage.sets:
+                records[name].claim(method, more)
+
+
+def fill(plan: Plan, records: Mapping[str, Record], shop: Workshop, minutes: float | None = None) -> int:
     """Make and judge what the records lack, in the order of the plan; how many images lack still.
 
     Stops before the next batch when `minutes` are over. A kill loses the batch in work.
 
     Raises:
-        UserError: of the folder (see :func:`run_tasks`), or an image that can't be made.
+        UserError: of the folder (see `run_tasks`), a method's constants, or an image that can't be made.
     """
-    for stage in plan.stages:
-        for method in stage.methods:
-            for name in stage.sets:
-                predicted = method.controlled and (method.layout or plan.layout) == "predictor"
-                records[name].claim(method, {"predictor_sha256": shop.predictor} if predicted else None)
+    claim_methods(plan, records, shop)
     todo = list(_missing(plan, records))
     end = None if minutes is None else time.monotonic() + 60 * minutes
     left = sum(len(tasks) for _, tasks, _ in todo)
@@ -252,84 +136,87 @@ def fill(plan: Plan, records: dict[str, Record], shop: Workshop, minutes: float 
             if end is not None and time.monotonic() >= end:
                 return left
             batch = tasks[first : first + size]
-            _make_and_judge(name, plan.sets[name], batch, records[name], shop)
+            _make_and_judge(shop, name, plan.sets[name], batch, records[name])
             left -= len(batch)
             logger.info("%s, %s: %d images are left of all", name, batch[0].method.label, left)
     return left
 
 
-def _missing(plan: Plan, records: dict[str, Record]) -> Iterator[tuple[str, list[Task], int]]:
+def _missing(plan: Plan, records: Mapping[str, Record]) -> Iterator[tuple[str, list[Task], int]]:
     """(set, images of one method, batch size) of what lacks; nothing twice."""
     seen: set[tuple[str, str, int, int]] = set()
     for stage in plan.stages:
         for method in stage.methods:
             for name in stage.sets:
-                tasks = []
+                known, tasks = records[name].facts.get(method.label, {}), []
                 for seed in stage.seeds:
                     for number, prompt in enumerate(plan.sets[name][: stage.count]):
                         key = (name, method.label, number, seed)
-                        if key not in seen and not records[name].has(method.label, number, seed):
+                        if key not in seen and (number, seed) not in known:
                             tasks.append(Task(method, number, prompt, seed))
                         seen.add(key)
                 if tasks:
-                    yield name, tasks, stage.batch
+                    mode = method.preset.mode if method.preset else None
+                    yield name, tasks, stage.batch or (BATCHES[mode] if mode else _PLAIN_BATCH)
 
 
 def _make_and_judge(
-    name: str, prompts: Sequence[EvalPrompt], tasks: Sequence[Task], record: Record, shop: Workshop
+    shop: Workshop, name: str, prompts: Sequence[EvalPrompt], tasks: Sequence[Task], record: Record
 ) -> None:
-    folder = shop.folder / name
+    folder, studio, method = shop.folder / name, shop.studio, tasks[0].method
     started = time.perf_counter()
-    summary = run_tasks(folder, prompts, tasks, shop.settings(prompts), shop.place, shop.make, batch_size=len(tasks))
+    summary = run_tasks(
+        folder, prompts, tasks, studio.settings(prompts), studio.place, studio.make, batch_size=len(tasks)
+    )
     if summary.failed:
         key, reason = next(iter(summary.failed.items()))
         raise UserError(f"{folder / key} can't be made: {reason}")
-    label = tasks[0].method.label
     if summary.made:
-        record.took(label, summary.made, time.perf_counter() - started)
+        record.took(method.label, summary.made, time.perf_counter() - started)
     for task in tasks:
-        with Image.open(folder / f"{task.entry.key}.png") as file:
-            image = np.asarray(file.convert("RGB"))
-        record.add(label, task.number, task.seed, look(image, task.prompt, shop.judges)[1])
+        image = load_image(folder / f"{task.entry.key}.png")
+        assert image is not None
+        aims = targets(task.prompt, studio.place(method, task.prompt), studio.spread) if shop.discs else None
+        shown = look(image, task.prompt, shop.judges, aims)[1]
+        record.facts.setdefault(method.label, {})[task.number, task.seed] = shown
     record.write()
 
 
-# --------------------------------------------------------------------------------------------------- table
+def targets(prompt: EvalPrompt, layout: Layout, spread: float = 1.0) -> list[Point]:
+    """Where the prompt's objects should be: the layout's centers, or the rule's where it lacks one."""
+    centers = {item.name: (item.x, item.y) for item in layout.objects}
+    rule = rule_layout(prompt, spread)
+    return [centers.get(item.name, (item.x, item.y)) for item in rule.objects]
 
 
-def build_rows(records: dict[str, Record], methods: Sequence[str], second: str) -> list[dict[str, Any]]:
-    """A row a method over all sets together, compared with the first method and with `second` on common images."""
-    pooled: dict[str, dict[ImageOf, ImageFacts]] = {}
-    for index, record in enumerate(records.values()):
-        for method, images in record.facts().items():
-            for (number, seed), shown in images.items():
-                pooled.setdefault(method, {})[index * _SET_STEP + number, seed] = shown
-    facts = {method: pooled[method] for method in methods if method in pooled}
-    if not facts:
-        return []
-    rows = score_methods(facts)
-    for row in rows:
-        if second in facts and row["method"] not in (methods[0], second):
-            found: Differences = differences(facts[row["method"]], facts[second])
-            row["against_second"] = {"method": second, "differences": found}
-    return rows
+# --------------------------------------------------------------------------------------------------- pooling
 
 
-def by_group(
-    plan: Plan, records: dict[str, Record], group: Callable[[str, EvalPrompt], str]
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def pooled(plan: Plan, records: Mapping[str, Record]) -> Facts:
+    """The facts of all records together, methods in the order of the plan."""
+    pool: dict[str, dict[ImageOf, ImageFacts]] = {}
+    for method in plan.methods:
+        for index, record in enumerate(records.values()):
+            for (number, seed), shown in record.facts.get(method.label, {}).items():
+                pool.setdefault(method.label, {})[index * _SET_STEP + number, seed] = shown
+    return pool
+
+
+Groups = dict[str, dict[str, dict[str, tuple[float, float]]]]  # hits and total by method, group and ratio
+
+
+def by_group(plan: Plan, records: Mapping[str, Record], group: Callable[[str, EvalPrompt], str]) -> Groups:
     """Hits and total by method, group and ratio ("object_recall", "relation"), where there is an image.
 
     Args:
         group: name of a prompt set and a prompt of it -> name of its group.
     """
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {method: {} for method in plan.methods}
-    for name, record in records.items():
-        for method, images in record.facts().items():
-            for (number, _), shown in images.items():
-                own = found.setdefault(method, {}).setdefault(group(name, plan.sets[name][number]), {})
+    found: Groups = {}
+    for method in plan.methods:
+        for name, record in records.items():
+            for (number, _), shown in record.facts.get(method.label, {}).items():
+                own = found.setdefault(method.label, {}).setdefault(group(name, plan.sets[name][number]), {})
                 for ratio in ("object_recall", "relation"):
-                    sums = own.setdefault(ratio, {"hits": 0, "total": 0})
-                    for part, value in zip(sums, counts(shown)[ratio], strict=True):
-                        sums[part] += value
-    return {method: found[method] for method in plan.methods if found[method]}
+                    before, share = own.get(ratio, (0, 0)), counts(shown)[ratio]
+                    own[ratio] = before[0] + share[0], before[1] + share[1]
+    return found

@@ -40,6 +40,11 @@ class ModelChoice:
     embedded: bool
     notice: str | None = None
 
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance that suits the model: 7.5 as published, 5 for the embedded one."""
+        return 5.0 if self.embedded else 7.5
+
 
 def choose_model(config: Path | None = None, ckpt: Path | None = None) -> ModelChoice:
     """The model for these flags, either of which may be left out.
@@ -97,8 +102,8 @@ class Pipeline:
 
     @property
     def guidance_scale(self) -> float:
-        """The guidance that suits the model: 7.5 as published, 5 for the embedded one."""
-        return 5.0 if self.choice.embedded else 7.5
+        """See `ModelChoice.guidance_scale`."""
+        return self.choice.guidance_scale
 
     @property
     def _params(self) -> Any:

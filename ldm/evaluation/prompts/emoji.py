@@ -133,20 +133,20 @@ def _gpt(names: Sequence[str], rng: random.Random) -> EvalPrompt:
     def clause(i: int, word: str) -> str:
         return f"{things[i]} is {long[word]} {things[i + 1]}"
 
-    second = (2, words[1], 3)
+    relations = [EvalRelation(0, words[0], 1), EvalRelation(2, words[1], 3)]
     if len(names) == 2:
-        text, second = rng.choice(patterns["pairs"]).format(*things, r=long[words[0]]), None
+        text = rng.choice(patterns["pairs"]).format(*things, r=long[words[0]])
+        del relations[1]
     elif len(names) == 3:
         anchor = rng.choice((0, 1))
-        second = (2, words[1], anchor)
+        relations[1] = EvalRelation(2, words[1], anchor)
         text = f"{clause(0, words[0])}, and {things[2]} is {long[words[1]]} the {names[anchor]}."
     elif len(names) == 4:
         text = f"{clause(0, words[0])}, and {clause(2, words[1])}."
     else:  # shorter words: the embedded text encoder reads 30 of them
         said = [f"{things[i]} {word} {things[i + 1]}" for i, word in zip((0, 2), words, strict=True)]
         text = f"{', '.join(said)}, and {things[4]}."
-    relations = tuple(EvalRelation(*stated) for stated in ((0, words[0], 1), second) if stated)
-    return EvalPrompt(_upper(text), tuple(map(EvalObject, names, things)), relations)
+    return EvalPrompt(_upper(text), tuple(map(EvalObject, names, things)), tuple(relations))
 
 
 def coco_style(which: str, count: int) -> list[str]:

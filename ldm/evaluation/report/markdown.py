@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ldm.util import UserError, atomic_write
+from ldm.files import write_text
+from ldm.util import UserError
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -40,5 +41,4 @@ def update_page(path: Path, blocks: Mapping[str, str]) -> None:
         text = replace_blocks(path.read_text(encoding="utf-8"), blocks)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be brought up to date: {error}") from None
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)

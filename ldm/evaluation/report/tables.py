@@ -1,11 +1,33 @@
-"""The tables of ``evaluate.py evidence`` in Markdown, for docs/evidence.md and the README."""
+"""The tables of ``evaluate.py table`` and ``evidence`` in Markdown, for the screen, the README and docs/."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldm.evaluation.markdown import markdown_table
+from ldm.evaluation.plan import Groups, Plan, by_group, pooled
+from ldm.evaluation.report.markdown import markdown_table
+from ldm.evaluation.score.judge import score_methods
+from ldm.evaluation.score.records import Record
 
+TABLE_RESAMPLES = 10_000  # of the bootstrap of `evaluate.py table`
+SECOND = "per-step"  # what the evidence compares ablations with, besides the plain model
+_TABLE = {
+    "object_recall": "object recall",
+    "object_accuracy": "both present",
+    "relation_given_both": "relation right, given both",
+    "relation": "both present and right",
+    "disc_hits": "hits in target disc",
+}
+_COMPARED = ("object_recall", "relation", "disc_hits")
+# What `evaluate.py table` calls the methods on a page; others are called by their label.
+_TABLE_TITLES = {
+    "base": "plain model",
+    "per-step": "`per-step`, the default",
+    "fixed:weight=1,blend=unconditional": "fixed weight 1",
+    "fixed:weight=6,until=0.12": "fixed weight 6 in the first 12% of the steps, the paper's equation",
+    "fixed:weight=1,blend=unconditional,swap=true": "fixed weight 1, centers exchanged",
+}
 _COLUMNS = {
     "object_recall": "objects there",
     "relation_given_both": "relation right, given both",
@@ -14,7 +36,7 @@ _COLUMNS = {
     "background": "background right",
 }
 _OBJECTS = {"2": "two objects", "3": "three", "4": "four", "5": "five"}
-# What a method is called in the README; the command's own name of it stands in docs/evidence.md.
+# What the summary of the evidence calls the methods.
 _TITLES = {
     "base": "plain model",
     "per-step": "`per-step`, the default",
@@ -32,84 +54,130 @@ _TITLES = {
     "base:guidance=8": "plain model, guidance 8",
     "per-step:guidance=8": "default, guidance 8",
 }
+Rows = Sequence[Mapping[str, Any]]
 
 
-def evidence_blocks(content: dict[str, Any]) -> dict[str, str]:
-    """The generated blocks of docs/evidence.md and the README by name, from what ``evaluate.py evidence`` wrote."""
-    seconds = content["seconds_a_image"]
-    pace = "; ".join(f"`{method}` {seconds[method]:.1f}" for method in seconds)
-    made = sum(row["images"] for row in content["rows"])
-    prompts = ", ".join(f"{count} in the {name.upper()} style" for name, count in content["prompts"].items())
-    state = f"{made} images are scored, {content['images_left']} of the plan are left. Prompts: {prompts}."
-    return {
-        "table": evidence_markdown(content),
-        "ablations": second_markdown(content),
-        "styles": groups_markdown(content["styles"], {name: name.upper() for name in content["prompts"]}),
-        "objects": groups_markdown(content["objects"], _OBJECTS),
-        "summary": summary_markdown(content),
-        "state": f"{state} Seconds an image, other work on the machine or not: {pace}.",
-    }
+def table_markdown(rows: Rows, page: bool = False) -> str:
+    """The table of two-object prompts: ratios with counts, differences from the first method with intervals.
 
-
-def evidence_markdown(content: dict[str, Any]) -> str:
-    """The table of ``evaluate.py evidence``: ratios with counts; below each the difference with interval and p-value.
-
-    The difference is from the first method, on the images that both have.
+    Args:
+        rows: of `score_methods`.
+        page: with the names that methods have on pages.
     """
-    lines = [["method", "images", *_COLUMNS.values()]]
-    for row in content["rows"]:
-        cells = [f"`{row['method']}`", str(row["images"])]
-        for name in _COLUMNS:
-            entry = row["ratios"][name]
-            found = row["against"]["differences"][name] if "against" in row else None
-            cells.append(_ratio(entry["hits"], entry["total"]) + (f"<br>{_tested(found)}" if found else ""))
+    heads = ["" if page else "method"]
+    for name, title in _TABLE.items():
+        heads += [title, "difference" if page else f"against {rows[0]['method']}"] if name in _COMPARED else [title]
+    lines = [heads]
+    for row in rows:
+        cells = [_TABLE_TITLES.get(row["method"], f"`{row['method']}`") if page else row["method"]]
+        for name in _TABLE:
+            cells.append(_share(row["ratios"][name]))
+            if name in _COMPARED:
+                cells.append(_interval(_against(row, name)))
         lines.append(cells)
     return markdown_table(lines)
 
 
-def second_markdown(content: dict[str, Any]) -> str:
-    """Differences of every ablation from the method that it changes, with interval and p-value."""
-    rows = [row for row in content["rows"] if "against_second" in row]
-    names = [name for name in _COLUMNS if name != "position_with_margin"]
-    lines = [["method", *(_COLUMNS[name] for name in names)]]
+# ------------------------------------------------------------------------------------------------ evidence
+
+
+def evidence_rows(plan: Plan, records: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """A row a method over all prompt sets together, compared with the first method and with `SECOND`."""
+    return score_methods(pooled(plan, records), second=SECOND)
+
+
+def evidence_blocks(plan: Plan, records: Mapping[str, Record], rows: Rows, left: int) -> dict[str, str]:
+    """The generated blocks of docs/evidence.md by name.
+
+    Args:
+        records: a record for every prompt set of the plan.
+        rows: of `evidence_rows`.
+        left: images of the plan that are not made yet.
+    """
+    styles = by_group(plan, records, lambda name, prompt: name)
+    sizes = by_group(plan, records, lambda name, prompt: str(len(prompt.objects)))
+    return {
+        "table": methods_markdown(rows),
+        "ablations": ablations_markdown(rows),
+        "styles": groups_markdown(styles, {name: name.upper() for name in plan.sets}),
+        "objects": groups_markdown(sizes, _OBJECTS),
+        "summary": summary_markdown(rows),
+        "state": _state(plan, records, rows, left),
+    }
+
+
+def _state(plan: Plan, records: Mapping[str, Record], rows: Rows, left: int) -> str:
+    """How much is made, and how long an image of each method took."""
+    sums: dict[str, list[float]] = {}
+    for record in records.values():
+        for method, (count, seconds) in record.seconds.items():
+            own = sums.setdefault(method, [0, 0.0])
+            own[0], own[1] = own[0] + count, own[1] + seconds
+    pace = "; ".join(f"`{method}` {round(seconds / count, 2):.1f}" for method, (count, seconds) in sums.items())
+    made = sum(row["images"] for row in rows)
+    prompts = ", ".join(f"{len(prompts)} in the {name.upper()} style" for name, prompts in plan.sets.items())
+    state = f"{made} images are scored, {left} of the plan are left. Prompts: {prompts}."
+    return f"{state} Seconds an image, other work on the machine or not: {pace}."
+
+
+def methods_markdown(rows: Rows) -> str:
+    """Ratios with counts; below each the difference from the first method with interval and p-value."""
+    lines = [["method", "images", *_COLUMNS.values()]]
     for row in rows:
-        found = [row["against_second"]["differences"][name] for name in names]
-        lines.append([f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)])
+        cells = [f"`{row['method']}`", str(row["images"])]
+        for name in _COLUMNS:
+            found = _against(row, name)
+            cells.append(_share(row["ratios"][name]) + (f"<br>{_tested(found)}" if found else ""))
+        lines.append(cells)
     return markdown_table(lines)
 
 
-def groups_markdown(methods: dict[str, Any], groups: dict[str, str]) -> str:
+def ablations_markdown(rows: Rows) -> str:
+    """Differences of every ablation from the method that it changes, with interval and p-value."""
+    names = [name for name in _COLUMNS if name != "position_with_margin"]
+    lines = [["method", *(_COLUMNS[name] for name in names)]]
+    for row in rows:
+        if "against_second" in row:
+            found = [_against(row, name, "against_second") for name in names]
+            lines.append([f"`{row['method']}`", *(_tested(entry) if entry else "-" for entry in found)])
+    return markdown_table(lines)
+
+
+def groups_markdown(methods: Groups, groups: Mapping[str, str]) -> str:
     """Objects there and relations right of every method by group of prompts; `groups` has the columns' titles."""
     ratios = ("object_recall", "relation")
     lines = [["method", *(f"{title}: {_COLUMNS[ratio]}" for title in groups.values() for ratio in ratios)]]
     for method, found in methods.items():
-        entries = [found.get(name, {}).get(ratio) for name in groups for ratio in ratios]
-        cells = [_ratio(entry["hits"], entry["total"]) if entry else "-" for entry in entries]
-        lines.append([f"`{method}`", *cells])
+        shares = [found.get(name, {}).get(ratio, (0, 0)) for name in groups for ratio in ratios]
+        lines.append([f"`{method}`", *(_share({"hits": hits, "total": total}) for hits, total in shares)])
     return markdown_table(lines)
 
 
-def summary_markdown(content: dict[str, Any]) -> str:
+def summary_markdown(rows: Rows) -> str:
     """A short table: objects there and relations right, with the differences from the first method."""
     lines = [["", "images", "objects there", "difference", "relation right", "difference"]]
-    for row in content["rows"]:
+    for row in rows:
         cells = [_TITLES.get(row["method"], f"`{row['method']}`"), str(row["images"])]
         for name in ("object_recall", "relation"):
-            entry = row["ratios"][name]
-            found = row["against"]["differences"][name] if "against" in row else None
-            cells += [_ratio(entry["hits"], entry["total"]), _interval(found) if found else ""]
+            cells += [_share(row["ratios"][name]), _interval(_against(row, name))]
         lines.append(cells)
     return markdown_table(lines)
 
 
-def _ratio(hits: float, total: float) -> str:
+def _against(row: Mapping[str, Any], name: str, other: str = "against") -> Mapping[str, Any] | None:
+    """The row's difference in a ratio from another method; None for that method's own row."""
+    return row[other]["differences"][name] if other in row else None
+
+
+def _share(entry: Mapping[str, Any]) -> str:
+    hits, total = entry["hits"], entry["total"]
     return f"{hits / total:.3f} ({hits:g}/{total:g})" if total else "-"
 
 
-def _interval(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f})"
+def _interval(entry: Mapping[str, Any] | None) -> str:
+    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f})" if entry else ""
 
 
-def _tested(entry: dict[str, Any]) -> str:
+def _tested(entry: Mapping[str, Any]) -> str:
     p = f"p {entry['p']:.3f}" if entry["p"] >= 0.001 else "p < 0.001"
     return f"{_interval(entry)}, {p}"

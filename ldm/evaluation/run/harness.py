@@ -1,4 +1,4 @@
-"""A run over a prompt file: every method, prompt and seed, resumable at any moment, shared among processes."""
+"""A run over prompts: every method, prompt and seed, resumable at any moment, shared among processes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ldm.evaluation.making import Made
-from ldm.evaluation.manifest import DONE, FAILED, PENDING, WORKING, Entry, Manifest, keep_prompts, write_json
-from ldm.evaluation.methods import Method
-from ldm.evaluation.promptfiles import EvalPrompt
-from ldm.evaluation.runner import ImageStore
-from ldm.evaluation.shards import Shard, hold
+from ldm.evaluation.prompts.prompt import EvalPrompt
+from ldm.evaluation.run.manifest import DONE, FAILED, PENDING, WORKING, Entry, Manifest, claim, keep_prompts, load_image
+from ldm.evaluation.run.methods import Method, constants_of
+from ldm.evaluation.run.shards import Shard, hold
+from ldm.files import write_json
+from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import save_png
-from ldm.spacetime.control import RADIUS
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
 
@@ -27,7 +24,7 @@ logger = logging.getLogger(__name__)
 # A prompt's layout for one method; it may depend on the method, which can name who gives the centers.
 Place = Callable[[Method, EvalPrompt], Layout]
 # (method, prompts, layouts, seeds of the noise) to images
-Make = Callable[[Method, Sequence[str], Sequence[Layout], Sequence[int]], Sequence[Made]]
+Make = Callable[[Method, Sequence[str], Sequence[Layout], Sequence[int]], Sequence[GeneratedImage]]
 
 
 @dataclass(frozen=True)
@@ -105,10 +102,10 @@ def run_tasks(
         UserError: another run is at work in the folder, or it holds other settings or prompts.
     """
     with hold(folder, shard):
-        store = ImageStore(folder, settings)
+        claim(folder / "settings.json", settings)
         keep_prompts(folder, list(prompts))
         for method in dict.fromkeys(task.method for task in tasks):
-            store.claim(method)
+            claim(folder / method.folder / "method.json", {"label": method.label, **constants_of(method)})
         own = [task for index, task in enumerate(tasks) if shard.takes(index)]
         states = {task.entry.key: DONE if _is_there(folder, task.entry) else PENDING for task in own}
         manifest = Manifest(folder, shard)
@@ -128,10 +125,7 @@ def _is_there(folder: Path, entry: Entry) -> bool:
     path = folder / f"{entry.key}.png"
     if not path.is_file():
         return False
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError):
+    if load_image(path) is None:
         logger.warning("%s is damaged and will be made again.", path)
         return False
     return True
@@ -152,39 +146,37 @@ def _batches(tasks: Sequence[Task], size: int) -> Iterator[list[Task]]:
 def _make_batch(
     folder: Path, manifest: Manifest, batch: Sequence[Task], place: Place, make: Make, summary: Summary
 ) -> None:
-    layouts: dict[str, Layout] = {}
+    layouts: dict[Task, Layout] = {}
     for task in batch:
         try:
-            layouts[task.entry.key] = task.method.arrange(place(task.method, task.prompt))
+            layouts[task] = task.method.arrange(place(task.method, task.prompt))
         except UserError as error:
             summary.failed[task.entry.key] = str(error)
             manifest.mark([task.entry.key], FAILED, reason=str(error))
-    tasks = [task for task in batch if task.entry.key in layouts]
+    tasks = list(layouts)
     if not tasks:
         return
     keys = [task.entry.key for task in tasks]
     manifest.mark(keys, WORKING)
     started = time.perf_counter()
-    texts = [task.prompt.text for task in tasks]
-    made = make(tasks[0].method, texts, [layouts[key] for key in keys], [task.noise for task in tasks])
-    for task, image in zip(tasks, made, strict=True):
-        _save(folder, task, layouts[task.entry.key], image)
+    texts, noises = [task.prompt.text for task in tasks], [task.noise for task in tasks]
+    for task, made in zip(tasks, make(tasks[0].method, texts, list(layouts.values()), noises), strict=True):
+        _save(folder, task, made)
     manifest.mark(keys, DONE, seconds=round((time.perf_counter() - started) / len(tasks), 3))
     summary.made += len(tasks)
 
 
-def _save(folder: Path, task: Task, layout: Layout, made: Made) -> None:
+def _save(folder: Path, task: Task, made: GeneratedImage) -> None:
     """The image's JSON, and then the image: one that is there is complete."""
-    method = task.method
-    radius = method.preset.radius if method.preset else RADIUS if method.radius is None else method.radius
+    preset = task.method.preset
     details = {
         "prompt": task.prompt.text,
         "method": task.method.label,
         "seed": task.seed,
         "noise": task.noise,
-        "layout": layout.to_json(),
-        "radius": radius if task.method.controlled else None,
-        "weights": made.weights,
+        "layout": made.layout.to_json(),
+        "radius": preset.radius if preset else None,
+        "weights": [] if made.weights is None else made.weights.tolist(),
         "losses": made.losses,
     }
     write_json(folder / f"{task.entry.key}.json", details)

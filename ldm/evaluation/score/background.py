@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ldm.data.emoji.scene import SOFT
-from ldm.evaluation.runner import ImageArray
+from ldm.generation.images import ImageArray
 
 FRAME = 4  # pixels from the image's edge that are looked at
 _SHADE, _TINT = 7.0, 3.5  # deviations of a background from its word's color: of all channels together, of each alone
 
 
 def background_color(image: ImageArray) -> str:
-    """The word of :data:`ldm.data.emoji.captions.BACKGROUND_COLORS` nearest to the frame of a (H, W, 3) image.
+    """The word of `ldm.data.emoji.captions.BACKGROUND_COLORS` nearest to the frame of a (H, W, 3) image.
 
     Nearest in units of the deviations with which the scenes are drawn, of the frame's median color: objects touch
     less than half of the frame.

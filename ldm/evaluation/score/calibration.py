@@ -3,38 +3,80 @@
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import make_scene, scene_rng
 from ldm.data.emoji.sprites import NAMES
-from ldm.evaluation.scoring import Matches, match
-from ldm.models.detector import Detection, EmojiDetector
+from ldm.evaluation.score.detectors import Detector
+from ldm.evaluation.score.metrics import Box
+from ldm.files import write_json
+from ldm.generation.images import ImageArray
 from ldm.util import UserError, atomic_write
 
-ImageArray = NDArray[np.uint8]  # (H, W, 3)
 Truth = list[tuple[str, float, float]]  # name, x, y
-_BATCH = 64
+MATCH_RADIUS = 0.12  # within which a detection is the object it should be; a sprite's half side is 0.17 to 0.23
 _TEST_SEED = 7_000_003  # a series of scenes that no training split uses
 
 
-def detect_images(detector: EmojiDetector, images: Sequence[ImageArray]) -> list[list[Detection]]:
-    """What the detector finds in each of (H, W, 3) uint8 images of one size."""
-    found: list[list[Detection]] = []
-    for first in range(0, len(images), _BATCH):
-        stack = np.stack(images[first : first + _BATCH]).transpose(0, 3, 1, 2)  # (B, 3, H, W)
-        batch = torch.from_numpy(np.ascontiguousarray(stack)).float() / 255
-        found += detector.detect(batch.to(detector.device))
-    return found
+@dataclass(frozen=True)
+class Matches:
+    """How detections of one or more images agree with the truth; ``distances`` of the matched centers."""
+
+    matched: int
+    detected: int
+    present: int
+    distances: tuple[float, ...] = ()
+
+    def __add__(self, other: Matches) -> Matches:
+        return Matches(
+            self.matched + other.matched,
+            self.detected + other.detected,
+            self.present + other.present,
+            self.distances + other.distances,
+        )
+
+    def to_json(self, pixels: int = 64) -> dict[str, Any]:
+        """Precision, recall, and the mean center error in pixels of a ``pixels``-wide image."""
+        error = float(np.mean(self.distances)) * pixels if self.distances else None
+        precision, recall = ratio(self.matched, self.detected), ratio(self.matched, self.present)
+        return {"precision": precision, "recall": recall, "center_error_px": error}
+
+
+def ratio(hits: int, total: int) -> dict[str, Any]:
+    """Counts and value as JSON; the value is None where nothing was counted."""
+    return {"hits": hits, "total": total, "value": hits / total if total else None}
+
+
+def match(boxes: Iterable[Box], truth: Sequence[tuple[str, float, float]], radius: float = MATCH_RADIUS) -> Matches:
+    """Pair boxes with objects of the same category within ``radius``, the surest box choosing first.
+
+    Args:
+        boxes: of one image.
+        truth: name, x and y of every object in it.
+    """
+    found, free = sorted(boxes, key=lambda item: -item.score), list(truth)
+    distances = []
+    for box in found:
+        gaps = [(math.dist(box.center, (x, y)), i) for i, (name, x, y) in enumerate(free) if name == box.name]
+        if gaps and min(gaps)[0] < radius:
+            distances.append(min(gaps)[0])
+            del free[min(gaps)[1]]
+    return Matches(len(distances), len(found), len(truth), tuple(distances))
+
+
+def agreement(detector: Detector, scenes: Iterable[tuple[ImageArray, Truth]]) -> Matches:
+    """The detector's matches with the truth, over all images."""
+    found = (match(detector.detect(image, NAMES), truth) for image, truth in scenes)
+    return sum(found, Matches(0, 0, 0))
 
 
 def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> Iterator[tuple[ImageArray, Truth]]:
@@ -49,16 +91,11 @@ def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> 
         yield image, [(item.name, item.x, item.y) for item in scene.objects]
 
 
-def agreement(detector: EmojiDetector, images: Sequence[ImageArray], truths: Sequence[Truth]) -> Matches:
-    """The detector's matches with the truth, over all images."""
-    total = Matches(0, 0, 0)
-    for found, truth in zip(detect_images(detector, images), truths, strict=True):
-        total = total + match(found, truth)
-    return total
+# ------------------------------------------------------------------------------------------ labels by eye
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class LabeledImage:
     """A generated image and the objects that a person sees in it, named by categories."""
 
     path: Path
@@ -73,17 +110,16 @@ class LabelledImage:
             raise UserError(f"The labeled image {self.path} can't be read: {error}.") from error
 
 
-def read_labels(path: Path) -> list[LabelledImage]:
+def read_labels(path: Path) -> list[LabeledImage]:
     """The labels of a file {"images": [{"file": relative path, "objects": [{"name", "x", "y"}]}]}.
 
     Raises:
-        UserError: if it is missing or of another form, names an unknown category, or has a center outside
-        [0, 1].
+        UserError: it is missing or of another form, names an unknown category, or has a center outside [0, 1].
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         images = [
-            LabelledImage(
+            LabeledImage(
                 path.parent / entry["file"],
                 [(item["name"], float(item["x"]), float(item["y"])) for item in entry["objects"]],
             )
@@ -103,11 +139,10 @@ def read_labels(path: Path) -> list[LabelledImage]:
 
 
 def pick_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
-    """A random choice of the PNG files below a folder, in random order, so that labelling is blind to the
-    method.
+    """A random choice of the PNG files below a folder, in random order, so that labeling is blind to the method.
 
     Raises:
-        UserError: if there are fewer.
+        UserError: there are fewer.
     """
     files = sorted(folder.rglob("[0-9]*.png"))
     if len(files) < count:
@@ -116,7 +151,7 @@ def pick_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
 
 
 def contact_sheet(images: Sequence[ImageArray], columns: int = 5, zoom: int = 4) -> Image.Image:
-    """The images enlarged and numbered, with marks at every tenth of the side, for labelling by eye."""
+    """The images enlarged and numbered, with marks at every tenth of the side, for labeling by eye."""
     side, gap = images[0].shape[0] * zoom, 22
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), "white")
@@ -135,7 +170,7 @@ def contact_sheet(images: Sequence[ImageArray], columns: int = 5, zoom: int = 4)
 
 
 def start_labels(files: Sequence[Path], labels: Path) -> None:
-    """Copies images beside a new label file that lists them without objects. UserError if it exists."""
+    """Copy images beside a new label file that lists them without objects. UserError if it exists."""
     if labels.exists():
         raise UserError(f"{labels} exists already; choose another name, so that no labels are lost.")
     folder = labels.with_suffix("")
@@ -145,5 +180,4 @@ def start_labels(files: Sequence[Path], labels: Path) -> None:
         with atomic_write(target) as temporary:
             temporary.write_bytes(file.read_bytes())
         entries.append({"file": f"{folder.name}/{target.name}", "source": file.parent.name, "objects": []})
-    with atomic_write(labels) as temporary:
-        temporary.write_text(json.dumps({"images": entries}, indent=1) + "\n", encoding="utf-8")
+    write_json(labels, {"images": entries})

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm.evaluation.metrics import Box
-from ldm.evaluation.promptfiles import COLORS, EvalPrompt
-from ldm.evaluation.runner import ImageArray
+from ldm.evaluation.prompts.prompt import COLORS, EvalPrompt
+from ldm.evaluation.score.metrics import Box
+from ldm.generation.images import ImageArray
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -70,6 +70,19 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
     return score, f"torchmetrics' CLIPScore with {Path(source).name}"
 
 
+def open_clip(source: str | None) -> tuple[ClipScore | None, ClipBundle | None, tuple[str, ...]]:
+    """The CLIP score, the CLIP that judges colors, and lines about both for the report; see `open_clip_score`."""
+    if source is None:
+        return None, None, ("No CLIP was named, so there is no CLIP score and no judgement of colors.",)
+    clip_score, line = open_clip_score(source)
+    if not Path(source).is_file():
+        return clip_score, None, (f"CLIP score: {line}.", "Colors are judged by a CLIP in OpenAI's format only.")
+    from ldm.modules.encoders.openai_clip import load_clip
+
+    told = f"CLIP score: {line}; colors by the same CLIP on the crop of the box."
+    return clip_score, load_clip(source), (told,)
+
+
 def _plain_features(model: Any) -> Any:
     """The model with features as tensors, which torchmetrics expects and transformers 5 wraps in an output."""
     for name in ("get_image_features", "get_text_features"):
@@ -116,7 +129,7 @@ def crop_of(image: ImageArray, box: Box) -> ImageArray:
 
 
 def classify_color(bundle: ClipBundle, crop: ImageArray, name: str) -> str:
-    """The color of :data:`ldm.evaluation.promptfiles.COLORS` whose texts are nearest to the crop."""
+    """The color of `ldm.evaluation.prompts.prompt.COLORS` whose texts are nearest to the crop."""
     import torch
     import torch.nn.functional as F
 

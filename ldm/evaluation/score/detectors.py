@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ldm.evaluation.metrics import Box
-from ldm.evaluation.runner import ImageArray
+from ldm.evaluation.score.metrics import Box
+from ldm.generation.images import ImageArray
 from ldm.util import UserError
 
 EMOJI_HALF_SIDE = 0.2  # of the nominal box around a center: the embedded detector finds centers only
@@ -94,7 +94,7 @@ class EmojiBoxes:
         self.name = "embedded emoji detector (centers; boxes are nominal)"
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
-        """See :class:`Detector`."""
+        """See `Detector`."""
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
@@ -136,7 +136,7 @@ class TransformersDetector:
         self.threshold = threshold if threshold is not None else ZERO_SHOT_THRESHOLD if self.zero_shot else THRESHOLD
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
-        """See :class:`Detector`."""
+        """See `Detector`."""
         pil = Image.fromarray(image)
         if self.zero_shot:
             asked = list(dict.fromkeys(names))
@@ -184,7 +184,7 @@ class TorchvisionDetector:
         self.threshold = THRESHOLD if threshold is None else threshold
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
-        """See :class:`Detector`."""
+        """See `Detector`."""
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255  # (3, H, W)

@@ -129,7 +129,7 @@ def score_methods(facts: Facts, resamples: int = RESAMPLES, second: str | None =
         for n in (1, 2, 3, 4):
             row["visor"][str(n)] = visor_n(list(groups.values()), n)
         for key, other in (("against", first), ("against_second", second)):
-            if other in facts and method not in (first, other):
+            if other is not None and other in facts and method not in (first, other):
                 row[key] = {"method": other, "differences": _differences(images, facts[other], resamples)}
         rows.append(row)
     return rows

@@ -88,12 +88,15 @@ class ImageFacts:
     def to_json(self) -> dict[str, Any]:
         """What was measured, by name; `from_json` reads it."""
         measured = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.clip_score is not None:
+            measured["clip_score"] = round(self.clip_score, 2)
         return {name: value for name, value in measured.items() if value not in ((), None)}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ImageFacts:
         """What `to_json` wrote; TypeError or ValueError for anything else."""
-        facts = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in entry.items()}
+        facts = cls(**fields)
         for values in (facts.found, facts.counted, facts.both, facts.right, facts.with_margin, facts.in_disc):
             if not isinstance(values, tuple) or not all(isinstance(value, bool) for value in values):
                 raise ValueError(f"{values} should be a list of truth values")

@@ -22,7 +22,7 @@ from ldm.evaluation.run.manifest import changed_keys
 from ldm.evaluation.run.methods import Method, changed_constants, constants_of
 from ldm.evaluation.score.judge import ImageOf
 from ldm.evaluation.score.metrics import ImageFacts
-from ldm.files import write_text
+from ldm.files import write_json_lines
 from ldm.util import UserError
 
 
@@ -76,7 +76,7 @@ class Record:
         for method, images in self.facts.items():
             for (number, seed), shown in sorted(images.items(), key=lambda item: item[0][::-1]):
                 lines.append({"method": method, "prompt": number, "seed": seed, **shown.to_json()})
-        write_text(self.path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+        write_json_lines(self.path, lines)
 
     def claim(self, method: Method, more: Mapping[str, Any] | None = None) -> None:
         """Note the method's constants, and `more` that it depends on. UserError if its images were made with others."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+RESAMPLES = 2000  # draws of a bootstrap or a permutation test
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,7 @@ class Difference:
     prompts: int
 
 
-def resampled(count: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Numbers of prompts drawn with replacement, (resamples, count)."""
-    return rng.integers(0, count, (resamples, count))
-
-
-def interval(values: Array) -> tuple[float, float]:
-    """The 95% percentile interval of a bootstrap's values (resamples,); those that are not a number are left out."""
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def estimate(hits: Array, totals: Array, resamples: int = 2000, seed: int = 0) -> Estimate:
+def estimate(hits: Array, totals: Array, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """sum(hits) / sum(totals) with the percentile bootstrap over prompts (Efron, 1979).
 
     Args:
@@ -53,12 +44,12 @@ def estimate(hits: Array, totals: Array, resamples: int = 2000, seed: int = 0) -
     hit, total = float(hits.sum()), float(totals.sum())
     if not total:
         return Estimate(hit, total, None, None, None)
-    picks = resampled(len(hits), resamples, np.random.default_rng(seed))
-    return Estimate(hit, total, hit / total, *interval(_ratio(hits[picks].sum(1), totals[picks].sum(1))))
+    picked, _ = _draws(len(hits), resamples, seed)
+    return Estimate(hit, total, hit / total, *_interval(_ratio(picked @ hits, picked @ totals)))
 
 
 def compare(
-    hits: tuple[Array, Array], totals: tuple[Array, Array], resamples: int = 2000, seed: int = 0
+    hits: tuple[Array, Array], totals: tuple[Array, Array], resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference | None:
     """First ratio less second, over the same prompts; None where one of them counted nothing.
 
@@ -71,20 +62,40 @@ def compare(
     """
     if not len(hits[0]) or not totals[0].sum() or not totals[1].sum():
         return None
-    rng = np.random.default_rng(seed)
-    count = len(hits[0])
-    observed = float(hits[0].sum() / totals[0].sum() - hits[1].sum() / totals[1].sum())
-    picks = resampled(count, resamples, rng)
-    drawn = [_ratio(h[picks].sum(1), t[picks].sum(1)) for h, t in zip(hits, totals, strict=True)]
-    low, high = interval(drawn[0] - drawn[1])
-    exchange = rng.random((resamples, count)) < 0.5  # (resamples, prompts)
-    sides = [
-        _ratio(np.where(exchange, hits[1 - k], hits[k]).sum(1), np.where(exchange, totals[1 - k], totals[k]).sum(1))
-        for k in (0, 1)
-    ]
-    as_large = np.abs(sides[0] - sides[1]) >= abs(observed) - 1e-12
+    table = np.stack([*hits, *totals])  # (4, prompts)
+    picked, exchanged = _draws(table.shape[1], resamples, seed)
+    whole = table.sum(1, keepdims=True)
+    [observed] = _difference(whole)
+    low, high = _interval(_difference(table @ picked.T))
+    permuted = _difference(whole + (table[[1, 0, 3, 2]] - table) @ exchanged.T)
+    as_large = np.abs(permuted) >= abs(observed) - 1e-12
     p = (1 + int(as_large.sum())) / (1 + resamples)
-    return Difference(observed, low, high, p, count)
+    return Difference(float(observed), low, high, p, table.shape[1])
+
+
+@lru_cache(maxsize=4)
+def _draws(count: int, resamples: int, seed: int) -> tuple[Array, Array]:
+    """How often each prompt is drawn with replacement, and whether it is exchanged; (resamples, count) each."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, count, (resamples, count))
+    picked = np.zeros((resamples, count))
+    np.add.at(picked, (np.arange(resamples)[:, None], picks), 1)
+    return picked, (rng.random((resamples, count)) < 0.5).astype(np.float64)
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    """The 95% percentile interval of a bootstrap's values (resamples,); those that are not a number are left out."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _difference(table: Array) -> Array:
+    """First ratio less second, (N,), of the hits and then the totals of both, (4, N); nan where a total is 0.
+
+    Rounded once, so that it is exact where all counts are whole numbers.
+    """
+    hits, other_hits, totals, other_totals = table
+    return _ratio(hits * other_totals - other_hits * totals, totals * other_totals)
 
 
 def _ratio(hits: Array, totals: Array) -> Array:
