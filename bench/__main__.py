@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         return
     import torch
 
-    from ldm.evaluation.manifest import write_json
+    from ldm.files import write_json
 
     torch.set_num_threads(options.threads)
     settings = {"rounds": options.rounds, "threads": options.threads, "torch": torch.__version__}

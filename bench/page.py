@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.markdown import markdown_table, update_page
+from ldm.evaluation.report.markdown import markdown_table, update_page
 from ldm.util import UserError, atomic_write
 
 GIB, GB = 2**30, 1e9

@@ -16,7 +16,7 @@ from bench.memory import PER_STEP, Case, count
 from bench.page import PAGES, TABLES, blocks
 from bench.timing import in_turn
 from bench.work import Work, count_work, fit
-from ldm.evaluation.markdown import markdown_table, replace_blocks
+from ldm.evaluation.report.markdown import markdown_table, replace_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 EMOJI = ROOT / "configs/emoji/inference.yaml"

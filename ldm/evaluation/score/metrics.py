@@ -90,7 +90,7 @@ class ImageFacts:
         measured = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.clip_score is not None:
             measured["clip_score"] = round(self.clip_score, 2)
-        return {name: value for name, value in measured.items() if value not in ((), None)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in measured.items() if v not in ((), None)}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ImageFacts:
