@@ -51,9 +51,11 @@ test-slow: $(STAMP) font browser  ## run all tests, the slow ones too
 bench: $(STAMP)  ## time sampling and one optimized image, count the memory of a differentiated chain
 	$(PY) -m bench $(ARGS)
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## style, types, and which package may import which
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy ldm layout_predictor bench scripts main.py setup.py
+	$(VENV)/bin/lint-imports
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) outputs/demo

@@ -11,7 +11,6 @@ kill -USR1 PID writes a checkpoint after the present step.
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import inspect
 import logging
@@ -19,10 +18,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.suggest import did_you_mean
 from ldm.util import UserError, atomic_write, instantiate_from_config, load_config
 
 logger = logging.getLogger("main")
@@ -47,15 +47,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
     p.add_argument("-s", "--seed", type=int, default=23, help="of weights and noise")
-    p.add_argument(
-        "--scale_lr",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="learning rate = base rate x batch x devices x accumulated batches "
-        "(the config's model.scale_lr, else true, as published)",
-    )
+    scaled = "learning rate = base rate x batch x devices x accumulated batches (model.scale_lr, else true)"
+    p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL", help=scaled)
     p.add_argument("--threads", type=int, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
@@ -75,11 +68,7 @@ def first_process() -> bool:
 
 
 def locate_run(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to go on from.
-
-    Raises:
-        UserError: nothing to resume from, or a new run whose folder is taken.
-    """
+    """The run's folder, and the checkpoint to go on from. UserError where it is missing, or the new folder taken."""
     if args.resume:
         path = Path(args.resume)
         folder, ckpt = (path, path / "checkpoints" / "last.ckpt") if path.is_dir() else (path.parent.parent, path)
@@ -95,11 +84,7 @@ def locate_run(args: argparse.Namespace) -> tuple[Path, Path | None]:
 
 
 def build_config(args: argparse.Namespace, folder: Path) -> Any:
-    """All configs and overrides merged; a resumed run begins with its own saved config.
-
-    Raises:
-        UserError: an override that is not ``key=value``, or a section that is missing or unknown.
-    """
+    """All configs and overrides merged; a resumed run begins with its own saved config. UserError for a wrong entry."""
     from omegaconf import OmegaConf
 
     for text in args.overrides:
@@ -115,13 +100,8 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
         config.model.scale_lr = args.scale_lr  # saved with the run, so that going on takes the same rate
     for name in map(str, config):
         if name not in SECTIONS:
-            raise UserError(f"the config has an unknown section '{name}'{_nearest(name, SECTIONS)}")
+            raise UserError(f"the config has an unknown section '{name}'{did_you_mean(name, SECTIONS)}")
     return config
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def build(config: Any) -> Any:
@@ -135,59 +115,41 @@ def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
     """Checkpoints (`last` and, with a monitored metric, the best), signal, log lines, and the config's own."""
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from ldm.callbacks import FinalCheckpoint, NoiseSeed, ProgressLog, SignalCheckpoint
+    from ldm.callbacks import LastCheckpoint, NoiseSeed, ProgressLog
 
-    section = config.get("lightning", {}).get("modelcheckpoint", {}).get("params", {})
-    every = section.get("every_n_train_steps", 500)
-    checkpoints = folder / "checkpoints"
+    lightning = config.get("lightning", {})
+    every = lightning.get("modelcheckpoint", {}).get("params", {}).get("every_n_train_steps", 500)
+    where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Any] = [
-        ModelCheckpoint(
-            checkpoints,
-            filename="last",
-            every_n_train_steps=every,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        ),
-        SignalCheckpoint(checkpoints / "last.ckpt"),
-        FinalCheckpoint(checkpoints / "last.ckpt"),
+        ModelCheckpoint(**where, filename="last", every_n_train_steps=every, save_on_train_epoch_end=False),
+        LastCheckpoint(folder / "checkpoints" / "last.ckpt"),
         NoiseSeed(seed),
-        ProgressLog(config.get("lightning", {}).get("log_every", 100)),
+        ProgressLog(lightning.get("log_every", 100)),
     ]
     if monitor := config.model.get("params", {}).get("monitor"):
-        callbacks.append(
-            ModelCheckpoint(checkpoints, filename="best", monitor=monitor, save_top_k=1, enable_version_counter=False)
-        )
-    for callback in config.get("lightning", {}).get("callbacks", {}).values():
-        callbacks.append(build(callback))
-    return callbacks
+        callbacks.append(ModelCheckpoint(**where, filename="best", monitor=monitor, save_top_k=1))
+    return callbacks + [build(callback) for callback in lightning.get("callbacks", {}).values()]
 
 
 def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = None) -> Any:
-    """The Lightning trainer of the config's ``lightning.trainer`` section.
-
-    Raises:
-        UserError: an option that Lightning does not know or refuses, or GPUs that are not there.
-    """
+    """The Lightning trainer of the config's ``lightning.trainer`` section. UserError for options that it refuses."""
     import pytorch_lightning as pl
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.loggers import CSVLogger
 
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, "num_sanity_val_steps": 0}
     options["enable_progress_bar"] = sys.stderr.isatty()
-    options.update(dict(config.get("lightning", {}).get("trainer", {})))
-    gpus = gpus if gpus is not None else options.pop("gpus", None)
-    options.pop("gpus", None)
-    if gpus is not None:
+    options |= dict(config.get("lightning", {}).get("trainer", {}))
+    listed = options.pop("gpus", None)
+    if (gpus := gpus if gpus is not None else listed) is not None:
         options.update(accelerator="gpu", devices=_gpu_numbers(str(gpus)))
     known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
     for name in options:
         if name not in known:
-            raise UserError(f"lightning.trainer knows no option '{name}'{_nearest(name, known)}")
+            raise UserError(f"lightning.trainer knows no option '{name}'{did_you_mean(name, known)}")
     log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
     try:
         return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder, seed), **options)
-    except UserError:
-        raise
     except (MisconfigurationException, ValueError) as err:
         raise UserError(f"lightning.trainer cannot be set up: {' '.join(str(err).split())}") from err
 
@@ -201,11 +163,7 @@ def _gpu_numbers(text: str) -> list[int]:
 
 
 def scales_rate(config: Any) -> bool:
-    """Whether the base rate counts for one image, by ``model.scale_lr``; so it does where the config is silent.
-
-    Raises:
-        UserError: neither true nor false.
-    """
+    """Whether the base rate counts for one image, by ``model.scale_lr``; so it does where the config is silent."""
     scale = config.model.get("scale_lr", True)
     if not isinstance(scale, bool):
         raise UserError(f"model.scale_lr is true or false, not '{scale}'")
@@ -213,11 +171,7 @@ def scales_rate(config: Any) -> bool:
 
 
 def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
-    """The config's base rate; multiplied by the images of an optimizer step where `scale`.
-
-    Raises:
-        UserError: a rate to be scaled by a batch size that the config does not say.
-    """
+    """The config's base rate; multiplied by the images of an optimizer step where `scale`."""
     base = float(config.model.get("base_learning_rate", 1e-4))
     if not scale:
         return base
@@ -229,11 +183,7 @@ def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
 
 
 def check_manual(model: Any, trainer: Any) -> None:
-    """Refuse trainer options that Lightning can't honour for a model with two optimizers, such as a GAN loss.
-
-    Raises:
-        UserError: naming the option and what to write instead.
-    """
+    """Refuse trainer options that Lightning can't honor for a model with two optimizers, such as a GAN loss."""
     if model.automatic_optimization:
         return
     if trainer.accumulate_grad_batches != 1:
@@ -246,11 +196,7 @@ def check_manual(model: Any, trainer: Any) -> None:
 
 
 def train(args: argparse.Namespace) -> Path:
-    """Train as the command line says; returns the run's folder.
-
-    Raises:
-        UserError: see :func:`locate_run` and :func:`build_config`.
-    """
+    """Train as the command line says; returns the run's folder. UserError for what cannot be trained."""
     folder, ckpt = locate_run(args)
     config = build_config(args, folder)
 
@@ -271,9 +217,8 @@ def train(args: argparse.Namespace) -> Path:
     trainer = build_trainer(config, folder, args.seed, args.gpus)
     scale = scales_rate(config)
     model.learning_rate = learning_rate(config, trainer, scale)
-    scaled = " (base rate x images of a step)" if scale else ""
-    resumed = f", resumed from {ckpt}" if ckpt else ""
-    logger.info("run %s, learning rate %.3g%s%s", folder, model.learning_rate, scaled, resumed)
+    notes = (" (base rate x images of a step)" if scale else "") + (f", resumed from {ckpt}" if ckpt else "")
+    logger.info("run %s, learning rate %.3g%s", folder, model.learning_rate, notes)
     check_manual(model, trainer)
     trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
     if trainer.interrupted:

@@ -1,4 +1,4 @@
-"""Package metadata. `pip install -e .` keeps configs/ and models/ where the scripts look for them."""
+"""Package metadata and the only list of dependencies. `pip install -e .` keeps configs/ and models/ where they are."""
 
 from pathlib import Path
 
@@ -26,6 +26,8 @@ REQUIRED = [
     "tqdm>=4.66",
     "numpy>=1.26",
     "filelock>=3.13",
+    "jinja2>=3.1",
+    "pyyaml>=6",
 ]
 
 EXTRAS = {
@@ -33,6 +35,9 @@ EXTRAS = {
         "pytest>=8",
         "ruff>=0.9",
         "mypy>=1.15",
+        "import-linter>=2.6",
+        "pre-commit>=4",
+        "hypothesis>=6",
         "diffusers>=0.36,<1",  # these three so that what is optional is tested, too
         "faiss-cpu>=1.9",
         "invisible-watermark>=0.2,<0.3",
@@ -46,6 +51,7 @@ EXTRAS = {
     "metrics": ["torchmetrics>=1.7"],
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
+DATA = ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt", "**/*.html", "**/*.j2"]  # word lists, templates
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 setup(
@@ -57,7 +63,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["ldm", "ldm.*", "layout_predictor", "layout_predictor.*"]),
-    package_data={"layout_predictor": ["configs/*.yaml", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    package_data=dict.fromkeys(("ldm", "layout_predictor"), DATA),
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     classifiers=[

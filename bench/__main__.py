@@ -8,7 +8,7 @@ python -m bench schedules              # the schedules beside plain sampling, em
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
 python -m bench compile                # a call with compiled blocks beside the usual one; needs g++
-python -m bench page                   # the tables of docs/performance.md and README.md from the results
+python -m bench page                   # the tables of docs/performance.md from the results
 
 With --out FOLDER each writes bench-NAME.json there; the published ones are in docs/results.
 """

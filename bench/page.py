@@ -1,4 +1,4 @@
-"""The results as text: for the screen, and as the tables of docs/performance.md and the README."""
+"""The results as text: for the screen, and as the tables of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm.evaluation.report.markdown import markdown_table, update_page
 from ldm.util import UserError, atomic_write
 
 GIB, GB = 2**30, 1e9
-PAGES = (Path("docs/performance.md"), Path("README.md"))
+PAGES = (Path("docs/performance.md"),)
 PLOT = Path("docs/images/cost.png")
 Result = dict[str, Any]
 Table = list[list[str]]  # the first row is the head

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # run as a script from anywhere, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script from anywhere, installed or not
 
 from layout_predictor.LayoutTransformer.data.grammar import generate  # noqa: E402
-from layout_predictor.LayoutTransformer.data.tokenizer import save_tokenizer, train_tokenizer  # noqa: E402
+from layout_predictor.LayoutTransformer.data.tokenizer import train_tokenizer  # noqa: E402
+from ldm.util import atomic_write  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     texts = (generate(arguments.seed, i).text for i in range(arguments.sentences))
     tokenizer = train_tokenizer(texts, arguments.vocab_size)
-    save_tokenizer(tokenizer, arguments.out)
+    with atomic_write(arguments.out) as temporary:
+        temporary.write_text(tokenizer.to_json(), encoding="utf-8")
     print(f"{len(tokenizer)} tokens in {arguments.out}")
     return 0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent))  # run as a script from anywhere, installed or not
 
-from layout_predictor.LayoutTransformer.training.main_process import LAST, is_main_process  # noqa: E402
+from layout_predictor.LayoutTransformer.training import LAST, is_main_process  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
 
@@ -37,8 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; a user's mistake is one line and exit code 2."""
     arguments = parse(argv)
-    level = logging.INFO if is_main_process() else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(asctime)s %(message)s")
     try:
         from layout_predictor.LayoutTransformer.training.run import run  # seconds, which --help need not wait for
 
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if is_main_process():
         print(score.table())
-        print(f"relation accuracy {score.relation_accuracy:.4f}, centre distance {score.centre_distance:.4f}")
+        print(f"relation accuracy {score.relation_accuracy:.4f}, center distance {score.center_distance:.4f}")
     return 0
 
 

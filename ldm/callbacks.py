@@ -1,4 +1,4 @@
-"""Lightning callbacks of `main.py`: images during training, checkpoints on a signal, a log line a while."""
+"""Lightning callbacks of training: frozen parts, images, checkpoints on a signal and at the end, a log line a while."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ class ProgressLog(pl.Callback):
         self._mark = (step, now)
 
 
-class SignalCheckpoint(pl.Callback):
-    """On SIGUSR1 to any process of the run the next step ends with a checkpoint at `path`."""
+class LastCheckpoint(pl.Callback):
+    """A checkpoint at `path` when training ends by itself, and after the step in which a process gets SIGUSR1."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -137,25 +138,20 @@ class SignalCheckpoint(pl.Callback):
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_asked", True))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the checkpoint that was asked for; all processes together, whichever was asked."""
+        """Write what was asked for; all processes together, whichever was asked."""
         if trainer.world_size > 1:
             self._asked = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
         if self._asked:
             self._asked = False
-            trainer.save_checkpoint(self.path)
-            logger.info("checkpoint %s written at step %d", self.path, trainer.global_step)
-
-
-class FinalCheckpoint(pl.Callback):
-    """A checkpoint at `path` when training ends by itself."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+            self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write it; here and not after the fit, since spawned processes end with the fit."""
+        """Write it here and not after the fit, since spawned processes end with the fit."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        logger.info("done at step %d; checkpoint %s", trainer.global_step, self.path)
+        logger.info("checkpoint %s written at step %d", self.path, trainer.global_step)
 
 
 class NoiseSeed(pl.Callback):
@@ -172,3 +168,25 @@ class NoiseSeed(pl.Callback):
         rank, step = trainer.global_rank, trainer.global_step
         if rank or step:
             torch.manual_seed((self.seed + 1_000_003 * rank + 7_919 * step) % 2**63)
+
+
+class Freeze(pl.Callback):
+    """Trains only the parameters whose names begin with none of `prefixes`.
+
+    Raises:
+        UserError: when training starts, if a prefix is the name of nothing, as after a slip of the pen.
+    """
+
+    def __init__(self, prefixes: Sequence[str]) -> None:
+        self.prefixes = tuple(prefixes)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before the optimizers are made."""
+        parameters = dict(pl_module.named_parameters())
+        for prefix in self.prefixes:
+            frozen = [value for name, value in parameters.items() if name.startswith(prefix)]
+            if not frozen:
+                tops = ", ".join(sorted({name.split(".")[0] for name in parameters}))
+                raise UserError(f"nothing to freeze is called '{prefix}'; the model has {tops}")
+            for value in frozen:
+                value.requires_grad_(False)

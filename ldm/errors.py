@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """A mistake of the user's (path, size, flag, file), told in one sentence that says what to do."""

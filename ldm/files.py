@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     import torch
 
 
+def read_yaml(path: Path) -> Any:
+    """The content of one of the project's own YAML files."""
+    import yaml
+
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` if the block succeeds and vanishes if not.

@@ -23,6 +23,11 @@ def satisfied(relation: str, a: Sequence[float], b: Sequence[float]) -> bool:
     return gap(relation, a, b) > 0
 
 
+def article(words: str) -> str:
+    """ "a" or "an", as the words behind it want it."""
+    return "an" if words[:1].lower() in tuple("aeiou") else "a"
+
+
 def with_article(noun: str) -> str:
     """ "a cat", "an apple"."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+    return f"{article(noun)} {noun}"

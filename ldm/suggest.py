@@ -1,4 +1,4 @@
-"""The nearest right name, for messages about a wrong one in a config."""
+"""The nearest right name, for messages about a wrong one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean '<nearest>'?"``, or nothing where no known name is near."""
+def did_you_mean(name: str, known: Iterable[str], form: str = "{}") -> str:
+    """``"; did you mean '<nearest>'?"``, the nearest known name put into `form`, or nothing where none is near."""
     near = difflib.get_close_matches(name, sorted(known), 1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{form.format(near[0])}'?" if near else ""
 
 
 def arguments(target: Callable[..., Any]) -> set[str]:
@@ -53,7 +53,4 @@ def target_hint(target: str) -> str:
         return ""
     names = {n for n, value in vars(module).items() if callable(value) and not n.startswith("_")}
     names |= {m.name for m in pkgutil.iter_modules(getattr(module, "__path__", ()))}
-    near = difflib.get_close_matches(parts[found], sorted(names), 1)
-    if not near:
-        return ""
-    return f"; did you mean '{'.'.join([*parts[:found], near[0], *parts[found + 1 :]])}'?"
+    return did_you_mean(parts[found], names, ".".join([*parts[:found], "{}", *parts[found + 1 :]]))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def export_first_stage(run: Path, out: Path) -> None:
         errors = [(model(part, sample_posterior=False)[0].clamp(-1, 1) - part).square() for part in parts]
     psnr = 10 * torch.log10(4 / torch.cat(errors).mean())
     logging.info("latents had mean %s, std %s; %.1f dB on fresh scenes", mean.tolist(), std.tolist(), psnr)
-    save_safetensors(out, {k: v.half() for k, v in model.state_dict().items()})
+    save_safetensors(out, _halved(model))
 
 
 def export_model(run: Path, out: Path, first_stage: Path | None = None) -> None:
@@ -62,8 +62,7 @@ def export_model(run: Path, out: Path, first_stage: Path | None = None) -> None:
     if first_stage is not None:
         replace_first_stage(model.first_stage_model, first_stage)
     skip = (*model.derived_buffers, "model_ema.")
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_safetensors(out, {k: v for k, v in state.items() if not k.startswith(skip)})
+    save_safetensors(out, {k: v for k, v in _halved(model).items() if not k.startswith(skip)})
 
 
 def replace_first_stage(current: Any, path: Path) -> None:
@@ -86,18 +85,26 @@ def export_clip(run: Path, out: Path) -> None:
 
 def export_detector(run: Path, out: Path) -> None:
     """Save the detector of `run`."""
-    model = load_run(run)
-    save_safetensors(out, {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    save_safetensors(out, _halved(load_run(run)))
 
 
-EXPORTS = {"first-stage": export_first_stage, "clip": export_clip, "detector": export_detector}
+def _halved(model: Any) -> dict[str, Any]:
+    return {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+
+
+EXPORTS: dict[str, Callable[..., None]] = {
+    "first-stage": export_first_stage,
+    "model": export_model,
+    "clip": export_clip,
+    "detector": export_detector,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit code 2 for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("model", *EXPORTS))
+    parser.add_argument("part", choices=tuple(EXPORTS))
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--first-stage", type=Path, help="for a model: take this first stage instead of the run's")
@@ -105,10 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.first_stage and args.part != "model":
         parser.error("--first-stage goes with 'model' alone")
     try:
-        if args.part == "model":
-            export_model(args.run, args.out, args.first_stage)
-        else:
-            EXPORTS[args.part](args.run, args.out)
+        options = {"first_stage": args.first_stage} if args.first_stage else {}
+        EXPORTS[args.part](args.run, args.out, **options)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2

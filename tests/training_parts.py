@@ -1,13 +1,74 @@
-"""A model and data without any randomness, for runs of main.py that are compared number by number."""
+"""Small networks and their configs, a training loop, and a model without randomness that main.py can train."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from ldm.data.emoji.sprites import FONT_PATH
+from tests.golden_data import ROOT
+
+needs_font = pytest.mark.skipif(
+    not FONT_PATH.exists(), reason="needs the Debian package fonts-noto-color-emoji to draw scenes"
+)
+IDENTITY = {"target": "torch.nn.Identity"}
+# Of 16x16 images, to latents (4, 8, 8).
+DDCONFIG: dict[str, Any] = {"double_z": True, "z_channels": 4, "resolution": 16, "in_channels": 3, "out_ch": 3}
+DDCONFIG |= {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+VQ_DDCONFIG = {**DDCONFIG, "double_z": False}
+UNET: dict[str, Any] = {"image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32}
+UNET |= {"attention_resolutions": [], "num_res_blocks": 1, "channel_mult": [1], "num_heads": 1}
+
+
+def target(name: str, **params: Any) -> dict[str, Any]:
+    """A config section that builds ``ldm.<name>``."""
+    return {"target": f"ldm.{name}", "params": params}
+
+
+def unet(**change: Any) -> dict[str, Any]:
+    """The section of a small U-Net."""
+    return target("modules.diffusionmodules.openaimodel.UNetModel", **{**UNET, **change})
+
+
+def transformer_unet(context_dim: int, **change: Any) -> dict[str, Any]:
+    """The section of a small U-Net with cross-attention."""
+    attention = {"use_spatial_transformer": True, "context_dim": context_dim, "attention_resolutions": [1]}
+    return unet(**{"num_heads": 2, "legacy": False, **attention, **change})
+
+
+def first_stage(kind: str = "AutoencoderKL", **change: Any) -> dict[str, Any]:
+    """The section of a small first stage."""
+    own = {"ddconfig": DDCONFIG} if kind == "AutoencoderKL" else {"ddconfig": VQ_DDCONFIG, "n_embed": 16}
+    return target(f"models.autoencoder.{kind}", **{"embed_dim": 4, "lossconfig": IDENTITY, **own, **change})
+
+
+def export() -> ModuleType:
+    """scripts/export_emoji.py as a module."""
+    spec = importlib.util.spec_from_file_location("export_emoji", ROOT / "scripts/export_emoji.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor], steps: int) -> list[float]:
+    """The losses of some steps."""
+    losses = []
+    for _ in range(steps):
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 class Ramp(Dataset[dict[str, Tensor]]):

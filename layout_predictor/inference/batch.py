@@ -38,49 +38,42 @@ def predict_file(
     *,
     settings: dict[str, Any],
     identity: str = "",
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], Any] = lambda count: None,
 ) -> Counter[str]:
     """Write the layout of each sentence to `out` as JSON lines; return how many ended how.
 
     Lines go to a file beside `out` that becomes `out` when it is complete. A run that was stopped goes on where it
-    was when sentences, settings and `identity` (of the weights) are the same. A sentence without objects gets an
-    empty layout, one that is too long an "error" in place of its objects. Keys of the counter: "layouts", "empty",
-    "failed", "resumed".
+    was when sentences, settings and `identity` (of the weights) are the same.
 
     Args:
         settings: keyword arguments of `Predictor.layout`.
-        identity: distinguishes runs by different weights.
+        progress: called with the number of sentences that were done since its last call.
+
+    Returns:
+        Counts of "layouts", "empty" ones, "failed" sentences (their line has the "error"), and "resumed" ones.
     """
     out = Path(out)
     key = hashlib.sha256(json.dumps([sentences, settings, identity]).encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name}.{key}.part")
-    counts: Counter[str] = Counter()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        done = _complete_lines(part)
-        counts["resumed"] = len(done)
-        for line in done:
-            counts[_kind(json.loads(line))] += 1
-        with part.open("w" if not done else "r+", encoding="utf-8") as file:
-            file.truncate(sum(len(line.encode()) for line in done))
-            file.seek(0, os.SEEK_END)
-            for number in range(len(done), len(sentences)):
-                record = _record(sentences[number], predictor, settings)
+        lines = part.read_text(encoding="utf-8", errors="ignore").splitlines(True) if part.is_file() else []
+        lines = [line for line in lines if line.endswith("\n")]  # the last one may have been cut off
+        records = [json.loads(line) for line in lines]
+        counts = Counter(_kind(record) for record in records) + Counter(resumed=len(records))
+        part.write_text("".join(lines), encoding="utf-8")
+        with part.open("a", encoding="utf-8") as file:
+            progress(len(records))
+            for sentence in sentences[len(records) :]:
+                record = _record(sentence, predictor, settings)
                 counts[_kind(record)] += 1
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 file.flush()
-                progress(number + 1)
+                progress(1)
         os.replace(part, out)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
     return counts
-
-
-def _complete_lines(part: Path) -> list[str]:
-    """The whole lines of an unfinished file; a last line that was cut off is left out."""
-    if not part.is_file():
-        return []
-    return [line for line in part.read_text(encoding="utf-8", errors="ignore").splitlines(True) if line.endswith("\n")]
 
 
 def _record(sentence: str, predictor: Predictor, settings: dict[str, Any]) -> dict[str, Any]:

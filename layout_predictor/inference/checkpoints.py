@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import infer_config, load_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
+from ldm.paths import ROOT
 from ldm.util import UserError
 
-logger = logging.getLogger(__name__)
-
-ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_WEIGHTS = ROOT / "models" / "emoji" / "layout.safetensors"
 SMALL_TOKENIZER = ROOT / "configs" / "emoji" / "layout_tokenizer.json"
 ROBERTA = "roberta-base"
-_HEAD_WIDTH = 64  # of every published RoBERTa; the number of heads leaves no trace in the weights
 
 
 def load_model(
@@ -38,14 +34,8 @@ def load_model(
         model, own = load_exported(path)
         return model, SentenceTokenizer.from_file(tokenizer) if tokenizer else own
     state = load_training(path)
-    weights = state["state_dict"]
-    if "model_config" in state:
-        config = LayoutConfig.from_mapping(state["model_config"])
-    else:
-        config = infer_config(weights, num_heads=1)
-        if config.hidden_size % _HEAD_WIDTH:
-            raise UserError(f"{path} does not say how many attention heads it has, and its width is no RoBERTa's")
-        config = infer_config(weights, num_heads=config.hidden_size // _HEAD_WIDTH)
+    weights, sizes = state["state_dict"], state.get("model_config")
+    config = infer_config(weights) if sizes is None else LayoutConfig.from_mapping(sizes)
     model = LayoutModel(config)
     load_published(model, weights)
     found = _find_tokenizer(path, config.vocab_size) if tokenizer is None else SentenceTokenizer.from_file(tokenizer)
@@ -65,7 +55,6 @@ def _find_tokenizer(path: Path, size: int) -> SentenceTokenizer:
     try:
         return SentenceTokenizer.load(ROBERTA)
     except UserError as error:
-        logger.debug("%s", error)
         raise UserError(
             f"no tokenizer for {path}: put the tokenizer.json of {ROBERTA} beside it or give it with --tokenizer"
-        ) from None
+        ) from error

@@ -1,6 +1,14 @@
 """Relation accuracy of a predictor on a file of sentences with stated relations.
 
-python -m layout_predictor.inference.evaluate sentences.jsonl [--out score.json] [--failures]
+    python -m layout_predictor.inference.evaluate sentences.jsonl [--out score.json] [--failures] [--review r.jsonl]
+
+Labels of real sentences are made by machines, too. A review has a JSON line for each label that a reader looked at:
+
+    {"line": 7, "stated": "cup left of fork", "verdict": "contradicts"}
+
+line: number of the sentence in its file, from 1; stated: as --failures prints it; verdict: "contradicts" (the sentence
+says the opposite), "unstated" (it says nothing on the two, or leaves open what) or "stated". A predictor that reads
+correctly breaks every label of the first kind and can only guess those of the second.
 """
 
 from __future__ import annotations
@@ -10,79 +18,97 @@ import itertools
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layout_predictor.inference.predictor import Predictor, load_predictor
-from layout_predictor.inference.review import judged, labels_of, read_review, stated_words
-from layout_predictor.inference.separate import MIN_DISTANCE
-from layout_predictor.LayoutTransformer.data.dataset import read_relation_sentences
+from layout_predictor.inference.predictor import load_predictor
+from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
+from layout_predictor.LayoutTransformer.data.records import read_records, require
 from layout_predictor.LayoutTransformer.data.sample import Sample
 from layout_predictor.LayoutTransformer.training.evaluate import Score, add_sentence
-from ldm.generation.images import save_json
-from ldm.util import UserError
+from ldm.spacetime.control import RADIUS
+from ldm.util import UserError, atomic_write
+
+VERDICTS = ("contradicts", "unstated", "stated")
+
+Label = tuple[int, str]  # number of the sentence from 1, and what it is said to state
 
 
-def score_sentences(predictor: Predictor, samples: Sequence[Sample]) -> tuple[Score, list[float]]:
-    """The score of the centres as a user gets them, and the distances of all pairs of objects of a sentence."""
-    score, distances = Score(), []
-    for sample, centres in zip(samples, predictor.centres_of(samples), strict=True):
-        add_sentence(score, sample, centres)
-        distances += [math.dist(a, b) for a, b in itertools.combinations(centres, 2)]
-    return score, distances
-
-
-def summary(score: Score, distances: Sequence[float], sentences: int) -> dict[str, Any]:
-    """Plain numbers: of all relations, by relation, by number of objects, of whole sentences, and of distances."""
-    parts = {
-        name: {
-            "right": score.right[name],
-            "stated": score.stated[name],
-            "accuracy": round(score.right[name] / score.stated[name], 4),
-        }
-        for name in sorted(score.stated)
-    }
-    return {
-        "sentences": sentences,
-        "sentences_all_right": sentences - len({id(sample) for sample, _ in score.failures}),
-        "relations": parts.pop("all"),
-        "by_relation": {name: part for name, part in parts.items() if not name.endswith("objects")},
-        "by_objects": {name.split()[0]: part for name, part in parts.items() if name.endswith("objects")},
-        "pairs": len(distances),
-        "pairs_too_close": sum(distance < MIN_DISTANCE - 1e-6 for distance in distances),
-        "closest_centres": round(min(distances), 4) if distances else None,
-        "wanted_distance": MIN_DISTANCE,
-    }
-
-
-def failures(score: Score, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Every stated relation that the centres break, with its sentence and the number of it."""
-    lines = {id(sample): line for line, sample in enumerate(samples, 1)}
-    return [
-        {"line": lines[id(sample)], "stated": stated_words(sample, number), "sentence": sample.text}
-        for sample, number in score.failures
-    ]
+def _labels_of(line: int, sample: Sample) -> list[Label]:
+    """What a sentence is said to state, in words: "cup left of fork"."""
+    return [(line, f"{sample.names[a]} {relation} {sample.names[b]}") for a, relation, b in sample.relations]
 
 
 def evaluate_file(
     path: str | Path, checkpoint: str | None = None, tokenizer: str | None = None, review: str | None = None
 ) -> dict[str, Any]:
-    """The summary, with "failures", and with "review" where one is given (`inference.review`).
+    """Counts over the relations of a file, by relation and by number of objects, with the "failures".
 
-    Raises: UserError for a file that is missing, wrong, or states nothing.
+    Raises:
+        UserError: a file is missing, wrong, or states nothing.
     """
     samples = read_relation_sentences(path)
-    verdicts = read_review(review, samples) if review else {}
-    score, distances = score_sentences(load_predictor(checkpoint, tokenizer), samples)
+    labels = [_labels_of(line, sample) for line, sample in enumerate(samples, 1)]
+    known = [label for sentence in labels for label in sentence]
+    verdicts = _read_review(review, set(known)) if review else {}
+    score, distances = Score(), []
+    broken: list[tuple[Label, Sample]] = []
+    predicted = load_predictor(checkpoint, tokenizer).centers_of(samples)
+    for sample, stated, centers in zip(samples, labels, predicted, strict=True):
+        broken += [(stated[number], sample) for number in add_sentence(score, sample, centers)]
+        distances += [math.dist(a, b) for a, b in itertools.combinations(centers, 2)]
     if not score.stated:
         raise UserError(f"{path} states no relation; give JSON lines with words, objects and relations")
-    broken = failures(score, samples)
-    result = summary(score, distances, len(samples))
+    parts = {name: _part(score.right[name], score.stated[name]) for name in sorted(score.stated)}
+    result = {
+        "sentences": len(samples),
+        "sentences_all_right": len(samples) - len({line for (line, _), _ in broken}),
+        "relations": parts.pop("all"),
+        "by_relation": {name: part for name, part in parts.items() if not name.endswith("objects")},
+        "by_objects": {name.split()[0]: part for name, part in parts.items() if name.endswith("objects")},
+        "pairs": len(distances),
+        "pairs_too_close": sum(distance < RADIUS - 1e-6 for distance in distances),
+        "closest_centers": round(min(distances), 4) if distances else None,
+        "wanted_distance": RADIUS,
+    }
     if review:
-        labels = {(item["line"], item["stated"]) for item in broken}
-        result["review"] = judged(labels_of(samples), labels, verdicts)
-    return {**result, "failures": broken}
+        result["review"] = _judged(known, {label for label, _ in broken}, verdicts)
+    failures = [{"line": line, "stated": stated, "sentence": sample.text} for (line, stated), sample in broken]
+    return {**result, "failures": failures}
+
+
+def _part(right: int, stated: int) -> dict[str, Any]:
+    return {"right": right, "stated": stated, "accuracy": round(right / max(1, stated), 4)}
+
+
+def _read_review(path: str | Path, known: set[Label]) -> dict[Label, str]:
+    """The verdicts by label. UserError for a record of another shape, or on a label that is not known."""
+    verdicts: dict[Label, str] = {}
+    for where, record in read_records(path):
+        require(record, ("line", "stated", "verdict"), where)
+        if record["verdict"] not in VERDICTS:
+            raise UserError(f"{where}, field 'verdict': {record['verdict']!r} is none of {', '.join(VERDICTS)}")
+        label = (record["line"], record["stated"])
+        if label not in known:
+            raise UserError(f"{where}: sentence {label[0]} has no label {label[1]!r}; is it a review of another file?")
+        verdicts[label] = record["verdict"]
+    return verdicts
+
+
+def _judged(labels: Sequence[Label], broken: set[Label], verdicts: dict[Label, str]) -> dict[str, Any]:
+    """Counts of the verdicts, the accuracy that correct reading reaches at most, and the predictor's on the rest."""
+    counts = Counter(verdicts[label] for label in labels if label in verdicts)
+    sound = [label for label in labels if verdicts.get(label, "stated") == "stated"]
+    return {
+        "labels": len(labels),
+        "broken_labels_reviewed": f"{sum(label in verdicts for label in broken)} of {len(broken)}",
+        **{verdict: counts[verdict] for verdict in VERDICTS},
+        "ceiling": round(len(sound) / len(labels), 4),
+        "ceiling_with_lucky_guesses": round(1 - counts["contradicts"] / len(labels), 4),
+        "on_the_rest": _part(sum(label not in broken for label in sound), len(sound)),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,16 +123,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         result = evaluate_file(arguments.sentences, arguments.checkpoint, arguments.tokenizer, arguments.review)
-        broken = result["failures"] if arguments.failures else result.pop("failures")
+        failures = result.pop("failures")
         if arguments.out:
-            save_json(Path(arguments.out), result)
+            written = {**result, "failures": failures} if arguments.failures else result
+            with atomic_write(arguments.out) as temporary:
+                temporary.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result.pop("failures", None)
     print(json.dumps(result, indent=2))
     if arguments.failures:
-        print("\n".join(f"{item['line']}: {item['stated']}: {item['sentence']}" for item in broken))
+        print("\n".join(f"{item['line']}: {item['stated']}: {item['sentence']}" for item in failures))
     return 0
 
 

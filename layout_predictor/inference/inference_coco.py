@@ -1,4 +1,4 @@
-"""Print the predicted centre of every object of a sentence, or write the layouts of a file of sentences.
+"""Print the predicted center of every object of a sentence, or write the layouts of a file of sentences.
 
 python layout_predictor/inference/inference_coco.py --sentence "The silver bed was to the right of the couch."
 python layout_predictor/inference/inference_coco.py --from-file prompts.txt --out layouts.jsonl
@@ -19,19 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script 
 from tqdm import tqdm  # noqa: E402
 
 from layout_predictor.inference.batch import predict_file, read_sentences  # noqa: E402
-from layout_predictor.inference.heatmap import blank, draw_heatmap, read_picture  # noqa: E402
-from layout_predictor.inference.predictor import DEFAULT_WEIGHTS, load_predictor  # noqa: E402
-from ldm.spacetime.layout import Layout  # noqa: E402
-from ldm.generation.images import draw_layout, file_hash, save_png  # noqa: E402
+from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS  # noqa: E402
+from layout_predictor.inference.heatmap import blank, read_image, shade  # noqa: E402
+from layout_predictor.inference.predictor import load_predictor  # noqa: E402
+from ldm.generation.images import COLORS, draw_layout, save_png  # noqa: E402
 from ldm.util import UserError  # noqa: E402
 
 _SIDE = 512
-
-
-def lines(layout: Layout) -> list[str]:
-    """The published output: the sentence, then one line for each object."""
-    positions = [f"{item.phrase} position: ({item.x:.3f}, {item.y:.3f})" for item in layout.objects]
-    return [layout.prompt or "", *positions]
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,9 +38,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the layout as JSON")
     parser.add_argument("--image", help="PNG to write: the layout drawn")
     parser.add_argument("--heatmap", help="PNG to write: each object's density as a heat map")
-    parser.add_argument("--picture", help="draw over this picture instead of an empty canvas")
-    parser.add_argument("--width", type=int, help=f"of the drawings in pixels; default {_SIDE} or the picture's")
-    parser.add_argument("--height", type=int, help=f"of the drawings in pixels; default {_SIDE} or the picture's")
+    parser.add_argument("--picture", help="draw over this image instead of an empty canvas")
+    parser.add_argument("--width", type=int, help=f"of the drawings in pixels; default {_SIDE} or the image's")
+    parser.add_argument("--height", type=int, help=f"of the drawings in pixels; default {_SIDE} or the image's")
     parser.add_argument("--checkpoint", help="exported, training or published weights; default: the embedded ones")
     parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
     parser.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
@@ -57,25 +51,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run_sentence(arguments: argparse.Namespace) -> str:
     """Predict one sentence and write what was asked for; return what to print."""
-    size = (arguments.width or _SIDE, arguments.height or _SIDE)
-    given = arguments.width or arguments.height
-    drawn = arguments.image or arguments.heatmap
-    canvas = None
-    if drawn:  # a picture that cannot be read is said before the model is loaded
-        empty = blank(*size)
-        canvas = read_picture(arguments.picture, size if given else None) if arguments.picture else empty
+    canvas = blank(arguments.width or _SIDE, arguments.height or _SIDE)
+    if arguments.picture:  # an image that cannot be read is said before the model is loaded
+        given = arguments.width or arguments.height
+        canvas = read_image(arguments.picture, canvas.shape[1::-1] if given else None)
     prediction = load_predictor(arguments.checkpoint, arguments.tokenizer).predict(
         arguments.sentence, all_nouns=arguments.all_nouns, sample=arguments.sample, seed=arguments.seed
     )
-    if not prediction.layout.objects:
+    layout = prediction.layout
+    if not layout.objects:
         raise UserError("no object was found in the sentence; name one of COCO's, or give --all-nouns")
-    if arguments.image and canvas is not None:
-        save_png(Path(arguments.image), draw_layout(canvas, prediction.layout))
-    if arguments.heatmap and canvas is not None:
-        save_png(Path(arguments.heatmap), draw_heatmap(prediction, canvas))
+    if arguments.image:
+        save_png(Path(arguments.image), draw_layout(canvas, layout))
+    if arguments.heatmap:
+        save_png(Path(arguments.heatmap), draw_layout(shade(canvas, prediction.mixture, COLORS), layout, radius=0.0))
     if arguments.json:
-        return json.dumps(prediction.layout.to_json(), indent=2, ensure_ascii=False)
-    return "\n".join(lines(prediction.layout))
+        return json.dumps(layout.to_json(), indent=2, ensure_ascii=False)
+    positions = [f"{item.phrase} position: ({item.x:.3f}, {item.y:.3f})" for item in layout.objects]
+    return "\n".join([arguments.sentence, *positions])  # as published
 
 
 def run_file(arguments: argparse.Namespace) -> str:
@@ -89,16 +82,18 @@ def run_file(arguments: argparse.Namespace) -> str:
     predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed")}
     weights = Path(arguments.checkpoint or DEFAULT_WEIGHTS)
+    identity = f"{weights.resolve()} {weights.stat().st_mtime_ns}"
     with tqdm(total=len(sentences), desc="layouts", disable=None) as bar:
         counts = predict_file(
-            sentences, arguments.out, predictor, settings=settings, identity=file_hash(weights),
-            progress=lambda done: bar.update(done - bar.n),
-        )  # fmt: skip
-    notes = [f"{counts['layouts']} of {len(sentences)} layouts in {arguments.out}"]
-    notes += [f"{counts['resumed']} were there from a run that was stopped"] if counts["resumed"] else []
-    notes += [f"{counts['empty']} without an object"] if counts["empty"] else []
-    notes += [f"{counts['failed']} failed, with the reason in their line"] if counts["failed"] else []
-    return "; ".join(notes)
+            sentences, arguments.out, predictor, settings=settings, identity=identity, progress=bar.update
+        )
+    told = {
+        "resumed": "were there from a run that was stopped",
+        "empty": "without an object",
+        "failed": "failed, with the reason in their line",
+    }
+    notes = [f"{counts[kind]} {text}" for kind, text in told.items() if counts[kind]]
+    return "; ".join([f"{counts['layouts']} of {len(sentences)} layouts in {arguments.out}", *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

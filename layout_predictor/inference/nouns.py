@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from layout_predictor.LayoutTransformer.data.categories import STUFF, THINGS, match_category, spoken_name
+from layout_predictor.LayoutTransformer.data.wordlists import word_file
 
-logger = logging.getLogger(__name__)
-
-# Kinds of things that can be drawn; a television set, not television as a means of communication.
-_KINDS = {"noun.artifact", "noun.animal", "noun.food", "noun.plant", "noun.person", "noun.object", "noun.substance"}
+_KINDS = set(word_file("reading")["drawable"].split())
 LONGEST = 3  # words of a category's name or synonym
 
 
@@ -41,7 +38,6 @@ def wordnet() -> Any:
         reader = importlib.import_module("nltk.corpus").wordnet
         reader.ensure_loaded()
     except (ImportError, LookupError):
-        logger.debug("WordNet is not installed: synonyms come from the built-in table alone")
         return None
     return reader
 

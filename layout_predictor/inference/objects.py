@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from layout_predictor.inference.chunks import Reading, Word, read
 from layout_predictor.inference.nouns import category_of
+from layout_predictor.inference.reading import Reading, Word, read
 from layout_predictor.LayoutTransformer.data.categories import plural
+from layout_predictor.LayoutTransformer.data.wordlists import phrases, word_file
+from ldm.relations import with_article
 
-__all__ = ["FoundObject", "category_of", "find_objects"]
-
-# Says that this is not the one mentioned before.
-_OTHER = {"another", "other", "second", "third", "different"}
-_DEFINITE = {"the", "this", "that", "these", "those", "both"}
-_BOUNDARY = {",", ".", ";", ":", "and", "while", "which", "that", "with", "but", "where"}
-_CLAUSE = {",", ".", ";", ":", "and", "while", "which", "but", "where"}
-_NOT_NOUNS = {"left", "right", "top", "bottom", "side", "pair", "front", "middle", "center", "centre",
-              "background", "foreground", "picture", "photo", "image", "corner", "distance", "row", "line",
-              "half"}  # fmt: skip
-_TWO = {"two", "both", "2", "couple", "pair"}
-_SINGULAR = {"it", "its"}
-_PLURAL = {"they", "them", "their"}
-_PERSONAL = {"he", "him", "his", "she", "her"}
+_WORDS = {key: set(line.split()) for key, line in word_file("reading").items() if isinstance(line, str)}
+_OTHER, _DEFINITE, _TWO, _NOT_NOUNS = (_WORDS[key] for key in ("other", "definite", "two", "not_nouns"))
+_BOUNDARY, _CLAUSE = _WORDS["boundary"], _WORDS["clause"]
+_SINGULAR, _PLURAL, _PERSONAL = (_WORDS[key] for key in ("singular", "plural", "personal"))
+_ENDINGS = [(many, one) for many, _, one in (pair.partition("/") for pair in phrases(word_file("reading")["endings"]))]
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object of a sentence.
+    """An object of a sentence; spans are characters (start, end)."""
 
-    phrase: as written, in its fullest mention; name: category or noun; marked: characters of the mention whose
-    position the model is asked for, the last one that is no pronoun; mentions: characters of the head noun of every
-    mention, and of the pronouns that can mean nothing else.
-    """
-
-    phrase: str
-    name: str
-    marked: Span
-    mentions: tuple[Span, ...] = ()
+    phrase: str  # as written, in its fullest mention
+    name: str  # category or noun
+    marked: Span  # the mention whose position the model is asked for, the last one that is no pronoun
+    mentions: tuple[Span, ...] = ()  # the head noun of every mention, and pronouns that can mean nothing else
 
 
 @dataclass(frozen=True)
@@ -73,53 +60,42 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
     mentions = _mentions(reading, all_nouns)
     groups: list[_Group] = []
     for mention in mentions:
-        for group in reversed(groups):
-            if _same_object(group, mention, mentions, reading.words):
-                group.append(mention)
-                break
-        else:
+        same = (group for group in reversed(groups) if _same_object(group, mention, mentions, reading.words))
+        group = next(same, None)
+        if group is None:
             groups.append([mention])
+        else:
+            group.append(mention)
     groups = _nounless(groups, reading)
     pronouns = _resolve_pronouns(groups, reading.words)
-    return [_to_object(group, pronouns.get(number, [])) for number, group in enumerate(groups)]
-
-
-def _to_object(group: _Group, pronouns: list[Span]) -> FoundObject:
-    # The fullest mention is the best description to draw from; the last one is the model's usual mark.
-    fullest = max(group, key=lambda mention: len(mention.words))
-    spans = sorted({*(mention.span for mention in group), *pronouns})
-    return FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans))
-
-
-# ------------------------------------------------------------------------------------------------- by noun
-
-
-def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
-    found: list[_Mention] = []
-    for first, head in reading.phrases:
-        known = {earlier.words[-1]: earlier.name for earlier in found}
-        mention = _read_phrase(reading, first, head, all_nouns, known)
-        if mention is not None:
-            found.append(mention)
+    found = []
+    for number, group in enumerate(groups):
+        # The fullest mention is the best description to draw from; the last one is the model's usual mark.
+        fullest = max(group, key=lambda mention: len(mention.words))
+        spans = sorted({*(mention.span for mention in group), *pronouns.get(number, ())})
+        found.append(FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans)))
     return found
 
 
-def _read_phrase(
-    reading: Reading, first: int, head: int, all_nouns: bool, known: Mapping[str, str]
-) -> _Mention | None:
-    """A phrase that counts, or None; `known` has the names of earlier objects by their head nouns."""
-    words = tuple(word.text for word in reading.words[first : head + 1])
-    found = category_of(words)
-    if found is not None:
-        name = found[0]
-    elif words[0] in _DEFINITE and words[-1] in known:
-        name = known[words[-1]]  # "the glove", after a baseball glove
-    elif all_nouns and words[-1] not in _NOT_NOUNS:
-        name = words[-1]
-    else:
-        return None
-    start, last = reading.words[first], reading.words[head]
-    return _Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name)
+def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
+    """The phrases that name a category, or one of the objects before them."""
+    found: list[_Mention] = []
+    known: dict[str, str] = {}  # names of the objects by their head nouns
+    for first, head in reading.phrases:
+        words = tuple(word.text for word in reading.words[first : head + 1])
+        category = category_of(words)
+        if category is not None:
+            name = category[0]
+        elif words[0] in _DEFINITE and words[-1] in known:
+            name = known[words[-1]]  # "the glove", after a baseball glove
+        elif all_nouns and words[-1] not in _NOT_NOUNS:
+            name = words[-1]
+        else:
+            continue
+        known[words[-1]] = name
+        start, last = reading.words[first], reading.words[head]
+        found.append(_Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name))
+    return found
 
 
 def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], words: tuple[Word, ...]) -> bool:
@@ -131,9 +107,6 @@ def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], wor
     between = any(last.head < other.head < mention.head for other in mentions)
     boundary = any(word.text in _BOUNDARY for word in words[last.head + 1 : mention.first])
     return between or boundary
-
-
-# ---------------------------------------------------------------------------------------- without the noun
 
 
 def _nounless(groups: list[_Group], reading: Reading) -> list[_Group]:
@@ -171,7 +144,7 @@ def _one_and_other(groups: list[_Group], reading: Reading, one: int, other: int)
         singular = _singulars(pair.words[-1])[0]
         attributes = [word for word in pair.words[:-1] if word not in _TWO | _DEFINITE | {"of"}]
         described = " ".join((*attributes, singular))
-        phrase = f"{'an' if described[0] in 'aeiou' else 'a'} {described}"
+        phrase = with_article(described)
         at = groups.index(before[-1])
         twins = [[_bare_mention(reading, i, pair, phrase=phrase)] for i in (one, other)]
         return [*groups[:at], *twins, *groups[at + 1 :]]
@@ -189,13 +162,8 @@ def _is_pair(mention: _Mention, reading: Reading) -> bool:
 
 def _singulars(word: str) -> list[str]:
     """What the noun could be the plural of."""
-    endings = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("children", "child"),
-               ("people", "person"), ("mice", "mouse"), ("geese", "goose"))  # fmt: skip
-    guesses = [word.removesuffix(many) + one for many, one in endings if word.endswith(many)]
+    guesses = [word.removesuffix(many) + one for many, one in _ENDINGS if word.endswith(many)]
     return [guess for guess in guesses if guess and plural(guess) == word]
-
-
-# ------------------------------------------------------------------------------------------------ pronouns
 
 
 def _resolve_pronouns(groups: list[_Group], words: tuple[Word, ...]) -> dict[int, list[Span]]:

@@ -9,25 +9,22 @@ from pathlib import Path
 
 import torch
 
-from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS, load_model
+from layout_predictor.inference.checkpoints import load_model
 from layout_predictor.inference.objects import FoundObject, find_objects
 from layout_predictor.inference.separate import separate
-from layout_predictor.LayoutTransformer.data.batch import collate
-from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.sample import Sample, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.model.mixture import Mixture, pick_centres, split_mixture
+from layout_predictor.LayoutTransformer.model.mixture import Mixture, pick_centers, split_mixture
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
-__all__ = ["DEFAULT_WEIGHTS", "Prediction", "Predictor", "load_predictor", "predict_layout"]
-
-Centre = tuple[float, float]
+Center = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A sentence's layout, and what it was made of: the objects as found, and a mixture (n, 5) over centres."""
+    """A sentence's layout, and what it was made of: the objects as found, and a mixture (n, 5) over centers."""
 
     layout: Layout
     found: tuple[FoundObject, ...]
@@ -41,68 +38,45 @@ class Predictor:
         self.model, self.tokenizer = model.eval(), tokenizer
 
     @torch.no_grad()
-    def raw_mixtures(self, samples: Sequence[Sample]) -> torch.Tensor:
-        """Raw mixture parameters (P, 30) of all objects of the sentences, in order.
+    def mixtures(self, samples: Sequence[Sample]) -> list[Mixture]:
+        """Mixture (n, 5) of the n objects of each sentence. UserError when one is longer than the model takes."""
+        batch = collate(samples, self.tokenizer, self.model.config.max_tokens).to(self.model.object_embedding.device)
+        raw = self.model(batch.tokens, batch.is_object, batch.where).cpu()  # (P, 30)
+        return [split_mixture(rows) for rows in raw.split([len(sample.spans) for sample in samples])]
 
-        Raises: UserError when a sentence is longer than the model takes.
+    def centers_of(self, samples: Sequence[Sample], *, batch_size: int = 64) -> list[list[Center]]:
+        """Centers of the objects of sentences whose objects are known, kept apart and inside the image."""
+        parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+        return [_centers(mixture) for part in parts for mixture in self.mixtures(part)]
+
+    def predict(self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0) -> Prediction:
+        """The layout of a sentence with its mixtures; it is empty when no object is found.
+
+        With `all_nouns` every noun phrase is an object; with `sample` a component of each mixture is drawn by `seed`.
         """
-        batch = collate(samples, self.tokenizer, self.model.config.max_tokens)
-        batch = batch.to(self.model.object_embedding.device)
-        features = self.model.encode(batch.tokens, batch.is_object)  # (B, L, H)
-        return self.model.head(features[batch.where[:, 0], batch.where[:, 1]])
-
-    def mixtures(self, sentence: str, spans: Sequence[tuple[int, int]]) -> Mixture:
-        """Mixture (n, 5) of each object, given the characters (start, end) of the head nouns."""
-        return split_mixture(self.raw_mixtures([Sample(sentence, tuple(spans), ())]))
-
-    def centres(
-        self, sentence: str, spans: Sequence[tuple[int, int]], *, sample: bool = False, seed: int = 0
-    ) -> list[Centre]:
-        """Centres (x, y) of the objects, kept apart and inside the picture; with `sample` drawn by `seed`."""
-        return _centres(self.mixtures(sentence, spans), sample=sample, seed=seed) if spans else []
-
-    def centres_of(self, samples: Sequence[Sample], *, batch_size: int = 64) -> list[list[Centre]]:
-        """The same for many sentences with known objects, several at a time."""
-        found: list[list[Centre]] = []
-        for start in range(0, len(samples), batch_size):
-            part = samples[start : start + batch_size]
-            raw = self.raw_mixtures(part).split([len(sample.spans) for sample in part])
-            found += [_centres(split_mixture(rows)) for rows in raw]
-        return found
-
-    def predict(
-        self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0
-    ) -> Prediction:
-        """The layout of a sentence with its mixtures; it is empty when no object is found."""
         if not sentence.strip():
-            raise UserError("the sentence is empty; write one that names the objects of the picture")
+            raise UserError("the sentence is empty; write one that names the objects of the image")
         found = tuple(find_objects(sentence, all_nouns=all_nouns))
         if not found:
             return Prediction(Layout((), prompt=sentence), (), None)
-        mixture = self.mixtures(sentence, [item.marked for item in found])
-        centres = _centres(mixture, sample=sample, seed=seed)
-        objects = (
-            LayoutObject(phrase=item.phrase, x=x, y=y, name=item.name)
-            for item, (x, y) in zip(found, centres, strict=True)
-        )
-        return Prediction(Layout(tuple(objects), prompt=sentence), found, mixture)
+        [mixture] = self.mixtures([Sample(sentence, tuple(item.marked for item in found), ())])
+        centers = _centers(mixture, sample=sample, seed=seed)
+        pairs = zip(found, centers, strict=True)
+        objects = tuple(LayoutObject(phrase=item.phrase, x=x, y=y, name=item.name) for item, (x, y) in pairs)
+        return Prediction(Layout(objects, prompt=sentence), found, mixture)
 
     def layout(self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0) -> Layout:
-        """The layout of a sentence; it is empty when no object is found."""
+        """The layout of a sentence, see `predict`."""
         return self.predict(sentence, all_nouns=all_nouns, sample=sample, seed=seed).layout
 
 
-def _centres(mixture: Mixture, *, sample: bool = False, seed: int = 0) -> list[Centre]:
+def _centers(mixture: Mixture, *, sample: bool = False, seed: int = 0) -> list[Center]:
     generator = torch.Generator().manual_seed(seed) if sample else None
-    on_cpu = Mixture(*(values.cpu() for values in mixture))
-    return separate([(float(x), float(y)) for x, y in pick_centres(on_cpu, sample=sample, generator=generator)])
+    return separate([(float(x), float(y)) for x, y in pick_centers(mixture, sample=sample, generator=generator)])
 
 
 def load_predictor(path: str | Path | None = None, tokenizer: str | Path | None = None) -> Predictor:
-    """Load a predictor, by default the embedded one; see `checkpoints.load_model`.
-
-    Raises: UserError when a file is missing or damaged.
-    """
+    """Load a predictor, by default the embedded one; see `checkpoints.load_model`."""
     return Predictor(*load_model(path, tokenizer))
 
 

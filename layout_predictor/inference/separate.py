@@ -1,36 +1,33 @@
-"""Keeping centres apart: objects closer than the disc radius would share their pixels."""
+"""Keeping centers apart: objects closer than the disc radius would share their pixels."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
-MIN_DISTANCE = 0.2  # the method's disc radius, in fractions of the picture
+from ldm.spacetime.control import RADIUS
+
 _LOW, _HIGH = 0.05, 0.95
 _ROUNDS = 100
 
 
-def separate(
-    centres: Sequence[tuple[float, float]], distance: float = MIN_DISTANCE
-) -> list[tuple[float, float]]:
-    """Centres (x, y) inside the picture, no two closer than `distance` where there is room.
+def separate(centers: Sequence[tuple[float, float]], distance: float = RADIUS) -> list[tuple[float, float]]:
+    """Centers (x, y) inside the image, no two closer than `distance` where there is room.
 
     Two that are too close are moved apart by equal parts along the axis on which they already differ more
     (the earlier one to the left on a tie), so their order on that axis, hence a stated relation, is kept. The
     result depends on the input alone.
     """
-    moved = [[min(max(value, _LOW), _HIGH) for value in centre] for centre in centres]
+    moved = [[min(max(value, _LOW), _HIGH) for value in center] for center in centers]
     for _ in range(_ROUNDS):
-        changed = False
-        for i in range(len(moved)):
-            for j in range(i + 1, len(moved)):
-                changed |= _push(moved[i], moved[j], distance)
-        if not changed:
+        pushed = [_push(a, b, distance) for a, b in itertools.combinations(moved, 2)]
+        if not any(pushed):
             break
     return [(x, y) for x, y in moved]
 
 
 def _push(a: list[float], b: list[float], distance: float) -> bool:
-    """Move two centres apart in place; whether they had to be."""
+    """Move two centers apart in place; whether they had to be."""
     offset = [b[0] - a[0], b[1] - a[1]]
     if offset[0] ** 2 + offset[1] ** 2 >= (distance - 1e-9) ** 2:
         return False

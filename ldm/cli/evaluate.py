@@ -251,7 +251,7 @@ def run_single(options: argparse.Namespace) -> Iterator[str]:
 
 def run_table(options: argparse.Namespace) -> Iterator[str]:
     """Makes what images are missing, scores all, and writes the table."""
-    from ldm.data.emoji.sprites import NAMES
+    from ldm.categories import NAMES
     from ldm.evaluation.plan import Plan, Stage, claim_methods, fill
     from ldm.evaluation.prompts.emoji import RULE_SPREAD, relation_prompts
     from ldm.evaluation.report.markdown import update_page

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def convert(
         half: store the weights in half precision.
         default_config: for a checkpoint without `config`.
 
-    Returns:
-        The files and folders written.
+    Returns: the files and folders written.
 
     Raises:
         UserError: something is missing, of another architecture, in the way, or cannot be written.
@@ -87,7 +87,7 @@ def _folder_to_file(source: Path, target: Path, config: Path | None, half: bool)
 
 
 def _check(config: Any, state: State, source: str) -> None:
-    """Refuse weights that do not fit the config, by names and then by shapes. Raises UserError."""
+    """Refuse weights that do not fit the config. Raises UserError."""
     with torch.device("meta"):
         model = instantiate_from_config(config["model"])
     allowed = (*getattr(model, "derived_buffers", ()), "model_ema.", "logvar", "scale_factor")
@@ -105,9 +105,6 @@ def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor]) -> None:
         return
     with atomic_write(path) as temporary:
         torch.save({"state_dict": {k: v.contiguous() for k, v in state.items()}}, temporary)
-
-
-# ----------------------------------------------------------------------------------------------- to folder
 
 
 def unet_state_to_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
@@ -157,33 +154,29 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
             save_safetensors(folder / name / file, weights, {"format": "pt"})
         (folder / "scheduler").mkdir()
         _write_json(folder / "scheduler" / "scheduler_config.json", configs.scheduler_to_diffusers(params))
-        has_tokenizer = _write_tokenizer(model.cond_stage_model, folder / "tokenizer")
-        _write_json(folder / "model_index.json", _index(has_tokenizer))
+        tokenizer = (
+            {} if _write_tokenizer(model.cond_stage_model, folder / "tokenizer") else {"tokenizer": [None, None]}
+        )
+        _write_json(folder / "model_index.json", {**configs.TABLES["index"], **tokenizer})
     return target
 
 
-class _whole_folder:
-    """A temporary folder beside the target that becomes it if the block succeeds and vanishes if not."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.target.parent))
-        except OSError as err:
-            raise UserError(f"{self.target} cannot be written: {err.strerror}; choose another folder") from err
-        return self.folder
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
-        self.folder.chmod(0o755)
-        if self.target.exists():
-            self.target.rmdir()
-        self.folder.replace(self.target)
+@contextlib.contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that becomes it if the block succeeds and vanishes if not."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+    except OSError as err:
+        raise UserError(f"{target} cannot be written: {err.strerror}; choose another folder") from err
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if target.exists():
+            target.rmdir()
+        folder.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _part(state: State, prefix: str, without: str | None = None) -> State:
@@ -210,24 +203,6 @@ def _write_tokenizer(encoder: Any, folder: Path) -> bool:
     return True
 
 
-def _index(tokenizer: bool) -> dict[str, Any]:
-    """The ``model_index.json`` of a Stable Diffusion pipeline."""
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"] if tokenizer else [None, None],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-
-
-# --------------------------------------------------------------------------------------------- from folder
-
-
 def unet_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
     """Weights of a UNet2DConditionModel under CompVis names. Raises UserError for another kind."""
     renamed = names.rename(state, names.inverse(names.unet_table(params)), "unet/")
@@ -242,11 +217,7 @@ def vae_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[
 
 
 def config_of_folder(folder: Path) -> dict[str, Any]:
-    """The CompVis config of a diffusers folder.
-
-    Raises:
-        UserError: a part is missing or of a kind that is not Stable Diffusion v1's.
-    """
+    """The CompVis config of a diffusers folder. UserError for a part that is missing, or not Stable Diffusion v1's."""
     unet = configs.unet_from_diffusers(_read_json(folder / "unet" / "config.json"))
     vae, scale_factor = configs.vae_from_diffusers(_read_json(folder / "vae" / "config.json"))
     text = configs.text_from_diffusers(_read_json(folder / "text_encoder" / "config.json"))
@@ -266,11 +237,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_folder(folder: Path, config: Any) -> State:
-    """All weights of a diffusers folder under CompVis names; `config` is the CompVis config of the result.
-
-    Raises:
-        UserError: a part is missing or does not fit the config.
-    """
+    """All weights of a diffusers folder under CompVis names; `config` is the CompVis config of the result."""
     params = config["model"]["params"]
     unet, first = params["unet_config"]["params"], params["first_stage_config"]["params"]
     u = unet_state_from_diffusers(_read_weights(folder / "unet", UNET_FILES), unet)

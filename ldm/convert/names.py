@@ -11,51 +11,29 @@ from typing import Any
 
 import torch
 
+from ldm.convert.configs import TABLES
 from ldm.util import UserError
 
 Table = dict[str, str]
 State = Mapping[str, torch.Tensor]
-
-RES_BLOCK = {  # of the U-Net
-    "in_layers.0.": "norm1.",
-    "in_layers.2.": "conv1.",
-    "emb_layers.1.": "time_emb_proj.",
-    "out_layers.0.": "norm2.",
-    "out_layers.3.": "conv2.",
-    "skip_connection.": "conv_shortcut.",
-}
-VAE_BLOCK = {
-    "norm1.": "norm1.",
-    "conv1.": "conv1.",
-    "norm2.": "norm2.",
-    "conv2.": "conv2.",
-    "nin_shortcut.": "conv_shortcut.",
-}
-VAE_ATTENTION = {"norm.": "group_norm.", "q.": "to_q.", "k.": "to_k.", "v.": "to_v.", "proj_out.": "to_out.0."}
-# How diffusers called them before its version 0.17.
-OLD_VAE_ATTENTION = {"query.": "to_q.", "key.": "to_k.", "value.": "to_v.", "proj_attn.": "to_out.0."}
 
 
 def unet_table(params: Mapping[str, Any]) -> Table:
     """The table of a U-Net with spatial transformers; `params` are those of its CompVis config."""
     levels, blocks = len(params["channel_mult"]), int(params["num_res_blocks"])
     attended = {int(r) for r in params["attention_resolutions"]}
+    res_block = TABLES["unet"]["layers"]
     table = {
-        "time_embed.0.": "time_embedding.linear_1.",
-        "time_embed.2.": "time_embedding.linear_2.",
-        "input_blocks.0.0.": "conv_in.",
-        "out.0.": "conv_norm_out.",
-        "out.2.": "conv_out.",
-        "middle_block.1.": "mid_block.attentions.0.",
-        **_block("middle_block.0.", "mid_block.resnets.0.", RES_BLOCK),
-        **_block("middle_block.2.", "mid_block.resnets.1.", RES_BLOCK),
+        **TABLES["unet"]["names"],
+        **_block("middle_block.0.", "mid_block.resnets.0.", res_block),
+        **_block("middle_block.2.", "mid_block.resnets.1.", res_block),
     }
     number = 0  # of the block in CompVis's flat list; block 0 is the first convolution
     for level in range(levels):
         for i in range(blocks):
             number += 1
             theirs = f"down_blocks.{level}."
-            table |= _block(f"input_blocks.{number}.0.", f"{theirs}resnets.{i}.", RES_BLOCK)
+            table |= _block(f"input_blocks.{number}.0.", f"{theirs}resnets.{i}.", res_block)
             if 2**level in attended:
                 table[f"input_blocks.{number}.1."] = f"{theirs}attentions.{i}."
         if level < levels - 1:
@@ -65,7 +43,7 @@ def unet_table(params: Mapping[str, Any]) -> Table:
     for up, level in enumerate(reversed(range(levels))):  # diffusers counts the way up from the bottom
         for i in range(blocks + 1):
             theirs = f"up_blocks.{up}."
-            table |= _block(f"output_blocks.{number}.0.", f"{theirs}resnets.{i}.", RES_BLOCK)
+            table |= _block(f"output_blocks.{number}.0.", f"{theirs}resnets.{i}.", res_block)
             attention = 2**level in attended
             if attention:
                 table[f"output_blocks.{number}.1."] = f"{theirs}attentions.{i}."
@@ -78,23 +56,24 @@ def unet_table(params: Mapping[str, Any]) -> Table:
 def vae_table(ddconfig: Mapping[str, Any]) -> Table:
     """The table of a KL autoencoder without attention in its levels; `ddconfig` as in its CompVis config."""
     levels, blocks = len(ddconfig["ch_mult"]), int(ddconfig["num_res_blocks"])
+    block, attention = TABLES["vae"]["layers"], TABLES["vae"]["attention"]
     table = {"quant_conv.": "quant_conv.", "post_quant_conv.": "post_quant_conv."}
     for half in ("encoder.", "decoder."):
         table |= {f"{half}conv_in.": f"{half}conv_in.", f"{half}conv_out.": f"{half}conv_out."}
         table[f"{half}norm_out."] = f"{half}conv_norm_out."
-        table |= _block(f"{half}mid.block_1.", f"{half}mid_block.resnets.0.", VAE_BLOCK)
-        table |= _block(f"{half}mid.attn_1.", f"{half}mid_block.attentions.0.", VAE_ATTENTION)
-        table |= _block(f"{half}mid.block_2.", f"{half}mid_block.resnets.1.", VAE_BLOCK)
+        table |= _block(f"{half}mid.block_1.", f"{half}mid_block.resnets.0.", block)
+        table |= _block(f"{half}mid.attn_1.", f"{half}mid_block.attentions.0.", attention)
+        table |= _block(f"{half}mid.block_2.", f"{half}mid_block.resnets.1.", block)
     for level in range(levels):
         for i in range(blocks):
             theirs = f"encoder.down_blocks.{level}."
-            table |= _block(f"encoder.down.{level}.block.{i}.", f"{theirs}resnets.{i}.", VAE_BLOCK)
+            table |= _block(f"encoder.down.{level}.block.{i}.", f"{theirs}resnets.{i}.", block)
         if level < levels - 1:
             table[f"encoder.down.{level}.downsample.conv."] = f"encoder.down_blocks.{level}.downsamplers.0.conv."
         up = levels - 1 - level
         for i in range(blocks + 1):
             theirs = f"decoder.up_blocks.{up}."
-            table |= _block(f"decoder.up.{level}.block.{i}.", f"{theirs}resnets.{i}.", VAE_BLOCK)
+            table |= _block(f"decoder.up.{level}.block.{i}.", f"{theirs}resnets.{i}.", block)
         if level:
             table[f"decoder.up.{level}.upsample.conv."] = f"decoder.up_blocks.{up}.upsamplers.0.conv."
     return table
@@ -131,23 +110,18 @@ def inverse(table: Table) -> Table:
 
 def modern_vae_names(state: State) -> dict[str, torch.Tensor]:
     """A diffusers VAE's state with the attention's old names replaced."""
-    renamed = {}
+    where, renamed = "mid_block.attentions.0.", {}
     for name, value in state.items():
-        for old, new in OLD_VAE_ATTENTION.items():
-            name = name.replace(f"mid_block.attentions.0.{old}", f"mid_block.attentions.0.{new}")
+        for old, new in TABLES["vae"]["old_attention"].items():
+            name = name.replace(where + old, where + new)
         renamed[name] = value
     return renamed
 
 
 def pointwise(state: State, names: Iterable[str], convolution: bool) -> dict[str, torch.Tensor]:
     """`state` with the weights of `names` as 1x1 convolutions (O, I, 1, 1), or else as matrices (O, I)."""
-    chosen = set(names)
-    return {k: _pointwise(v, convolution) if k in chosen else v for k, v in state.items()}
-
-
-def _pointwise(weight: torch.Tensor, convolution: bool) -> torch.Tensor:
-    flat = weight.reshape(*weight.shape[:2])  # (O, I)
-    return flat[:, :, None, None] if convolution else flat
+    chosen, extra = set(names), (1, 1) if convolution else ()
+    return {k: v.reshape(*v.shape[:2], *extra) if k in chosen else v for k, v in state.items()}
 
 
 def vae_attention_weights(state: State) -> list[str]:

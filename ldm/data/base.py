@@ -1,8 +1,4 @@
-"""Data sets and loaders named in configs.
-
-A training config describes its data with class names and arguments; :class:`DataModuleFromConfig` builds the
-data sets from that description when training starts, not when the config is read.
-"""
+"""Data sets and loaders that a config describes by class names and arguments; built when training starts."""
 
 from __future__ import annotations
 
@@ -22,16 +18,13 @@ Config = Mapping[str, Any]
 class Txt2ImgIterableBaseDataset(IterableDataset[Any]):
     """An iterable data set of text and image pairs that knows how many samples it holds.
 
-    Subclasses fill ``sample_ids`` with what identifies one sample and yield dictionaries from ``__iter__``.
-    In a loader with several workers each gets its own part of ``sample_ids`` (see :func:`share_ids`).
+    Subclasses yield dictionaries of the samples that ``sample_ids`` names, which is shared out over a loader's workers.
     """
 
     def __init__(self, num_records: int = 0, valid_ids: list[Any] | None = None, size: int = 256) -> None:
         super().__init__()
-        self.num_records = num_records
-        self.valid_ids = valid_ids
-        self.sample_ids = valid_ids
-        self.size = size
+        self.num_records, self.size = num_records, size
+        self.valid_ids = self.sample_ids = valid_ids
 
     def __len__(self) -> int:
         return self.num_records
@@ -72,13 +65,11 @@ class DataModuleFromConfig(pl.LightningDataModule):
         batch_size: samples a batch, for every split.
         train, validation, test, predict: a description of each split's data set; a split left out has no loader.
         wrap: take data sets that only have a length and items.
-        num_workers: loader processes; 0 loads in the training process. Twice the batch size when left out,
-            as the published configs expect.
-        shuffle_train: draw the training samples in random order. Data made on the fly needs no shuffling.
+        num_workers: loader processes; 0 loads in the training process. Twice the batch size by default, as published.
+        shuffle_train, shuffle_test_loader, shuffle_val_dataloader: draw these in random order.
         drop_last: leave out a last training batch that is not full.
-        shuffle_test_loader, shuffle_val_dataloader: draw these in random order, too.
-        use_worker_init_fn: give every worker its own part of an iterable data set (always done for a
-            :class:`Txt2ImgIterableBaseDataset`) and its own numpy seed.
+        use_worker_init_fn: give every worker its own numpy seed and part of an iterable data set (always done for a
+            :class:`Txt2ImgIterableBaseDataset`).
     """
 
     def __init__(
@@ -101,22 +92,17 @@ class DataModuleFromConfig(pl.LightningDataModule):
             raise UserError(f"data.params.batch_size must be at least 1, not {batch_size}")
         self.wrap, self.use_worker_init_fn = wrap, use_worker_init_fn
         self.shuffle_test_loader, self.shuffle_val_dataloader = shuffle_test_loader, shuffle_val_dataloader
-        self.batch_size = batch_size
+        self.batch_size, self.shuffle_train, self.drop_last = batch_size, shuffle_train, drop_last
         self.num_workers = batch_size * 2 if num_workers is None else num_workers
-        self.shuffle_train = shuffle_train
-        self.drop_last = drop_last
-        self.dataset_configs: dict[str, Config] = {
-            split: config
-            for split, config in (("train", train), ("validation", validation), ("test", test), ("predict", predict))
-            if config is not None
-        }
+        described = {"train": train, "validation": validation, "test": test, "predict": predict}
+        self.dataset_configs = {split: config for split, config in described.items() if config is not None}
         self.datasets: dict[str, Dataset[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Builds every described data set that is not there yet. Raises what the data sets raise."""
         for split, config in self.dataset_configs.items():
             if split not in self.datasets:
-                dataset = self._share(instantiate_from_config(config))
+                dataset = self.share(instantiate_from_config(config))
                 self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
                 if hasattr(dataset, "__len__") and len(dataset) == 0:
                     raise UserError(f"the {split} data set {config['target']} is empty; look at its parameters")
@@ -126,7 +112,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
-    def _share(self, dataset: Any) -> Any:
+    def share(self, dataset: Any) -> Any:
         """`dataset`, an iterable one with this process's part of its samples."""
         rank, world = self._process()
         if world > 1 and isinstance(dataset, Txt2ImgIterableBaseDataset) and dataset.valid_ids is not None:

@@ -54,9 +54,6 @@ class ImageNetBase(Dataset[dict[str, Any]]):
         size: side of a sample in pixels; as cut when left out.
         sub_indices: only these class numbers; a sequence, or a text such as "0-9,100".
         process_images: read the images.
-
-    Raises:
-        UserError: the folder is not there or holds no image.
     """
 
     split = "train"
@@ -136,9 +133,6 @@ class ImageNetValidation(ImageNetBase):
         super().__init__(data_root=data_root, process_images=process_images, **kwargs)
 
 
-# ---------------------------------------------------------------------------------------- super-resolution
-
-
 class ImageNetSR(Dataset[dict[str, Any]]):
     """Pairs of a square crop and its degraded version.
 
@@ -154,9 +148,6 @@ class ImageNetSR(Dataset[dict[str, Any]]):
         random_crop: crop anywhere instead of in the middle.
         data_root: see :class:`ImageNetBase`.
         indices: file with the numbers of the images to use (.npy, .txt, or the published pickled list).
-
-    Raises:
-        UserError: an option or a file that cannot be used.
     """
 
     base_class: type[ImageNetBase] = ImageNetTrain
@@ -230,11 +221,7 @@ def make_degradation(name: str, factor: int) -> Degradation:
 
 
 def read_indices(path: Path, count: int) -> list[int]:
-    """The image numbers in a file: .npy, .txt with one a line, or a pickled list, read without unpickling freely.
-
-    Raises:
-        UserError: the file cannot be read, or names an image that is not there.
-    """
+    """The image numbers in a file: .npy, .txt with one a line, or a pickled list, read without unpickling freely."""
     try:
         if path.suffix == ".npy":
             numbers = [int(n) for n in np.load(path, allow_pickle=False)]
@@ -243,8 +230,6 @@ def read_indices(path: Path, count: int) -> list[int]:
         else:
             with path.open("rb") as handle:
                 numbers = [int(n) for n in unpickle.load(handle)]
-    except UserError:
-        raise
     except (OSError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as err:
         raise UserError(f"ImageNet: {path} is no list of image numbers; give a .npy or .txt file of them") from err
     if outside := [n for n in numbers if not 0 <= n < count]:

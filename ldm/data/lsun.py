@@ -32,9 +32,6 @@ class LSUNBase(Dataset[dict[str, Any]]):
         size: side of a sample in pixels; as cut when left out.
         interpolation: of the resizing.
         flip_p: chance to be mirrored, drawn from torch's generator, which the loader seeds per worker.
-
-    Raises:
-        UserError: list or folder are not there, or the list is empty.
     """
 
     def __init__(

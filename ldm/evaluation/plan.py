@@ -76,8 +76,6 @@ def read_plan(path: Path, root: Path) -> Plan:
             for entry in content["stages"]
         )
         plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), content["layout"])
-    except UserError:
-        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"the plan {path} can't be used ({error!r:.120}); see configs/emoji/evidence.yaml") from None
     if unknown := {name for stage in stages for name in stage.sets} - set(sets):

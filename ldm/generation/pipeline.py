@@ -176,7 +176,7 @@ def load_pipeline(
     model = load_model_from_config(config, choice.ckpt, device=where)
     categories: tuple[str, ...] = ()
     if choice.embedded:
-        from ldm.data.emoji.sprites import NAMES
+        from ldm.categories import NAMES
 
         categories = NAMES
     source = clip or (project_file(EMOJI_CLIP) if choice.embedded else SD_CLIP)

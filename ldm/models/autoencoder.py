@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.models.first_stage import FirstStage
+from ldm.models.training import one_cycle
 from ldm.models.vq import VQModel, VQModelInterface
 from ldm.modules import lean
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
@@ -22,15 +23,12 @@ class AutoencoderKL(FirstStage):
     """Convolutional autoencoder with a Gaussian latent: (B, 3, H, W) in [-1, 1] to (B, embed_dim, H/f, W/f).
 
     Args:
-        ddconfig: arguments of :class:`Encoder` and :class:`Decoder`.
-        lossconfig: target and params of the training loss: ``loss(image, reconstruction, posterior)``, or one with
-            a discriminator.
+        ddconfig, lossconfig: see :class:`FirstStage`; without a discriminator the loss is called as
+            ``loss(image, reconstruction, posterior)``.
         embed_dim: channels of the latent.
-        ckpt_path: weights to begin from.
-        ignore_keys: prefixes of names in `ckpt_path` to leave out.
-        weight_decay: of AdamW, without a discriminator.
-        total_steps: length of the one-cycle learning rate; constant rate where None, or with a discriminator.
-        common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
+        ckpt_path, ignore_keys: weights to begin from, and prefixes of names in them to leave out.
+        weight_decay, total_steps: of AdamW, and length of the one-cycle rate, without a discriminator.
+        common: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -70,8 +68,8 @@ class AutoencoderKL(FirstStage):
     def normalize_latents(self, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
         """Fold each latent channel's mean and standard deviation over `images` (B, C, H, W) into the 1x1 convolutions.
 
-        Afterwards every channel of the latent has mean 0 and deviation 1 while reconstructions stay the same, so
-        that one scalar scale factor of 1 serves all channels. Returns the old mean and deviation (embed_dim,).
+        Afterwards every channel of the latent has mean 0 and deviation 1 and reconstructions are the same, so that a
+        scale factor of 1 serves all channels. Returns the old mean and deviation (embed_dim,).
         """
         modes = torch.cat([self.encode(part).mode() for part in images.split(batch_size)])
         mean, std = modes.mean((0, 2, 3)), modes.std((0, 2, 3))
@@ -89,8 +87,6 @@ class AutoencoderKL(FirstStage):
         post.weight *= std[None, :, None, None]
         return mean, std
 
-    # ---------------------------------------------------------------------------------------- training
-
     def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Reconstructions, of a sample in training and of the mode otherwise, and the posterior."""
         return self(images, sample_posterior=split == "train")
@@ -99,15 +95,8 @@ class AutoencoderKL(FirstStage):
         self, images: Tensor, reconstructions: Tensor, extra: Any, optimizer_idx: int, split: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`LPIPSWithDiscriminator`; `extra` is the posterior."""
-        return self.loss(
-            images,
-            reconstructions,
-            extra,
-            optimizer_idx,
-            self.global_step,
-            last_layer=self.get_last_layer(),
-            split=split,
-        )
+        where = (optimizer_idx, self.global_step)
+        return self.loss(images, reconstructions, extra, *where, last_layer=self.get_last_layer(), split=split)
 
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoder and for the discriminator; AdamW (betas 0.9, 0.99) for a plain loss."""
@@ -118,12 +107,7 @@ class AutoencoderKL(FirstStage):
         optimizer = torch.optim.AdamW(
             params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
         )
-        if self.total_steps is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.05
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.05)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs: Any) -> dict[str, Tensor]:
@@ -144,18 +128,12 @@ class IdentityFirstStage(nn.Module):
         super().__init__()
         self.vq_interface = vq_interface
 
-    def encode(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`x` itself."""
         return x
 
-    def decode(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """`x` itself."""
-        return x
+    encode = decode = forward
 
     def quantize(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`x` itself, with empty loss and indices where the VQ interface is asked for."""
         return (x, None, [None, None, None]) if self.vq_interface else x
-
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """`x` itself."""
-        return x

@@ -1,8 +1,7 @@
 """Training the emoji world's small CLIP: OpenAI's architecture and a symmetric contrastive loss.
 
-Its cosine similarities steer the sampler, so what counts is not only which caption wins but that the
-similarity falls smoothly as an image gets worse: training images are made to look half denoised (see
-`clip_augment`), and the temperature is bounded so that matching pairs have to be far more alike than others.
+Its similarities steer the sampler, so they have to fall smoothly as an image gets worse: training images look half
+denoised (see `clip_augment`), and a bounded temperature makes matching pairs far more alike than others.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.categories import BACKGROUND_CAPTIONS, NAMES
 from ldm.models.clip_augment import half_denoised, random_strength
 from ldm.modules.encoders.modules import clip_package
 from ldm.modules.encoders.openai_clip import MEAN, STD
 from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.relations import with_article
 
 _DIRECTION = re.compile(
     r"\b(left|right|above|over|top|below|under|beneath|underneath|higher|lower|upper|bottom)\b", re.IGNORECASE
 )
 # Captions with these words state no direction: "left" is a verb there, and "over" part of an idiom.
 _NEARNESS = re.compile(r"\b(near|next|beside|by|close|around|far|together)\b", re.IGNORECASE)
-
-
-# ------------------------------------------------------------------------------------------- captions
 
 
 class ObjectNames:
@@ -107,9 +105,6 @@ def contrastive_loss(logits: Tensor, positive: Tensor, uncertain: Tensor, false_
     return (image_loss + text_loss) / 2
 
 
-# ------------------------------------------------------------------------------------------- the module
-
-
 class SmallCLIP(pl.LightningModule):
     """OpenAI's CLIP at small width over a word-level vocabulary.
 
@@ -117,12 +112,10 @@ class SmallCLIP(pl.LightningModule):
     category of a crop or -1 for a whole scene. Captions of scenes name every object and are true.
 
     Args:
-        vocab_file: one word a line.
-        context_length: tokens of a text.
+        vocab_file, context_length: words, one a line, and tokens of a text.
         embed_dim: dimensions of the common space.
-        image_resolution, vision_layers, vision_width, vision_patch_size: of the vision transformer, which has
-            vision_width / 64 heads.
-        text_width, text_layers: of the text transformer; its heads are text_width / 64.
+        image_resolution, vision_layers, vision_width, vision_patch_size: of the vision transformer.
+        text_width, text_layers: of the text transformer. Heads are 64 wide in both.
         warmup_steps, total_steps: of the learning rate, linear up and cosine down to 0.
         weight_decay: of AdamW, on matrices only.
         max_scale: bound of the inverse temperature. OpenAI's is 100; a low one makes similarities spread.
@@ -150,9 +143,6 @@ class SmallCLIP(pl.LightningModule):
         plain_rate: float = 0.15,
     ) -> None:
         super().__init__()
-        from ldm.data.emoji.captions import BACKGROUND_CAPTIONS
-        from ldm.data.emoji.sprites import NAMES
-
         self.learning_rate = 1e-3
         self.tokenizer = WordTokenizer(vocab_file, context_length=context_length)
         self.objects = ObjectNames(NAMES, BACKGROUND_CAPTIONS)
@@ -201,8 +191,6 @@ class SmallCLIP(pl.LightningModule):
         positive = positive_pairs(captions, labels)
         return contrastive_loss(scale * image @ text.T, positive, uncertain, false_text)
 
-    # ---------------------------------------------------------------------------------------- training
-
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss on images of which most look half denoised."""
         images: Tensor = batch["image"]
@@ -218,11 +206,10 @@ class SmallCLIP(pl.LightningModule):
             self.clip.logit_scale.clamp_(0, math.log(self.max_scale))
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Logs the loss, and how often the right name or the true caption wins.
+        """Logs the loss and, also on half denoised images (``..._degraded``), how often the right text wins.
 
-        ``val/crop_accuracy``: crops given the right one of all category names. ``val/caption_accuracy``:
-        scenes that prefer their caption to another one naming something else; ``val/relation_accuracy``: to
-        itself with the two names swapped. ``..._degraded``: the same on images made to look half denoised.
+        ``val/crop_accuracy``: a crop's category among all. ``val/caption_accuracy``: a scene's caption against another
+        one that names something else; ``val/relation_accuracy``: against itself with the two names swapped.
         """
         images, captions, labels = batch["image"], list(batch["caption"]), batch["label"]
         count = len(images)
@@ -262,12 +249,9 @@ class SmallCLIP(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay."""
-        matrices = [p for p in self.clip.parameters() if p.ndim >= 2]
-        others = [p for p in self.clip.parameters() if p.ndim < 2]
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        weights = list(self.clip.parameters())
+        matrices = {"params": [p for p in weights if p.ndim >= 2], "weight_decay": self.weight_decay}
+        groups: list[dict[str, Any]] = [matrices, {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
@@ -277,8 +261,3 @@ class SmallCLIP(pl.LightningModule):
             return (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
         return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def with_article(name: str) -> str:
-    """The name with "a" or "an" before it."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

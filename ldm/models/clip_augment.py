@@ -1,9 +1,4 @@
-"""Makes images look like the predictions a sampler makes on its way.
-
-A CLIP that only ever saw finished images gives gradients that mean little on the blurred and washed-out
-predicted x_0 of an early denoising step. The data's own degradations imitate finished generated images;
-these go further.
-"""
+"""Makes images look like a sampler's predicted x_0 on its way, which the gradients of CLIP are taken at."""
 
 from __future__ import annotations
 
@@ -15,8 +10,7 @@ from torch import Tensor
 def half_denoised(images: Tensor, strength: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] at `strength` (B,) in [0, 1]; 0 leaves one as it is.
 
-    A faint second image of the batch shows through, blocks run into each other, contrast is lost: each by a
-    random share of its largest amount times the strength.
+    A second image of the batch shows through, blocks run into each other, contrast is lost, each by a random amount.
     """
     strength = strength.view(-1, 1, 1, 1)  # (B, 1, 1, 1)
     # The second image is not a neighbor, which may be the twin with the opposite relation.
@@ -32,12 +26,8 @@ def random_strength(batch: int, device: torch.device, untouched: float = 0.4) ->
 
 def _coarse(images: Tensor) -> Tensor:
     """Each image averaged over blocks of 2, 4 or 8 pixels and interpolated back."""
+    small = [F.avg_pool2d(images, factor) for factor in (2, 4, 8)]
     size = list(images.shape[-2:])
-    versions = torch.stack(
-        [  # (3, B, 3, H, W)
-            F.interpolate(F.avg_pool2d(images, factor), size, mode="bilinear", align_corners=False)
-            for factor in (2, 4, 8)
-        ]
-    )
+    versions = torch.stack([F.interpolate(s, size, mode="bilinear", align_corners=False) for s in small])
     batch = torch.arange(len(images), device=images.device)
     return versions[torch.randint(3, (len(images),), device=images.device), batch]

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.data.emoji.sprites import CATEGORIES, NAMES
+from ldm.categories import CATEGORIES, NAMES
+from ldm.models.training import one_cycle
 from ldm.paths import ROOT
 from ldm.util import load_config, load_model_from_config
 
@@ -36,7 +37,7 @@ class Detection:
 
 
 def suppress(detections: list[Detection], radius: float = SAME_PLACE) -> list[Detection]:
-    """Of detections within ``radius`` of each other, of whatever category, the surest; surest first."""
+    """Of detections within `radius` of each other, of whatever category, the surest; surest first."""
     kept: list[Detection] = []
     for found in sorted(detections, key=lambda detection: -detection.score):
         if all((found.x - other.x) ** 2 + (found.y - other.y) ** 2 >= radius**2 for other in kept):
@@ -65,8 +66,7 @@ class EmojiDetector(pl.LightningModule):
     """Centers and categories of the objects in an image of the emoji world.
 
     Args:
-        width: channels of the body.
-        dilations: of its residual blocks, one each.
+        width, dilations: channels of the body, and the dilation of each of its residual blocks.
         total_steps: length of the one-cycle learning rate; constant rate where None.
         monitor: logged metric by which the trainer keeps the best checkpoint.
     """
@@ -115,16 +115,10 @@ class EmojiDetector(pl.LightningModule):
 
     @torch.no_grad()
     def detect(self, images: Tensor, threshold: float = THRESHOLD) -> list[list[Detection]]:
-        """Objects of each image, surest first.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1]; trained at 64x64.
-            threshold: least score that counts.
-        """
+        """Objects of each of the images (B, 3, H, W) in [0, 1], surest first, with a score of at least `threshold`."""
         logits, offset = self(images)
-        heat = logits.sigmoid()  # (B, C, h, w)
+        heat, peaks = _peaks(logits, threshold)
         height, width = heat.shape[-2:]
-        peaks = (heat == F.max_pool2d(heat, 3, stride=1, padding=1)) & (heat >= threshold)
         found: list[list[Detection]] = [[] for _ in images]
         for image, label, row, column in peaks.nonzero().tolist():
             dx, dy = offset[image, :, row, column].clamp(0, 1).tolist()
@@ -140,9 +134,7 @@ class EmojiDetector(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Logs the loss, and recall and precision with a center in the right cell or one beside it."""
         self.log("val/loss", self.loss(batch), batch_size=len(batch["image"]))
-        logits, _ = self(batch["image"])
-        heat = logits.sigmoid()
-        peaks = (heat == F.max_pool2d(heat, 3, stride=1, padding=1)) & (heat >= THRESHOLD)
+        _, peaks = _peaks(self(batch["image"])[0], THRESHOLD)
         truth = batch["heat"] == 1
         near_peak = F.max_pool2d(peaks.float(), 3, stride=1, padding=1) > 0
         near_truth = F.max_pool2d(truth.float(), 3, stride=1, padding=1) > 0
@@ -153,12 +145,13 @@ class EmojiDetector(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate follows one cycle over ``total_steps``."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
-        if self.total_steps is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.total_steps + 1, pct_start=0.1
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.1)
+
+
+def _peaks(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The heat (B, C, h, w), and where it has a maximum of at least `threshold`."""
+    heat = logits.sigmoid()
+    return heat, (heat == F.max_pool2d(heat, 3, stride=1, padding=1)) & (heat >= threshold)
 
 
 def load_detector(weights: str | Path | None = None, config: str | Path | None = None) -> EmojiDetector:

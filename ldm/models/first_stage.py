@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.models.training import images_of
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.diffusionmodules.model_blocks import Layers
 from ldm.modules.losses.adversarial import AdversarialLoss
@@ -25,11 +26,7 @@ LOSSES = {"taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": "ldm.mo
 
 
 def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
-    """Refuse keys that neither :class:`Encoder` nor :class:`Decoder` knows.
-
-    Raises:
-        UserError: naming the key and the nearest one that exists.
-    """
+    """UserError for keys that neither :class:`Encoder` nor :class:`Decoder` knows, and for missing ones."""
     signatures = [inspect.signature(part).parameters for part in (Encoder, Decoder, Layers)]
     arguments = {name: p for signature in signatures for name, p in signature.items() if p.kind is p.KEYWORD_ONLY}
     del arguments["temb_channels"]  # the DDPM U-Net's
@@ -53,7 +50,7 @@ class FirstStage(pl.LightningModule):
         lossconfig: target and params of the training loss.
         image_key: entry of a batch that holds the images, (B, H, W, C).
         monitor: metric that checkpoints are ranked by.
-        colorize_nlabels: number of labels that images of segmentations get a random color for.
+        colorize_nlabels: labels of segmentations, which get a random color each in images.
         accumulate_grad_batches: batches an optimizer step, with a discriminator (without, it is the trainer's).
     """
 
@@ -90,9 +87,9 @@ class FirstStage(pl.LightningModule):
             self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1))
 
     def init_from_ckpt(self, path: str | Path, ignore_keys: Sequence[str] = ()) -> None:
-        """Load weights by name, leaving out names that begin with one of `ignore_keys`, and the loss's own.
+        """Load weights by name, but the loss's own and those that begin with one of `ignore_keys`.
 
-        Nothing is loaded into a model on the meta device: it is built for a checkpoint that holds all its weights.
+        Not into a model on the meta device, which is built for a checkpoint that holds all its weights.
         """
         if self.quant_conv.weight.is_meta:
             return
@@ -105,10 +102,8 @@ class FirstStage(pl.LightningModule):
         return self.decoder.conv_out.weight
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
-        """Images (B, H, W, C) or (B, H, W) of a batch as (B, C, H, W) float32."""
-        x = batch[key]
-        x = x[..., None] if x.ndim == 3 else x
-        return x.permute(0, 3, 1, 2).contiguous().float()
+        """Images of a batch, (B, C, H, W)."""
+        return images_of(batch, key)
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""
@@ -116,8 +111,6 @@ class FirstStage(pl.LightningModule):
             raise UserError("images of segmentations need colorize_nlabels, the number of labels, in the config")
         x = F.conv2d(x, self.colorize)
         return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
-
-    # ---------------------------------------------------------------------------------------- training
 
     @abstractmethod
     def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, Any]:

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.models.first_stage import FirstStage
+from ldm.models.training import scheduled
 from ldm.modules import lean
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, instantiate_from_config
+from ldm.util import UserError
 
 COMMITMENT = 0.25  # weight of the encoder's part in the quantizer's loss
 
@@ -30,7 +31,7 @@ class VQModel(FirstStage):
         lr_g_factor: the autoencoder's learning rate over the discriminator's.
         remap, sane_index_shape: of the quantizer: a file of the indices in use; indices as maps (B, h, w).
         use_ema: keep averaged weights, for validation.
-        common: image_key, colorize_nlabels, monitor, accumulate_grad_batches, see :class:`FirstStage`.
+        common: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class VQModel(FirstStage):
         return self.quantize(self.encode_to_prequant(x))
 
     def decode(self, quant: Tensor) -> Tensor:
-        """Quantised latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
+        """Quantized latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
         return self.decoder(self.post_quant_conv(quant))
 
     def decode_code(self, code_b: Tensor) -> Tensor:
@@ -95,8 +96,6 @@ class VQModel(FirstStage):
         """Run a block with the averaged weights, where the model keeps them."""
         with self.model_ema.scope(self) if self.use_ema else contextlib.nullcontext():
             yield
-
-    # ---------------------------------------------------------------------------------------- training
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
         """As every first stage's; in training, resized to a random side of `batch_resize_range`."""
@@ -119,16 +118,8 @@ class VQModel(FirstStage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`VQLPIPSWithDiscriminator`."""
         difference, indices = extra
-        return self.loss(
-            difference,
-            images,
-            reconstructions,
-            optimizer_idx,
-            self.global_step,
-            last_layer=self.get_last_layer(),
-            split=split,
-            predicted_indices=indices,
-        )
+        options = {"last_layer": self.get_last_layer(), "split": split, "predicted_indices": indices}
+        return self.loss(difference, images, reconstructions, optimizer_idx, self.global_step, **options)
 
     def on_fit_start(self) -> None:
         """Refuse a loss without a codebook term."""
@@ -151,12 +142,7 @@ class VQModel(FirstStage):
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoder and for the discriminator, with a LambdaLR each where the config has one."""
         own = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
-        optimizers = self.adversarial_optimizers(own, self.lr_g_factor)
-        if self.scheduler_config is None:
-            return optimizers
-        schedule = instantiate_from_config(self.scheduler_config).schedule
-        rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule) for optimizer in optimizers]
-        return optimizers, [{"scheduler": rate, "interval": "step", "frequency": 1} for rate in rates]
+        return scheduled(self.scheduler_config, *self.adversarial_optimizers(own, self.lr_g_factor))
 
     @torch.no_grad()
     def log_images(

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import main
 from ldm import util
 from ldm.util import UserError, load_config, load_state_dict
 from tests.golden_data import ROOT
-from tests.unit.test_emoji import needs_font
+from tests.training_parts import export, needs_font
 
 FIRST_STAGE = ROOT / "configs/emoji/first_stage.yaml"
-
-
-def export() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("export_emoji", ROOT / "scripts/export_emoji.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -66,14 +57,15 @@ def test_nothing_to_do() -> None:
 
 
 def test_scaled_learning_rate() -> None:
-    class Trainer:
-        num_devices, num_nodes, accumulate_grad_batches = 2, 3, 4
-
+    trainer = SimpleNamespace(num_devices=2, num_nodes=3, accumulate_grad_batches=4)
     config = load_config(FIRST_STAGE, ["model.base_learning_rate=0.5", "data.params.batch_size=8"])
-    assert main.learning_rate(config, Trainer, scale=False) == 0.5
-    assert main.learning_rate(config, Trainer, scale=True) == 0.5 * 8 * 2 * 3 * 4
+    assert main.learning_rate(config, trainer, scale=False) == 0.5
+    assert main.learning_rate(config, trainer, scale=True) == 0.5 * 8 * 2 * 3 * 4
     config = load_config(FIRST_STAGE, ["model.params.accumulate_grad_batches=2", "model.base_learning_rate=1"])
-    assert main.learning_rate(config, Trainer, scale=True) == 8 * 2 * 3 * 4 * 2
+    assert main.learning_rate(config, trainer, scale=True) == 8 * 2 * 3 * 4 * 2
+    del config.data.params.batch_size
+    with pytest.raises(UserError, match="add --scale_lr false"):
+        main.learning_rate(config, None, scale=True)
 
 
 @pytest.mark.parametrize(
@@ -88,19 +80,19 @@ def test_trainer_options_that_two_optimizers_do_not_take(accumulate: int, clip: 
         main.check_manual(manual, trainer)
 
 
+TINY = """
+model: {params: {ddconfig: {ch: 8, ch_mult: [1, 1], num_groups: 4}, total_steps: 6}}
+data: {params: {batch_size: 2, validation: {params: {size: 4}}}}
+lightning:
+  modelcheckpoint: {params: {every_n_train_steps: 2}}
+  trainer: {max_steps: 4, val_check_interval: 2}
+  log_every: 2
+"""
+
+
 def tiny(tmp_path: Path) -> list[str]:
     """Arguments of a first-stage run that takes seconds."""
-    section = {"ddconfig": {"ch": 8, "ch_mult": [1, 1], "num_groups": 4}, "total_steps": 6}
-    override = {
-        "model": {"params": section},
-        "data": {"params": {"batch_size": 2, "validation": {"params": {"size": 4}}}},
-        "lightning": {
-            "modelcheckpoint": {"params": {"every_n_train_steps": 2}},
-            "trainer": {"max_steps": 4, "val_check_interval": 2},
-            "log_every": 2,
-        },
-    }
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(override))
+    (tmp_path / "tiny.yaml").write_text(TINY)
     return ["-t", "--base", str(FIRST_STAGE), str(tmp_path / "tiny.yaml"), "--logdir", str(tmp_path), "--threads", "1"]
 
 
@@ -109,14 +101,13 @@ def test_train_go_on_and_export(tmp_path: Path) -> None:
     arguments = tiny(tmp_path)
     assert main.main(arguments) == 0
     run = tmp_path / "tiny"
-    last = run / "checkpoints" / "last.ckpt"
-    first = load_state_dict(last)
+    weights = run / "checkpoints" / "last.ckpt"
+    first = load_state_dict(weights)
     with pytest.raises(UserError, match="holds another run"):
         main.locate_run(main.parser().parse_args(arguments))
     assert main.main(["-t", "--resume", str(run), "lightning.trainer.max_steps=6"]) == 0
-    checkpoint = torch.load(last, weights_only=True)
-    assert checkpoint["global_step"] == 6
-    second = load_state_dict(last)
+    assert last(run)["global_step"] == 6
+    second = load_state_dict(weights)
     assert any(not torch.equal(first[k], second[k]) for k in first)
     module = export()
     module.SCENES = 4
@@ -135,45 +126,38 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
 
 
-# ------------------------------------------------------------------------------------ a model without noise
-
-LINE = {
-    "model": {
-        "base_learning_rate": 0.1,
-        "scale_lr": False,
-        "target": "tests.training_parts.Line",
-        "params": {"monitor": "val/loss"},
-    },
-    "data": {
-        "target": "main.DataModuleFromConfig",  # as published configs name it
-        "params": {
-            "batch_size": 4,
-            "num_workers": 0,
-            "shuffle_train": False,
-            "train": {"target": "tests.training_parts.Ramp"},
-            "validation": {"target": "tests.training_parts.Ramp", "params": {"size": 8}},
-        },
-    },
-    "lightning": {
-        "trainer": {
-            "max_steps": 6,
-            "val_check_interval": 2,
-            "accelerator": "cpu",
-            "log_every_n_steps": 1,
-            "enable_model_summary": False,
-        },
-        "modelcheckpoint": {"params": {"every_n_train_steps": 100}},
-        "callbacks": {"image_logger": {"target": "main.ImageLogger", "params": {"batch_frequency": 2}}},
-    },
-}
+LINE = """
+model:
+  base_learning_rate: 0.1
+  scale_lr: false
+  target: tests.training_parts.Line
+  params: {monitor: val/loss}
+data:
+  target: main.DataModuleFromConfig  # as published configs name it
+  params:
+    batch_size: 4
+    num_workers: 0
+    shuffle_train: false
+    train: {target: tests.training_parts.Ramp}
+    validation: {target: tests.training_parts.Ramp, params: {size: 8}}
+lightning:
+  trainer: {max_steps: 6, val_check_interval: 2, accelerator: cpu, log_every_n_steps: 1, enable_model_summary: false}
+  modelcheckpoint: {params: {every_n_train_steps: 100}}
+  callbacks: {image_logger: {target: main.ImageLogger, params: {batch_frequency: 2}}}
+"""
 
 
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments of a run of the model without noise."""
     monkeypatch.setattr("ldm.util.ALLOWED_TARGETS", (*util.ALLOWED_TARGETS, "tests."))
-    (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE))
+    (tmp_path / "line.yaml").write_text(LINE)
     return ["-t", "--base", str(tmp_path / "line.yaml"), "--logdir", str(tmp_path), "--threads", "1"]
+
+
+def last(run: Path) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def losses(run: Path) -> list[float]:
@@ -187,7 +171,7 @@ def test_going_on_is_as_if_never_stopped(line: list[str], tmp_path: Path) -> Non
     assert main.main([*line, "--name", "whole"]) == 0
     assert main.main([*line, "--name", "part", "lightning.trainer.max_steps=3"]) == 0
     assert main.main(["-t", "--resume", str(tmp_path / "part"), "lightning.trainer.max_steps=6"]) == 0
-    whole, part = (torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("whole", "part"))
+    whole, part = (last(tmp_path / name) for name in ("whole", "part"))
     assert whole["global_step"] == part["global_step"] == 6
     rates = [c["optimizer_states"][0]["param_groups"][0]["lr"] for c in (whole, part)]
     assert rates[0] == pytest.approx(0.1 * 0.9**6) and rates == pytest.approx([rates[0]] * 2)
@@ -206,8 +190,8 @@ def test_best_and_last_checkpoint(line: list[str], tmp_path: Path) -> None:
 def test_scaled_rate_reaches_the_optimizer(line: list[str], tmp_path: Path) -> None:
     flags = ["--scale_lr", "true", "lightning.trainer.max_steps=1", "model.base_learning_rate=0.01"]
     assert main.main([*line, *flags, "lightning.trainer.accumulate_grad_batches=2"]) == 0
-    checkpoint = torch.load(tmp_path / "line" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == pytest.approx(0.01 * 4 * 2)
+    group = last(tmp_path / "line")["optimizer_states"][0]["param_groups"][0]
+    assert group["initial_lr"] == pytest.approx(0.01 * 4 * 2)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +208,7 @@ def test_which_rate_is_scaled(
     words: list[str], rate: float | None, line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if words == ["~model.scale_lr"]:
-        config = yaml.safe_load((tmp_path / "line.yaml").read_text())
-        del config["model"]["scale_lr"]
-        (tmp_path / "line.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "line.yaml").write_text(LINE.replace("  scale_lr: false\n", ""))
         words = []
     begin = [*line, "lightning.trainer.max_steps=1", "model.base_learning_rate=0.01"]
     if rate is None:
@@ -234,10 +216,9 @@ def test_which_rate_is_scaled(
         assert "model.scale_lr is true or false" in capsys.readouterr().err
         return
     assert main.main([*begin, *words]) == 0
-    last = tmp_path / "line" / "checkpoints" / "last.ckpt"
     for go_on in ([], ["-t", "--resume", str(tmp_path / "line"), "lightning.trainer.max_steps=2"]):
         assert not go_on or main.main(go_on) == 0  # without the flag
-        group = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"][0]
+        group = last(tmp_path / "line")["optimizer_states"][0]["param_groups"][0]
         assert group["initial_lr"] == pytest.approx(rate)
 
 
@@ -254,13 +235,6 @@ def test_emoji_configs_say_the_rate_itself() -> None:
         model = load_config(path).get("model", {})
         if "base_learning_rate" in model and "target" in model:
             assert model.scale_lr is False, path
-
-
-def test_a_rate_without_batch_size_is_not_scaled() -> None:
-    config = load_config(FIRST_STAGE)
-    del config.data.params.batch_size
-    with pytest.raises(UserError, match="add --scale_lr false"):
-        main.learning_rate(config, None, scale=True)
 
 
 @pytest.mark.parametrize(

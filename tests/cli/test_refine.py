@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import resource
-import shlex
 import shutil
 import subprocess
 import sys
@@ -274,37 +273,7 @@ def test_help_is_quick_and_complete() -> None:
     assert [flag for flag in flags.split() if not re.search(rf"{flag}\b", done.stdout)] == []
 
 
-# --------------------------------------------------------------------------------- README and the real model
-
-
-def readme_commands() -> list[str]:
-    """The lines of the README's code blocks that are commands, and commands quoted in its text."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in (*lines, *re.findall(r"`([^`\n]+)`", text)) if line.startswith(("make ", "python "))]
-
-
-def test_readme_commands_exist() -> None:
-    commands = readme_commands()
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"make demo", "make test"} <= set(commands)
-    parser = load_script().build_parser()
-    for command in commands:
-        first, *words = shlex.split(command)
-        if first == "make":
-            assert words[0] in targets, command
-        elif words[0] not in ("-c", "-m"):
-            assert (ROOT / words[0]).is_file(), command
-            if words[0] == "scripts/txt2img-refine.py" and "--help" not in words:
-                parser.parse_args(words[1:])
-
-
-def test_readme_flags_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.split("### Flags")[1].split("As a library")[0]
-    known = load_script().build_parser().format_help()
-    assert [flag for flag in re.findall(r"`(--[\w-]+)", table) if flag not in known] == []
+# --------------------------------------------------------------------------------- the real model
 
 
 @pytest.mark.skipif(not all(p.exists() for p in EMBEDDED), reason="the embedded model's files are not in place")

@@ -14,7 +14,7 @@ def test_every_case_is_tested() -> None:
     if not index.exists():
         pytest.skip("the golden vectors are not beside this checkout")
     cases = json.loads(index.read_text())["cases"]
-    tests = "\n".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py") if p.name != "test_golden_ldm.py")
+    tests = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py") if p.name != "test_golden_ldm.py")
     # The four pools of one class, and the U-Nets, are parameters of one test each.
     names = {case: f'"ldm/{case}"' for case in cases}
     names |= {case: f'"{case.removeprefix("encoder_unet_")}"' for case in cases if case.startswith("encoder_unet_")}

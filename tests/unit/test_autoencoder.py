@@ -16,20 +16,11 @@ from ldm.modules.diffusionmodules.model import Decoder, Encoder, Model
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution, normal_kl
 from ldm.util import UserError
 from tests.golden_data import fill_, golden, listing, relative_error, tensor
+from tests.training_parts import DDCONFIG, IDENTITY, target
+from tests.training_parts import first_stage as section
 
-IDENTITY = {"target": "torch.nn.Identity"}
-TINY = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 16,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [8],
-    "dropout": 0.0,
-}
+TINY = {**DDCONFIG, "ch_mult": [1, 2], "attn_resolutions": [8]}
+VQ_TINY = {**TINY, "double_z": False}
 
 
 def test_golden_autoencoder_kl() -> None:
@@ -116,9 +107,6 @@ def test_gaussian() -> None:
     assert torch.equal(DiagonalGaussianDistribution(moments, deterministic=True).sample(), moments[:, :2])
 
 
-# -------------------------------------------------------------------------------------------- training
-
-
 def flat_images(count: int = 8) -> list[dict[str, torch.Tensor]]:
     """Two flat halves in random colors, (16, 16, 3) in [-1, 1]."""
     colors = torch.rand(count, 2, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -126,39 +114,29 @@ def flat_images(count: int = 8) -> list[dict[str, torch.Tensor]]:
 
 
 def fit(model: pl.LightningModule, steps: int, **options: Any) -> pl.Trainer:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
-    images = flat_images()
-    loader: Any = DataLoader(images, batch_size=4)  # type: ignore[arg-type]
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options |= {"accelerator": "cpu", "num_sanity_val_steps": 0, **dict.fromkeys(quiet, False)}
+    trainer = pl.Trainer(max_steps=steps, **options)
+    loader: Any = DataLoader(flat_images(), batch_size=4)  # type: ignore[arg-type]
     trainer.fit(model, loader, loader)
     return trainer
 
 
 DISCRIMINATOR = {"disc_start": 2, "perceptual_weight": 0.0, "disc_ndf": 8, "disc_num_layers": 1, "disc_weight": 0.1}
-KL_LOSS = {"target": "ldm.modules.losses.LPIPSWithDiscriminator", "params": {**DISCRIMINATOR, "kl_weight": 1e-6}}
+KL_LOSS = target("modules.losses.LPIPSWithDiscriminator", **DISCRIMINATOR, kl_weight=1e-6)
 VQ_LOSS = {"target": "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator", "params": DISCRIMINATOR}
+CYCLE = {"warm_up_steps": [2], "cycle_lengths": [1000], "f_start": [0.1], "f_max": [1.0], "f_min": [1.0]}
 
 
 def first_stage(kind: str) -> Any:
     torch.manual_seed(0)
+    model: Any
     if kind == "kl":
-        model: Any = AutoencoderKL(TINY, KL_LOSS, 4, monitor="val/rec_loss")
+        model = AutoencoderKL(TINY, KL_LOSS, 4, monitor="val/rec_loss")
     else:
-        schedule = {
-            "target": "ldm.lr_scheduler.LambdaLinearScheduler",
-            "params": {"warm_up_steps": [2], "cycle_lengths": [1000], "f_start": [0.1], "f_max": [1.0], "f_min": [1.0]},
-        }
-        model = VQModel(
-            {**TINY, "double_z": False}, VQ_LOSS, 64, 4, monitor="val/rec_loss", use_ema=True, scheduler_config=schedule
-        )
+        schedule = target("lr_scheduler.LambdaLinearScheduler", **CYCLE)
+        options: dict[str, Any] = {"monitor": "val/rec_loss", "use_ema": True, "scheduler_config": schedule}
+        model = VQModel(VQ_TINY, VQ_LOSS, 64, 4, **options)
         nn.init.normal_(model.quantize.embedding.weight, std=0.5)  # codes where the latents are, to begin at once
     model.learning_rate = 2e-3
     return model
@@ -198,13 +176,10 @@ def test_training_without_a_loss_is_refused() -> None:
         fit(AutoencoderKL(TINY, IDENTITY, 4), 1)
     plain = {"target": "ldm.modules.losses.ReconstructionLoss"}
     with pytest.raises(UserError, match="VQLPIPSWithDiscriminator"):
-        VQModel({**TINY, "double_z": False}, plain, 16, 4).on_fit_start()
-    interface = VQModelInterface(4, ddconfig={**TINY, "double_z": False}, lossconfig=IDENTITY, n_embed=16)
+        VQModel(VQ_TINY, plain, 16, 4).on_fit_start()
+    interface = VQModelInterface(4, ddconfig=VQ_TINY, lossconfig=IDENTITY, n_embed=16)
     with pytest.raises(UserError, match="train it as"):
         interface.on_fit_start()
-
-
-# ------------------------------------------------------------------------ the other classes of model.py
 
 
 def test_decoders_and_rescalers() -> None:
@@ -233,11 +208,7 @@ def test_decoders_and_rescalers() -> None:
 
 
 def test_post_processor_reads_a_frozen_first_stage() -> None:
-    config = {
-        "target": "ldm.models.autoencoder.AutoencoderKL",
-        "params": {"ddconfig": TINY, "lossconfig": IDENTITY, "embed_dim": 4},
-    }
-    model = blocks.FirstStagePostProcessor([1, 2], 4, pretrained_config=config, reshape=True)
+    model = blocks.FirstStagePostProcessor([1, 2], 4, pretrained_config=section(ddconfig=TINY), reshape=True)
     tokens = model(torch.rand(2, 3, 16, 16))
     assert tokens.shape == (2, 4, 64)  # 8x8 latents halved twice, twice the encoder's 32 channels
     tokens.sum().backward()

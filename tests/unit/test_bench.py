@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,12 +75,6 @@ def test_the_default_schedule_costs_less_than_four_plain_images_of_calls() -> No
 def test_pages_are_made_of_the_results(page: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert replace_blocks(text, blocks(ROOT / "docs/results")) == text
-
-
-def test_what_the_readme_says_of_the_default_schedule() -> None:
-    rows = json.loads((ROOT / "docs/results/bench-schedules.json").read_text(encoding="utf-8"))["rows"]
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"costs {rows['per-step']['ratio']:.1f} times a plain one" in " ".join(text.split())
 
 
 def test_what_autograd_keeps_of_a_call_leaves_parameters_out() -> None:

@@ -12,47 +12,20 @@ import yaml
 from ldm.models.diffusion.classifier import NoisyLatentImageClassifier, find_config
 from ldm.util import UserError
 from tests.golden_data import tensor
+from tests.training_parts import UNET, first_stage, target, train, transformer_unet
 
-UNET: dict[str, Any] = {
-    "image_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "attention_resolutions": [2],
-    "num_res_blocks": 1,
-    "channel_mult": [1, 1],
-    "num_head_channels": 16,
-}
-FIRST_STAGE = {
-    "embed_dim": 4,
-    "lossconfig": {"target": "torch.nn.Identity"},
-    "ddconfig": {
-        "double_z": True,
-        "z_channels": 4,
-        "resolution": 16,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 32,
-        "ch_mult": [1, 1],
-        "num_res_blocks": 1,
-        "attn_resolutions": [],
-    },
-}
+WIDTH = {"attention_resolutions": [2], "channel_mult": [1, 1], "num_heads": -1, "num_head_channels": 16}
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A run's folder with the config of a tiny class-conditional model."""
     params = {
-        "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": FIRST_STAGE},
-        "unet_config": {
-            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": {**UNET, "use_spatial_transformer": True, "context_dim": 6},
-        },
-        "cond_stage_config": {
-            "target": "ldm.modules.encoders.modules.ClassEmbedder",
-            "params": {"embed_dim": 6, "n_classes": 3, "key": "class_label"},
-        },
+        "first_stage_config": first_stage(),
+        "unet_config": transformer_unet(6, **WIDTH),
+        "cond_stage_config": target(
+            "modules.encoders.modules.ClassEmbedder", embed_dim=6, n_classes=3, key="class_label"
+        ),
         "cond_stage_key": "class_label",
         "conditioning_key": "crossattn",
         "use_ema": False,
@@ -60,7 +33,7 @@ def run_folder(tmp_path: Path) -> Path:
         "image_size": 8,
         "timesteps": 20,
     }
-    config = {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
+    config = {"model": target("models.diffusion.ddpm.LatentDiffusion", **params)}
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "2022-01-01-project.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
@@ -79,17 +52,10 @@ def test_classes_are_learned(run_folder: Path, pool: str) -> None:
     assert not any(p.requires_grad for p in model.diffusion_model.parameters())
     assert model.train().diffusion_model.training is False
     model.learning_rate = 3e-3
-    optimizer = model.configure_optimizers()
-    losses = []
-    for _ in range(24):
-        loss, logits, x_noisy, targets = model.shared_step(batch(), t=0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
-    assert logits.shape == (3, 3)
-    assert x_noisy.shape == (3, 4, 8, 8)
+    losses = train(model.configure_optimizers(), lambda: model.shared_step(batch(), t=0)[0], 24)
     assert losses[-1] < 0.95 * losses[0]
+    _, logits, x_noisy, targets = model.shared_step(batch(), t=0)
+    assert logits.shape == (3, 3) and x_noisy.shape == (3, 4, 8, 8)
     assert model.compute_top_k(logits, targets, 5) == 1
     logs = model.log_images(batch(), N=2)
     assert set(logs) == {"inputs", "inputs@t0", "inputs@t5", "inputs@t10", "inputs@t15"}
@@ -101,12 +67,10 @@ def test_segmentations(run_folder: Path) -> None:
     segmentation = torch.zeros(3, 16, 16, 5)
     segmentation[..., 2] = 1
     # The network's context is none of the batch's: a U-Net without one is what segmentations need.
-    model.model = type(model.model)(**{**UNET, "out_channels": 5})
+    model.model = type(model.model)(**{**UNET, **WIDTH, "out_channels": 5})
     loss, logits, _, targets = model.shared_step(batch(segmentation=segmentation))
-    assert logits.shape == (3, 5, 8, 8)
-    assert targets.shape == (3, 8, 8)
-    assert (targets == 2).all()
-    assert loss > 0
+    assert logits.shape == (3, 5, 8, 8) and targets.shape == (3, 8, 8)
+    assert (targets == 2).all() and loss > 0
     assert model.log_images(batch(segmentation=segmentation))["pred@t10"].shape == (3, 1, 8, 8)
 
 
@@ -115,12 +79,13 @@ def test_weights_and_wrong_inputs(run_folder: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": model.state_dict()}, tmp_path / "c.ckpt")
     again = NoisyLatentImageClassifier(run_folder, num_classes=3, ckpt_path=tmp_path / "c.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(model.model.parameters(), again.model.parameters(), strict=True))
-    with pytest.raises(UserError, match="another architecture"):
-        NoisyLatentImageClassifier(run_folder, num_classes=4, ckpt_path=tmp_path / "c.ckpt")
-    with pytest.raises(UserError, match="label_key 'caption' is none of"):
-        NoisyLatentImageClassifier(run_folder, num_classes=3, label_key="caption")
-    with pytest.raises(UserError, match="log_steps"):
-        NoisyLatentImageClassifier(run_folder, num_classes=3, log_steps=21)
+    for message, options in (
+        ("another architecture", {"num_classes": 4, "ckpt_path": tmp_path / "c.ckpt"}),
+        ("label_key 'caption' is none of", {"label_key": "caption"}),
+        ("log_steps", {"log_steps": 21}),
+    ):
+        with pytest.raises(UserError, match=message):
+            NoisyLatentImageClassifier(run_folder, **{"num_classes": 3, **options})
     with pytest.raises(UserError, match="no labels 'class_label'"):
         model.shared_step({"image": batch()["image"]})
     with pytest.raises(UserError, match="no config of a diffusion model"):

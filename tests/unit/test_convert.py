@@ -30,31 +30,19 @@ from tests.scripts_under_test import concat, refusal, run, tiny_config, write_mo
 
 diffusers = pytest.importorskip("diffusers")
 
-SD_UNET = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "layers_per_block": 2,
-    "cross_attention_dim": 768,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "attention_head_dim": 8,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
-SD_VAE = {
-    "sample_size": 512,
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "block_out_channels": [128, 256, 512, 512],
-    "norm_num_groups": 32,
-    "scaling_factor": 0.18215,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-}
+SD_UNET: dict[str, Any] = {"sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2}
+SD_UNET |= {"cross_attention_dim": 768, "block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8}
+SD_UNET["down_block_types"] = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+SD_UNET["up_block_types"] = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+SD_VAE: dict[str, Any] = {"sample_size": 512, "in_channels": 3, "out_channels": 3, "latent_channels": 4}
+SD_VAE |= {"layers_per_block": 2, "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32}
+SD_VAE |= {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+SD_VAE["scaling_factor"] = 0.18215
 SMALL_UNET = {**SD_UNET, "sample_size": 8, "block_out_channels": [32, 64, 128, 128], "cross_attention_dim": 24}
 SMALL_VAE = {**SD_VAE, "sample_size": 32, "block_out_channels": [32, 64, 64, 64]}
+
+
+slow = pytest.mark.slow
 
 
 def random_model(kind: str, config: dict[str, Any]) -> Any:
@@ -63,12 +51,13 @@ def random_model(kind: str, config: dict[str, Any]) -> Any:
         return getattr(diffusers, kind)(**config).eval()
 
 
-def check_unet(config: dict[str, Any], size: int) -> None:
+@pytest.mark.parametrize("config", [SMALL_UNET, pytest.param(SD_UNET, marks=slow)], ids=["small", "full"])
+def test_unet_gives_the_same_outputs(config: dict[str, Any]) -> None:
     theirs = random_model("UNet2DConditionModel", config)
     params = configs.unet_from_diffusers(dict(theirs.config))
     ours = UNetModel(**params).eval()
     ours.load_state_dict(unet_state_from_diffusers(theirs.state_dict(), params))
-    x, context = tensor(1, "x", (2, 4, size, size)), tensor(1, "c", (2, 5, config["cross_attention_dim"]))
+    x, context = tensor(1, "x", (2, 4, 8, 8)), tensor(1, "c", (2, 5, config["cross_attention_dim"]))
     t = torch.tensor([3, 981])
     with torch.no_grad():
         assert relative_error(ours(x, t, context=context), theirs(x, t, context).sample) < 1e-4
@@ -82,13 +71,14 @@ def check_unet(config: dict[str, Any], size: int) -> None:
     )
 
 
-def check_vae(config: dict[str, Any], size: int) -> None:
+@pytest.mark.parametrize("config", [SMALL_VAE, pytest.param(SD_VAE, marks=slow)], ids=["small", "full"])
+def test_vae_gives_the_same_outputs(config: dict[str, Any]) -> None:
     theirs = random_model("AutoencoderKL", config)
     params, scale_factor = configs.vae_from_diffusers(dict(theirs.config))
     assert scale_factor == config["scaling_factor"]
     ours = AutoencoderKL(**params).eval()
     ours.load_state_dict(vae_state_from_diffusers(theirs.state_dict(), params))
-    image, latent = tensor(1, "image", (2, 3, size, size), 0.5), tensor(1, "latent", (2, 4, size // 8, size // 8))
+    image, latent = tensor(1, "image", (2, 3, 32, 32), 0.5), tensor(1, "latent", (2, 4, 4, 4))
     with torch.no_grad():
         assert relative_error(ours.encode(image).mean, theirs.encode(image).latent_dist.mean) < 1e-4
         assert relative_error(ours.encode(image).std, theirs.encode(image).latent_dist.std) < 1e-4
@@ -98,32 +88,12 @@ def check_vae(config: dict[str, Any], size: int) -> None:
     assert all(torch.equal(back[k], v) for k, v in theirs.state_dict().items())
 
 
-def test_unet_gives_the_same_outputs() -> None:
-    check_unet(SMALL_UNET, 8)
-
-
-def test_vae_gives_the_same_outputs() -> None:
-    check_vae(SMALL_VAE, 32)
-
-
-@pytest.mark.slow
-def test_unet_of_full_size_gives_the_same_outputs() -> None:
-    check_unet(SD_UNET, 8)
-
-
-@pytest.mark.slow
-def test_vae_of_full_size_gives_the_same_outputs() -> None:
-    check_vae(SD_VAE, 64)
-
-
 def test_the_published_config_and_the_published_json_describe_each_other() -> None:
     params = load_config(ROOT / "configs/stable-diffusion/v1-inference.yaml").model.params
     unet = configs.unet_to_diffusers(params.unet_config.params, params.image_size)
     assert {key: unet[key] for key in SD_UNET} == SD_UNET
     vae = configs.vae_to_diffusers(params.first_stage_config.params, params.scale_factor)
-    assert {key: vae[key] for key in SD_VAE if key != "sample_size"} == {
-        key: value for key, value in SD_VAE.items() if key != "sample_size"
-    }
+    assert {key: vae[key] for key in SD_VAE} == {**SD_VAE, "sample_size": vae["sample_size"]}
     again = configs.unet_from_diffusers(unet)
     fixed = ("model_channels", "channel_mult", "num_res_blocks", "num_heads", "context_dim")
     assert {k: again[k] for k in fixed} == {k: params.unet_config.params[k] for k in fixed}
@@ -197,7 +167,7 @@ def test_a_first_stage_that_is_the_conditioner_too(tmp_path: Path) -> None:
 
 def test_the_config_of_a_folder_is_written_beside_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
     tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    monkeypatch.setattr(configs, "CLIP_L", tower)  # the real one has 123 million weights
+    monkeypatch.setitem(configs.TABLES["text_encoder"], "theirs", tower)  # the real one has 123 million weights
     described = {**tower, "vocab_size": 49408}
     parts = {
         "unet": {**SMALL_UNET, "cross_attention_dim": 32},
@@ -239,16 +209,15 @@ def test_mistakes_end_in_one_sentence(
 
 def test_a_folder_of_another_architecture_is_refused(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     convert(world.ckpt, tmp_path / "folder", world.config)
-    config: Any = copy.deepcopy(tiny_world.CONFIG)
-    config["model"]["params"]["unet_config"]["params"]["channel_mult"] = [1]
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match=r"names have no counterpart \(.*down_blocks"):
-        convert(tmp_path / "folder", tmp_path / "out.ckpt", tmp_path / "other.yaml")
-    config = copy.deepcopy(tiny_world.CONFIG)
-    config["model"]["params"]["unet_config"]["params"]["model_channels"] = 64
-    (tmp_path / "wider.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match="of another architecture than the config"):
-        convert(tmp_path / "folder", tmp_path / "out.ckpt", tmp_path / "wider.yaml")
+    for change, message in (
+        ({"channel_mult": [1]}, r"names have no counterpart \(.*down_blocks"),
+        ({"model_channels": 64}, "of another architecture than the config"),
+    ):
+        config: Any = copy.deepcopy(tiny_world.CONFIG)
+        config["model"]["params"]["unet_config"]["params"] |= change
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / "folder", tmp_path / "out.ckpt", tmp_path / "other.yaml")
     assert not (tmp_path / "out.ckpt").exists()
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ldm.data import imagenet, lsun
 from ldm.data.base import DataModuleFromConfig, Txt2ImgIterableBaseDataset, WrappedDataset, share_ids
 from ldm.util import UserError, get_obj_from_str
+from tests.training_parts import target
 
 
 def write(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (48, 40)) -> None:
@@ -133,21 +134,10 @@ def test_imagenet_mistakes(classes: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_published_names_may_stand_in_configs() -> None:
-    for name in (
-        "imagenet.ImageNetSRTrain",
-        "imagenet.ImageNetSRValidation",
-        "imagenet.ImageNetTrain",
-        "imagenet.ImageNetValidation",
-        "lsun.LSUNBedroomsTrain",
-        "lsun.LSUNBedroomsValidation",
-        "lsun.LSUNChurchesValidation",
-        "lsun.LSUNCatsTrain",
-        "base.Txt2ImgIterableBaseDataset",
-    ):
+    kinds = ("lsun.LSUNBedrooms", "lsun.LSUNChurches", "lsun.LSUNCats", "imagenet.ImageNet", "imagenet.ImageNetSR")
+    splits = [kind + split for kind in kinds for split in ("Train", "Validation")]
+    for name in ("base.Txt2ImgIterableBaseDataset", *splits):
         assert callable(get_obj_from_str(f"ldm.data.{name}"))
-
-
-# ------------------------------------------------------------------------------------------------ loaders
 
 
 class Numbers(Txt2ImgIterableBaseDataset):
@@ -168,13 +158,13 @@ def test_workers_share_an_iterable_data_set() -> None:
 
 
 def test_loaders(classes: Path) -> None:
-    described = {"target": "ldm.data.imagenet.ImageNetTrain", "params": {"data_root": str(classes), "size": 8}}
-    module = DataModuleFromConfig(2, train=described, predict=described, wrap=True, num_workers=0)
+    described = target("data.imagenet.ImageNetTrain", data_root=str(classes), size=8)
+    module = DataModuleFromConfig(3, train=described, predict=described, wrap=True, num_workers=0)
     module.setup()
     assert isinstance(module.datasets["train"], WrappedDataset)
-    [first, second] = module.train_dataloader()
-    assert first["image"].shape == (2, 8, 8, 3) and second["class_label"].shape == (2,)
-    assert [b["class_label"].tolist() for b in module.predict_dataloader()] == [[0, 1], [1, 2]]
+    [batch] = module.train_dataloader()  # the last, short one is left out
+    assert batch["image"].shape == (3, 8, 8, 3) and batch["class_label"].shape == (3,)
+    assert [b["class_label"].tolist() for b in module.predict_dataloader()] == [[0, 1, 1], [2]]
     assert module.val_dataloader() == [] and module.test_dataloader() == []
     with pytest.raises(UserError, match="no data.params.train"):
         DataModuleFromConfig(2, validation=described).train_dataloader()
@@ -184,13 +174,13 @@ def test_loaders(classes: Path) -> None:
 
 def test_processes_share_the_samples(classes: Path) -> None:
     """Without shuffling the batches of two processes together are those of one."""
-    described = {"target": "ldm.data.imagenet.ImageNetTrain", "params": {"data_root": str(classes), "size": 8}}
+    described = target("data.imagenet.ImageNetTrain", data_root=str(classes), size=8)
     seen = []
     for rank in range(2):
         module = DataModuleFromConfig(1, train=described, num_workers=0, shuffle_train=False)
         module.trainer = types.SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         module.setup()
         seen.append([batch["relpath"][0] for batch in module.train_dataloader()])
-        numbers = module._share(Numbers(5))
+        numbers = module.share(Numbers(5))
         assert numbers.valid_ids == [[0, 2, 4], [1, 3]][rank]
     assert seen == [["n01/n01_0.JPEG", "n02/n02_1.JPEG"], ["n02/n02_0.JPEG", "n03/n03_0.JPEG"]]

@@ -15,6 +15,7 @@ from ldm.models.diffusion.ddpm import DDPM, DiffusionWrapper, LatentDiffusion
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, load_config, load_model_from_config, load_state_dict, save_safetensors
 from tests.golden_data import ROOT, fill_, golden, listing, relative_error, tensor
+from tests.training_parts import IDENTITY, first_stage, target, train, transformer_unet, unet
 
 
 def build(config: dict[str, Any]) -> LatentDiffusion:
@@ -100,46 +101,9 @@ def test_v1_inference_equals_its_listing() -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> dict[str, Any]:
-    first_stage = {
-        "embed_dim": 4,
-        "lossconfig": {"target": "torch.nn.Identity"},
-        "ddconfig": {
-            "double_z": True,
-            "z_channels": 4,
-            "resolution": 16,
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": 32,
-            "ch_mult": [1, 1],
-            "num_res_blocks": 1,
-            "attn_resolutions": [],
-        },
-    }
-    unet = {
-        "image_size": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": 32,
-        "attention_resolutions": [1],
-        "num_res_blocks": 1,
-        "channel_mult": [1],
-        "num_heads": 2,
-        "use_spatial_transformer": True,
-        "context_dim": 8,
-        "legacy": False,
-    }
-    return {
-        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-        "params": {
-            "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": first_stage},
-            "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
-            "cond_stage_config": {"target": "torch.nn.Identity"},
-            "conditioning_key": "crossattn",
-            "use_ema": False,
-            "channels": 4,
-            "scale_factor": 0.5,
-        },
-    }
+    parts = {"first_stage_config": first_stage(), "unet_config": transformer_unet(8), "cond_stage_config": IDENTITY}
+    own = {"conditioning_key": "crossattn", "use_ema": False, "channels": 4, "scale_factor": 0.5}
+    return target("models.diffusion.ddpm.LatentDiffusion", **parts, **own)
 
 
 def test_load_uses_ema_weights_and_exact_schedules(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -151,8 +115,7 @@ def test_load_uses_ema_weights_and_exact_schedules(tiny: dict[str, Any], tmp_pat
     loaded = load_model_from_config({"model": tiny}, tmp_path / "m.safetensors")
     assert torch.equal(loaded.state_dict()[name], torch.full((4,), 0.25))
     assert torch.equal(loaded.alphas_cumprod, model.alphas_cumprod)  # not rounded by the half-precision file
-    assert loaded.scale_factor == 0.5
-    assert not loaded.training
+    assert loaded.scale_factor == 0.5 and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
@@ -217,36 +180,15 @@ def test_load_refuses_other_names_and_shapes(tiny: dict[str, Any], tmp_path: Pat
     load_model_from_config({"model": tiny}, tmp_path / "m.safetensors", allow_unexpected=["surplus"])
 
 
-def test_unknown_config_key_names_the_nearest(tiny: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="did you mean 'scale_factor'"):
-        LatentDiffusion(**{**tiny["params"], "scale_facter": 1.0})
-
-
 def test_min_snr_weights_are_one_at_high_noise(tiny: dict[str, Any]) -> None:
     model = LatentDiffusion(**{**tiny["params"], "snr_gamma": 5.0})
-    weights = model._snr_weights(torch.tensor([0, 500, 999]))
+    weights = model.snr_weights(torch.tensor([0, 500, 999]))
     assert weights[0] < 0.01
     assert torch.equal(weights[1:], torch.ones(2))
 
 
-# -------------------------------------------------------------------------- conditions, chains, beginnings
-
-UNET = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
-SMALL_UNET: dict[str, Any] = {
-    "image_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "attention_resolutions": [],
-    "num_res_blocks": 1,
-    "channel_mult": [1],
-    "num_heads": 1,
-}
-
-
 def wrapper(key: str | None, **change: Any) -> DiffusionWrapper:
-    model = DiffusionWrapper({"target": UNET, "params": {**SMALL_UNET, **change}}, key)
-    return fill_(model).eval()  # type: ignore[return-value]
+    return fill_(DiffusionWrapper(unet(**change), key)).eval()  # type: ignore[return-value]
 
 
 def test_every_conditioning_key() -> None:
@@ -274,7 +216,7 @@ def test_every_conditioning_key() -> None:
 
 def pixels(**options: Any) -> DDPM:
     torch.manual_seed(0)
-    return DDPM({"target": UNET, "params": SMALL_UNET}, image_size=8, channels=4, timesteps=10, **options)
+    return DDPM(unet(), image_size=8, channels=4, timesteps=10, **options)
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0"])
@@ -304,21 +246,12 @@ def test_ancestral_chain(parameterization: str) -> None:
 def test_pixel_diffusion_trains_and_draws() -> None:
     model = pixels(use_ema=True, log_every_t=5).train()
     model.learning_rate = 2e-3
-    optimizer, batch = model.configure_optimizers(), {"image": torch.zeros(4, 8, 8, 4)}
-    losses = []
-    for _ in range(16):
-        loss, _ = model.shared_step(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+    batch = {"image": torch.zeros(4, 8, 8, 4)}
+    losses = train(model.configure_optimizers(), lambda: model.shared_step(batch)[0], 16)
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
     logs = model.log_images(batch, N=2)
-    assert {k: tuple(v.shape) for k, v in logs.items()} == {
-        "inputs": (2, 4, 8, 8),
-        "diffusion_row": (2, 4, 8, 8),
-        "samples": (2, 4, 8, 8),
-    }
+    shapes = dict.fromkeys(("inputs", "diffusion_row", "samples"), (2, 4, 8, 8))
+    assert {k: tuple(v.shape) for k, v in logs.items()} == shapes
 
 
 def test_weights_to_begin_from(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -337,17 +270,15 @@ def test_weights_to_begin_from(tiny: dict[str, Any], tmp_path: Path) -> None:
         assert torch.equal(averages[name.replace(".", "")], theirs[name])
     with pytest.raises(UserError, match="does not exist"):
         LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
-    pixel_model = {"target": UNET, "params": SMALL_UNET}
     with pytest.raises(UserError, match="does not exist"):
-        DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
+        DDPM(unet(), ckpt_path=str(tmp_path / "none.ckpt"))
     with torch.device("meta"):  # built for another checkpoint: its own is not looked for
-        DDPM(pixel_model, ckpt_path=str(tmp_path / "none.ckpt"))
+        DDPM(unet(), ckpt_path=str(tmp_path / "none.ckpt"))
         LatentDiffusion(**{**tiny["params"], "ckpt_path": str(tmp_path / "none.ckpt")})
 
 
 def test_weights_to_begin_from_in_pixel_space(tmp_path: Path) -> None:
-    pixel_model = {"target": UNET, "params": SMALL_UNET}
-    source = DDPM(pixel_model, learn_logvar=True, logvar_init=0.5)
+    source = DDPM(unet(), learn_logvar=True, logvar_init=0.5)
     path = str(tmp_path / "m.safetensors")
     save_safetensors(path, source.state_dict())
     first, last = (f"model.diffusion_model.{n}" for n in ("input_blocks.0.0.weight", "middle_block.0.in_layers.2.bias"))
@@ -359,19 +290,20 @@ def test_weights_to_begin_from_in_pixel_space(tmp_path: Path) -> None:
         ({"ignore_keys": [first], "load_only_unet": True}, first),
     ):
         options: dict[str, Any] = {"learn_logvar": True, "ckpt_path": path, **start}
-        ours, theirs = DDPM(pixel_model, **options).state_dict(), source.state_dict()
+        ours, theirs = DDPM(unet(), **options).state_dict(), source.state_dict()
         same = {name for name in ("logvar", first, last) if torch.equal(ours[name], theirs[name])}
         only = {"logvar"} if "load_only_unet" in start else set()
         assert same == {"logvar", first, last} - {left_out} - only, start
     with pytest.raises(UserError, match="use_positional_encodings"):
-        DDPM(pixel_model, use_positional_encodings=True)
+        DDPM(unet(), use_positional_encodings=True)
 
 
-def test_options_that_cannot_be_honoured_are_refused(tiny: dict[str, Any]) -> None:
+def test_options_that_cannot_be_honored_are_refused(tiny: dict[str, Any]) -> None:
     for change, message in (
         ({"use_positional_encodings": True}, "use_positional_encodings"),
         ({"num_timesteps_cond": 0}, r"1\.\.1000"),
         ({"parameterization": "v"}, "neither eps nor x0"),
+        ({"scale_facter": 1.0}, "did you mean 'scale_factor'"),
     ):
         with pytest.raises(UserError, match=message):
             LatentDiffusion(**{**tiny["params"], **change})
@@ -405,9 +337,7 @@ def test_conditions_of_a_batch(tiny: dict[str, Any]) -> None:
 
 
 def test_codebook_indices_are_decoded(tiny: dict[str, Any]) -> None:
-    stage = tiny["params"]["first_stage_config"]["params"]
-    params = {**stage, "n_embed": 6, "ddconfig": {**stage["ddconfig"], "double_z": False}}
-    interface = {"target": "ldm.models.autoencoder.VQModelInterface", "params": params}
+    interface = first_stage("VQModelInterface", n_embed=6)
     model = LatentDiffusion(**{**tiny["params"], "first_stage_config": interface})
     indices = torch.randint(0, 6, (1, 8, 8))
     quantized = model.first_stage_model.quantize.embedding(indices).permute(0, 3, 1, 2)

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from ldm.categories import LABELS, NAMES
 from ldm.data.emoji.detection import EmojiDetection, center_targets, wobble
-from ldm.data.emoji.sprites import FONT_PATH, LABELS, NAMES
 from ldm.models.detector import DEFAULT_CONFIG, Detection, EmojiDetector, load_detector, suppress
 from ldm.util import UserError, instantiate_from_config, load_config, save_safetensors
-
-needs_font = pytest.mark.skipif(
-    not FONT_PATH.exists(), reason="needs the Debian package fonts-noto-color-emoji to draw scenes"
-)
+from tests.training_parts import needs_font, train
 
 
 class Told(EmojiDetector):
@@ -84,13 +81,7 @@ def test_training_on_a_few_images_lowers_the_loss() -> None:
     batch = default_collate([data[index] for index in range(8)])
     model = EmojiDetector(width=16, dilations=(1, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(25):
-        loss = model.training_step(batch, 0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = train(optimizer, lambda: model.training_step(batch, 0), 25)
     assert losses[-1] < 0.6 * losses[0]
 
 

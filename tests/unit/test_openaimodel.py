@@ -109,7 +109,7 @@ def test_half_precision_weights_keep_the_dtype_of_the_input() -> None:
     ("change", "message"), [({"context_dim": None}, "belong together"), ({"num_heads": -1}, "has to be set")]
 )
 def test_contradictory_arguments_are_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         UNetModel(**{**TINY, **change})
 
 
@@ -119,11 +119,11 @@ def test_missing_inputs_are_refused() -> None:
         model(x)
     with pytest.raises(ValueError, match="class labels"):
         model(x, torch.tensor([1]), torch.zeros(1, 5, 6), y=torch.tensor([0]))
-    with pytest.raises(ValueError, match="unknown pool"):
+    with pytest.raises(UserError, match="unknown pool"):
         EncoderUNetModel(8, 3, 32, 2, 1, [], channel_mult=(1,), pool="median")
-    with pytest.raises(ValueError, match="num_head_channels"):
+    with pytest.raises(UserError, match="num_head_channels"):
         EncoderUNetModel(8, 3, 32, 2, 1, [], channel_mult=(1,), pool="attention")
-    with pytest.raises(ValueError, match="do not divide"):
+    with pytest.raises(UserError, match="do not divide"):
         AttentionBlock(32, num_heads=5)
 
 

@@ -13,47 +13,19 @@ from ldm.models.diffusion.ddpm import LatentDiffusion, Layout2ImgDiffusion
 from ldm.models.diffusion.patches import SplitOptions
 from ldm.util import UserError
 from tests.golden_data import relative_error
+from tests.training_parts import IDENTITY, target, unet
+from tests.training_parts import first_stage as section
 
-DDCONFIG = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 16,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-}
 SPLIT = {"ks": (8, 8), "stride": (4, 4), "vqf": 2}
 
 
 def diffusion(in_channels: int = 4, first_stage: str = "AutoencoderKL", **options: Any) -> LatentDiffusion:
     """A tiny model whose network works pixel by pixel (no attention, no neighbors)."""
-    vq = first_stage != "AutoencoderKL"
-    ddconfig, loss = {**DDCONFIG, "double_z": not vq}, {"target": "torch.nn.Identity"}
-    params: dict[str, Any] = {"embed_dim": 4, "ddconfig": ddconfig, "lossconfig": loss}
-    if vq:
-        params["n_embed"] = 16
-    unet = {
-        "image_size": 8,
-        "in_channels": in_channels,
-        "out_channels": 4,
-        "model_channels": 32,
-        "attention_resolutions": [],
-        "num_res_blocks": 1,
-        "channel_mult": [1],
-        "num_heads": 1,
-    }
     torch.manual_seed(0)
-    model = (Layout2ImgDiffusion if options.get("cond_stage_key") == "coordinates_bbox" else LatentDiffusion)(
-        first_stage_config={"target": f"ldm.models.autoencoder.{first_stage}", "params": params},
-        cond_stage_config=options.pop("cond_stage_config", {"target": "torch.nn.Identity"}),
-        unet_config={"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
-        use_ema=False,
-        channels=4,
-        image_size=8,
-        **options,
+    layout = options.get("cond_stage_key") == "coordinates_bbox"
+    options = {"cond_stage_config": IDENTITY, "use_ema": False, "channels": 4, "image_size": 8, **options}
+    model = (Layout2ImgDiffusion if layout else LatentDiffusion)(
+        first_stage_config=section(first_stage), unet_config=unet(in_channels=in_channels), **options
     )
     return model.eval().requires_grad_(False)
 
@@ -133,10 +105,8 @@ def test_network_in_patches_with_maps_and_contexts() -> None:
 
 
 def test_layout_tokens_say_the_patch() -> None:
-    embedder = {
-        "target": "ldm.modules.encoders.modules.BERTEmbedder",
-        "params": {"n_embed": 8, "n_layer": 1, "vocab_size": 20, "max_seq_len": 6, "use_tokenizer": False},
-    }
+    sizes = {"n_embed": 8, "n_layer": 1, "vocab_size": 20, "max_seq_len": 6, "use_tokenizer": False}
+    embedder = target("modules.encoders.modules.BERTEmbedder", **sizes)
     model: Any = diffusion(cond_stage_key="coordinates_bbox", conditioning_key="crossattn", cond_stage_config=embedder)
     model.model.diffusion_model = network = Pointwise()
     x, t, tokens = torch.randn(1, 4, 8, 12), torch.tensor([3]), torch.tensor([[1, 2, 3, 4, 0, 19]])

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm.data.emoji.scene import SOFT
-from ldm.data.emoji.sprites import NAMES
+from ldm.categories import BACKGROUNDS, NAMES
 from ldm.evaluation.prompts.emoji import (
     COUNTS,
     FILES,
@@ -323,7 +322,7 @@ def test_backgrounds() -> None:
     assert from_sentence("A cat on a green background.").background == "green"
     assert from_sentence("a cat against a pale Blue background").background == "blue"
     assert from_sentence("A cat in the background").background is None
-    for word, color in SOFT.items():
+    for word, color in BACKGROUNDS.items():
         image = np.empty((64, 64, 3), np.uint8)
         image[:] = np.array(color) + 5  # a lighter shade of it
         image[0:30, 10:50] = (10, 20, 30)  # an object at the edge

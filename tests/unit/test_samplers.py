@@ -73,9 +73,6 @@ def test_golden_encode_decode(reference: tuple[Any, dict[str, Any]]) -> None:
     assert relative_error(decoded, arrays["ddim_decode"]) < 1e-4
 
 
-# ---------------------------------------------------------------------------------------------- schedules
-
-
 class PointMass:
     """A model whose data is one point: its eps is exact, so that every predicted x_0 must be the point."""
 
@@ -135,9 +132,6 @@ def test_model_that_predicts_x0_is_refused() -> None:
         DDIMSampler(SimpleNamespace(parameterization="x0"))
 
 
-# ------------------------------------------------------------------------------------------------ control
-
-
 @every_sampler
 @pytest.mark.parametrize("blend", ["conditional", "unconditional"])
 def test_zero_weights_are_plain_sampling(sampler: type[Sampler], blend: Any, tiny: TinyDiffusion) -> None:
@@ -155,21 +149,15 @@ def test_zero_weights_are_plain_sampling(sampler: type[Sampler], blend: Any, tin
 def test_batch_of_two_equals_two_singles(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
     eta = 1.0 if sampler is DDIMSampler else 0.0
     weights = tensor(1, "weights", (5, 2, 2))
-    inputs = {**chain_inputs(2), "x_T": None}
+    inputs = {**chain_inputs(2), "x_T": None, "eta": eta, "S": 5}
     with torch.no_grad():
         both, _ = sampler(tiny).sample(
-            S=5, eta=eta, control=make_control(TWO, ONE), weights=weights, generator=seeded_generators([5, 6]), **inputs
+            control=make_control(TWO, ONE), weights=weights, generator=seeded_generators([5, 6]), **inputs
         )
         for i, layout in enumerate([TWO, ONE]):
             alone = {**inputs, "batch_size": 1, "conditioning": inputs["conditioning"][i : i + 1]}
-            single, _ = sampler(tiny).sample(
-                S=5,
-                eta=eta,
-                control=make_control(layout),
-                weights=weights[:, : len(layout.objects), i : i + 1],
-                generator=seeded_generators([5 + i]),
-                **alone,
-            )
+            own, generator = weights[:, : len(layout.objects), i : i + 1], seeded_generators([5 + i])
+            single, _ = sampler(tiny).sample(control=make_control(layout), weights=own, generator=generator, **alone)
             assert relative_error(both[i : i + 1], single) < 1e-5
 
 
@@ -181,14 +169,15 @@ def test_unconditional_blend_needs_unconditional_rows(tiny: TinyDiffusion) -> No
 
 
 def test_weights_must_fit_the_chain(tiny: TinyDiffusion) -> None:
-    with pytest.raises(ValueError, match="steps=8"):  # 7 requested steps make 8
-        DDIMSampler(tiny).sample(S=7, control=make_control(ONE), weights=torch.ones(7, 1, 1), **chain_inputs(1))
-    with pytest.raises(ValueError, match="need the control"):
-        DDIMSampler(tiny).sample(S=4, weights=torch.ones(4, 1, 1), **chain_inputs(1))
-    with pytest.raises(ValueError, match="batch of 3"):
-        DDIMSampler(tiny).sample(S=4, **{**chain_inputs(1), "batch_size": 3, "x_T": None})
-    with pytest.raises(ValueError, match="needs weights"):
-        DDIMSampler(tiny).sample(S=4, control=make_control(ONE), **chain_inputs(1))
+    control = make_control(ONE)
+    for message, options in (
+        ("steps=8", {"S": 7, "control": control, "weights": torch.ones(7, 1, 1)}),  # 7 requested steps make 8
+        ("need the control", {"S": 4, "weights": torch.ones(4, 1, 1)}),
+        ("batch of 3", {"S": 4, "batch_size": 3, "x_T": None}),
+        ("needs weights", {"S": 4, "control": control}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DDIMSampler(tiny).sample(**{**chain_inputs(1), **options})
 
 
 @every_sampler
@@ -209,36 +198,16 @@ def test_weight_update_chooses_the_weights(sampler: type[Sampler], tiny: TinyDif
         assert all(torch.equal(a, b) for a, b in zip(predicted, inter["pred_x0"][1:], strict=True))
 
 
-# ---------------------------------------------------------------------------------- gradients and memory
-
-
 @every_sampler
 def test_checkpointed_gradients_equal_plain_ones(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
     grads = []
     for checkpointed in (False, True):
         weights = tensor(1, "weights", (5, 2, 2)).requires_grad_()
-        out, _ = sampler(tiny).sample(
-            S=5, control=make_control(TWO, ONE), weights=weights, checkpoint_steps=checkpointed, **chain_inputs(2)
-        )
+        options: dict[str, Any] = {"eta": 1.0, "generator": seeded_generators([1, 2])} if sampler is DDIMSampler else {}
+        options |= {"control": make_control(TWO, ONE), "weights": weights, "checkpoint_steps": checkpointed}
+        out, _ = sampler(tiny).sample(S=5, **options, **chain_inputs(2))
         grads.append(torch.autograd.grad(out.square().sum(), weights)[0])
     assert grads[0].abs().max() > 0
-    assert relative_error(grads[1], grads[0]) < 1e-6
-
-
-def test_checkpointed_gradients_with_noise(tiny: TinyDiffusion) -> None:
-    grads = []
-    for checkpointed in (False, True):
-        weights = torch.ones(4, 1, 1, requires_grad=True)
-        out, _ = DDIMSampler(tiny).sample(
-            S=4,
-            eta=1.0,
-            generator=seeded_generators([1]),
-            control=make_control(ONE),
-            weights=weights,
-            checkpoint_steps=checkpointed,
-            **chain_inputs(1),
-        )
-        grads.append(torch.autograd.grad(out.square().sum(), weights)[0])
     assert relative_error(grads[1], grads[0]) < 1e-6
 
 
@@ -268,21 +237,13 @@ def test_memory_of_a_chain_grows_by_at_most_three_latents_a_step(sampler: type[S
     assert latent <= growth <= 3 * latent
 
 
-# ----------------------------------------------------------------------------------- the published surface
-
-
 @every_sampler
 def test_callbacks_and_intermediates(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
     states: list[dict[str, Any]] = []
     images: list[int] = []
+    calls: dict[str, Any] = {"callback": states.append, "img_callback": lambda pred_x0, i: images.append(i)}
     with torch.no_grad():
-        out, inter = sampler(tiny).sample(
-            S=5,
-            callback=states.append,
-            img_callback=lambda pred_x0, i: images.append(i),
-            log_every_t=2,
-            **chain_inputs(1),
-        )
+        out, inter = sampler(tiny).sample(S=5, log_every_t=2, **calls, **chain_inputs(1))
     assert [state["i"] for state in states] == images == [0, 1, 2, 3, 4]
     assert set(states[0]) == {"i", "t", "x", "pred_x0", "weights"}
     assert torch.equal(states[-1]["x"], out)
@@ -293,42 +254,33 @@ def test_callbacks_and_intermediates(sampler: type[Sampler], tiny: TinyDiffusion
 @every_sampler
 def test_mask(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
     inputs, x0 = chain_inputs(1), tensor(1, "x0", (1, 4, SIZE, SIZE))
-    other = {**inputs, "x_T": tensor(1, "other", (1, 4, SIZE, SIZE))}
+    other, full = {**inputs, "x_T": tensor(1, "other", (1, 4, SIZE, SIZE))}, torch.ones(1, 1, SIZE, SIZE)
     with torch.no_grad():
         plain, _ = sampler(tiny).sample(S=4, **inputs)
-        free, _ = sampler(tiny).sample(S=4, mask=torch.zeros(1, 1, SIZE, SIZE), x0=x0, **inputs)
+        free, _ = sampler(tiny).sample(S=4, mask=0 * full, x0=x0, **inputs)
         kept = [
-            sampler(tiny).sample(
-                S=4, mask=torch.ones(1, 1, SIZE, SIZE), x0=x0, generator=seeded_generators([3]), **start
-            )[0]
+            sampler(tiny).sample(S=4, mask=full, x0=x0, generator=seeded_generators([3]), **start)[0]
             for start in (inputs, other)
         ]
     assert torch.equal(plain, free)
     assert torch.equal(*kept)  # whatever the starting noise
     with pytest.raises(ValueError, match="x0"):
-        sampler(tiny).sample(S=4, mask=torch.ones(1, 1, SIZE, SIZE), **inputs)
+        sampler(tiny).sample(S=4, mask=full, **inputs)
 
 
 def test_single_steps_make_the_chain(tiny: TinyDiffusion) -> None:
-    inputs = chain_inputs(2)
-    sampler = DDIMSampler(tiny)
+    sampler, inputs = DDIMSampler(tiny), chain_inputs(2)
+    x, c = inputs["x_T"], inputs["conditioning"]
+    guidance = {key: inputs[key] for key in ("unconditional_guidance_scale", "unconditional_conditioning")}
     with pytest.raises(UserError, match="make_schedule"):
-        sampler.p_sample_ddim(inputs["x_T"], inputs["conditioning"], torch.tensor([1, 1]), 0)
+        sampler.p_sample_ddim(x, c, torch.tensor([1, 1]), 0)
     sampler.make_schedule(5)
-    x = inputs["x_T"]
     with torch.no_grad():
         for index in reversed(range(5)):
             t = torch.full((2,), int(sampler.ddim_timesteps[index]))
-            x, _ = sampler.p_sample_ddim(
-                x,
-                inputs["conditioning"],
-                t,
-                index,
-                unconditional_guidance_scale=3.0,
-                unconditional_conditioning=inputs["unconditional_conditioning"],
-            )
+            x, _ = sampler.p_sample_ddim(x, c, t, index, **guidance)
         chain, _ = sampler.sample(S=5, **inputs)
-        decoded = sampler.decode(inputs["x_T"], inputs["conditioning"], 5, 3.0, inputs["unconditional_conditioning"])
+        decoded = sampler.decode(inputs["x_T"], c, 5, **guidance)
     assert relative_error(x, chain) < 1e-6
     assert relative_error(decoded, chain) < 1e-6
 

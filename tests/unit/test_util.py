@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from ldm.util import (
     pick_device,
     save_safetensors,
 )
+from tests.golden_data import ROOT
+from tests.training_parts import UNET
 
 
 class ModelCheckpoint:
@@ -61,11 +64,8 @@ def test_training_checkpoint_with_pickled_callbacks(
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> None:
     proof = tmp_path / "ran"
-    torch.save(
-        {"state_dict": {"a": torch.zeros(1)}, "x": Attack(proof)},
-        tmp_path / "m.ckpt",
-        _use_new_zipfile_serialization=not legacy,
-    )
+    checkpoint = {"state_dict": {"a": torch.zeros(1)}, "x": Attack(proof)}
+    torch.save(checkpoint, tmp_path / "m.ckpt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError, match="could run code.*safetensors"):
         load_state_dict(tmp_path / "m.ckpt")
     (tmp_path / "raw.ckpt").write_bytes(pickle.dumps(Attack(proof)))
@@ -126,23 +126,30 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         pass
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 1000 bytes, which fails as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from ldm.util import UserError, atomic_write, save_safetensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))  # growing a file fails as on a full disk
+path = Path(sys.argv[1])
+try:
+    if path.suffix == ".txt":
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(bytes(10_000))
+    else:
+        save_safetensors(path, {"a": torch.zeros(10_000)})
+except UserError as err:
+    sys.exit(str(err))
+"""
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out.safetensors"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, small_files: None, name: str) -> None:
-    with pytest.raises(UserError, match="cannot be written.*free some space"):
-        if name.endswith(".txt"):
-            with atomic_write(tmp_path / name) as temporary:
-                temporary.write_bytes(bytes(10_000))
-        else:
-            save_safetensors(tmp_path / name, {"a": torch.zeros(10_000)})
+def test_a_full_disk_leaves_nothing(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / name)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and re.search("cannot be written.*free some space", done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -176,15 +183,6 @@ def test_weights_that_differ_are_told_by_the_first_few_names() -> None:
 
 def test_values_of_the_wrong_kind_end_in_one_sentence() -> None:
     target = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
-    params = {
-        "image_size": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": 32,
-        "num_res_blocks": 1,
-        "attention_resolutions": [1],
-        "num_heads": 2,
-    }
     for change in ({"attention_resolutions": 4}, {"model_channels": "many"}, {"channel_mult": "wide"}):
         with pytest.raises(UserError, match=rf"config of {target} does not fit: .*look at the values"):
-            instantiate_from_config({"target": target, "params": {**params, **change}})
+            instantiate_from_config({"target": target, "params": {**UNET, **change}})

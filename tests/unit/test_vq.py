@@ -12,20 +12,8 @@ import torch
 from ldm.models.autoencoder import VQModel, VQModelInterface
 from ldm.util import UserError, instantiate_from_config, save_safetensors
 from tests.golden_data import fill_, golden, relative_error, tensor
-
-IDENTITY = {"target": "torch.nn.Identity"}
-TINY: dict[str, Any] = {
-    "double_z": False,
-    "z_channels": 4,
-    "resolution": 16,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+from tests.training_parts import IDENTITY
+from tests.training_parts import VQ_DDCONFIG as TINY
 
 
 def test_golden_vq_model() -> None:
@@ -83,14 +71,13 @@ def test_checkpoint_without_the_loss(tmp_path: Path) -> None:
     model = VQModel(TINY, IDENTITY, 16, 4, use_ema=True)
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("model_ema.")}
     save_safetensors(tmp_path / "vq.safetensors", {**state, "loss.discriminator.main.0.bias": torch.zeros(1)})
-    interface = VQModelInterface(
-        4, ddconfig=TINY, lossconfig=IDENTITY, n_embed=16, ckpt_path=tmp_path / "vq.safetensors"
-    )
+    tiny: dict[str, Any] = {"embed_dim": 4, "ddconfig": TINY, "lossconfig": IDENTITY, "n_embed": 16}
+    interface = VQModelInterface(**tiny, ckpt_path=tmp_path / "vq.safetensors")
     assert torch.equal(interface.quantize.embedding.weight, model.quantize.embedding.weight)
     with torch.device("meta"):  # built for another checkpoint: its own is not looked for
-        VQModelInterface(4, ddconfig=TINY, lossconfig=IDENTITY, n_embed=16, ckpt_path=tmp_path / "none.ckpt")
+        VQModelInterface(**tiny, ckpt_path=tmp_path / "none.ckpt")
     with pytest.raises(UserError, match="does not exist"):
-        VQModelInterface(4, ddconfig=TINY, lossconfig=IDENTITY, n_embed=16, ckpt_path=tmp_path / "none.ckpt")
+        VQModelInterface(**tiny, ckpt_path=tmp_path / "none.ckpt")
 
 
 def test_averaged_weights_serve_the_validation() -> None:
@@ -119,9 +106,10 @@ def test_wrong_configs_are_named() -> None:
     for message, change in cases.items():
         with pytest.raises(UserError, match=message):
             instantiate_from_config({"target": target, "params": {**params, **change}})
-    with pytest.raises(UserError, match=r"did you mean 'ldm\.models\.autoencoder\.VQModel'"):
-        instantiate_from_config({"target": "ldm.models.autoencoder.VQModl", "params": params})
-    with pytest.raises(UserError, match=r"did you mean 'ldm\.models\.autoencoder\.VQModel'"):
-        instantiate_from_config({"target": "ldm.models.autoencodr.VQModel", "params": params})
-    with pytest.raises(UserError, match="did you mean 'ldm'"):
-        instantiate_from_config({"target": "lmd.models.autoencoder.VQModel", "params": params})
+    for name, near in (
+        ("ldm.models.autoencoder.VQModl", target),
+        ("ldm.models.autoencodr.VQModel", target),
+        ("lmd.models.autoencoder.VQModel", "ldm"),
+    ):
+        with pytest.raises(UserError, match=f"did you mean '{near}'"):
+            instantiate_from_config({"target": name, "params": params})

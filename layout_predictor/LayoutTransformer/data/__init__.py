@@ -1,1 +1,1 @@
-"""Sentences with objects, relations and centres: the grammar, readers, the tokenizer and batches."""
+"""Sentences with objects, relations and centers: the grammar, readers, the tokenizer and batches."""

@@ -1,11 +1,15 @@
-"""Objects of COCO images: things and stuff, from the annotation files of 2017."""
+"""The published data: objects of COCO's images (things and stuff), captions, and relation sentences.
+
+Captions have true centers, of the objects that they name; relation sentences only say which object is above, below,
+left of or right of which.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +17,23 @@ from typing import Any
 import numpy as np
 
 from layout_predictor.LayoutTransformer.data.categories import spoken_name
-from layout_predictor.LayoutTransformer.data.records import find_file, numbers, positive, read_json, require
+from layout_predictor.LayoutTransformer.data.records import (
+    find_file,
+    numbers,
+    positive,
+    read_json,
+    read_records,
+    require,
+    rows,
+    table,
+    word_index,
+    word_spans,
+)
+from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample
+from ldm.relations import RELATIONS
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
-
-_Object = tuple[str, int, list[float]]  # category, its number, box
 
 _FIELDS = {
     "images": ("id", "width", "height"),
@@ -28,85 +43,61 @@ _FIELDS = {
 
 
 @dataclass(frozen=True)
-class BoxFilter:
-    """Which objects and images are kept: `min_area` is a fraction of the image."""
-
-    min_area: float = 0.02
-    min_objects: int = 3
-    max_objects: int = 8
-    left_out: tuple[str, ...] = ("other",)
-
-
-@dataclass(frozen=True)
 class ImageObjects:
-    """Objects of an image, things before stuff.
-
-    categories: n names; ids: n category numbers of the annotation files; boxes: (n, 4) centre x, centre y,
-    width, height in fractions of the image.
-    """
+    """The n objects of an image, things before stuff."""
 
     categories: tuple[str, ...]
-    ids: tuple[int, ...]
-    boxes: np.ndarray
+    ids: tuple[int, ...]  # numbers of the categories in the annotation files
+    boxes: np.ndarray  # (n, 4) center x, center y, width, height in fractions of the image
 
-    def centre_of(self, category: str | int) -> np.ndarray | None:
-        """Centre (2,) of the first object of a category (its name, or its number), or None."""
-        pairs = zip(self.categories, self.ids, strict=True)
-        for place, (name, number) in enumerate(pairs):
+    def center_of(self, category: str | int) -> np.ndarray | None:
+        """Center (2,) of the first object of a category (its name, or its number), or None."""
+        for name, number, box in zip(self.categories, self.ids, self.boxes, strict=True):
             if category in (name, number, spoken_name(name)):
-                return self.boxes[place, :2]
+                center: np.ndarray = box[:2]
+                return center
         return None
 
 
-def read_objects(
-    folder: str | Path, image_sets: Sequence[str] = ("train2017",), keep: BoxFilter | None = None
-) -> dict[int, ImageObjects]:
-    """Kept objects by image id, from `instances_<set>.json` and `stuff_<set>.json` of every image set."""
-    keep = keep or BoxFilter()
+def read_objects(section: DataSection) -> dict[int, ImageObjects]:
+    """Objects by image id, from `instances_<set>.json` and `stuff_<set>.json` of every image set.
+
+    Objects of the category "other" are left out, those that are too small, and images with too few or too many.
+    """
     found: dict[int, ImageObjects] = {}
-    for image_set in image_sets:
-        objects: dict[int, list[_Object]] = {}
+    for image_set in section.image_sets:
+        objects: dict[int, list[tuple[str, int, list[float]]]] = {}  # category, its number, box
         for kind in ("instances", "stuff"):
-            path = find_file(folder) / f"{kind}_{image_set}.json"
-            _add_objects(objects, path, keep)
+            coco = read_annotations(find_file(section.annotations) / f"{kind}_{image_set}.json")
+            for image_id, items in coco.imgToAnns.items():
+                width, height = coco.imgs[image_id]["width"], coco.imgs[image_id]["height"]
+                for annotation in items:
+                    number = annotation["category_id"]
+                    name = coco.cats[number]["name"]
+                    left, top, w, h = annotation["bbox"]
+                    if name != "other" and w * h > section.min_area * width * height:
+                        box = [(left + w / 2) / width, (top + h / 2) / height, w / width, h / height]
+                        objects.setdefault(image_id, []).append((name, number, box))
         before = len(found)
         for image_id, items in objects.items():
-            if keep.min_objects <= len(items) <= keep.max_objects:
+            if section.min_objects <= len(items) <= section.max_objects:
                 names, ids, boxes = zip(*items, strict=True)
                 found[image_id] = ImageObjects(names, ids, np.array(boxes))
         logger.info("%s: %d of %d images with objects are kept", image_set, len(found) - before, len(objects))
     if not found:
         raise UserError(
-            f"no image of {', '.join(image_sets)} has {keep.min_objects} to {keep.max_objects} objects above "
-            f"{keep.min_area:.0%} of its area"
+            f"no image of {', '.join(section.image_sets)} has {section.min_objects} to {section.max_objects} objects "
+            f"above {section.min_area:.0%} of its area"
         )
     return found
 
 
-def _add_objects(objects: dict[int, list[_Object]], path: Path, keep: BoxFilter) -> None:
-    """Add the kept objects of an annotation file to `objects`, by image id."""
-    coco = read_annotations(path)
-    for image_id, items in coco.imgToAnns.items():
-        image = coco.imgs[image_id]
-        width, height = image["width"], image["height"]
-        for annotation in items:
-            name = coco.cats[annotation["category_id"]]["name"]
-            left, top, w, h = annotation["bbox"]
-            if name in keep.left_out or w * h <= keep.min_area * width * height:
-                continue
-            box = [(left + w / 2) / width, (top + h / 2) / height, w / width, h / height]
-            objects.setdefault(image_id, []).append((name, annotation["category_id"], box))
-
-
 def read_annotations(path: str | Path) -> Any:
-    """A checked `pycocotools.coco.COCO`; masks are left out, since they are most of the memory.
-
-    UserError names the record and the field that is wrong.
-    """
+    """A checked `pycocotools.coco.COCO`, without the masks, which are most of the memory."""
     from pycocotools.coco import COCO
 
     data = read_json(path)
-    check_annotations(data, str(path))
+    _check_annotations(data, str(path))
     for annotation in data["annotations"]:
         annotation.pop("segmentation", None)
     coco = COCO()
@@ -116,24 +107,19 @@ def read_annotations(path: str | Path) -> Any:
     return coco
 
 
-def check_annotations(data: Any, source: str) -> None:
-    """UserError when an annotation file lacks a table, a record lacks a field, or a field is not what it should be."""
-    require(data, _FIELDS, source)
-    for table, fields in _FIELDS.items():
-        if not isinstance(data[table], list):
-            raise UserError(f"{source}: '{table}' is not a list of records")
-        for number, record in enumerate(data[table]):
-            require(record, fields, f"{source}: record {number} of '{table}'")
-    for number, image in enumerate(data["images"]):
-        for field in ("width", "height"):
-            positive(image[field], f"{source}: record {number} of 'images', field '{field}'")
-    known = {table: {record["id"] for record in data[table]} for table in ("images", "categories")}
-    for number, annotation in enumerate(data["annotations"]):
-        where = f"{source}: record {number} of 'annotations', field"
-        numbers(annotation["bbox"], 4, f"{where} 'bbox'")
-        for field, table in (("image_id", "images"), ("category_id", "categories")):
-            if annotation[field] not in known[table]:
-                raise UserError(f"{where} '{field}': {annotation[field]!r} is not among the {table}")
+def _check_annotations(data: Any, source: str) -> None:
+    known: dict[str, set[Any]] = {}
+    for name, fields in _FIELDS.items():
+        records = list(table(data, name, fields, source))
+        known[name] = {record["id"] for _, record in records}
+        for where, record in records:
+            for field in {"width", "height"} & set(fields):
+                positive(record[field], f"{where}, field '{field}'")
+            if name == "annotations":
+                numbers(record["bbox"], 4, f"{where}, field 'bbox'")
+                for field, others in (("image_id", "images"), ("category_id", "categories")):
+                    if record[field] not in known[others]:
+                        raise UserError(f"{where}, field '{field}': {record[field]!r} is not among the {others}")
 
 
 def box_statistics(objects: Mapping[int, ImageObjects]) -> dict[str, float]:
@@ -143,3 +129,114 @@ def box_statistics(objects: Mapping[int, ImageObjects]) -> dict[str, float]:
     for name, values in zip("xywh", boxes.T, strict=True):
         statistics |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
     return statistics
+
+
+def read_captions(path: str | Path, objects: Mapping[int, ImageObjects]) -> dict[int, list[Sample]]:
+    """Captions by image id, with the centers of the candidates that have a box in the image.
+
+    `path` is the published pickle, {image id: [[caption, words, [word index, category, phrase], ...], ...]}, or
+    JSON lines with `image_id`, `caption`, `words` and `candidates` (the same triples). A candidate gets the box
+    of the first object of its category; one without is left out, and so is a caption without any.
+    """
+    samples: dict[int, list[Sample]] = {}
+    count = 0
+    for image_id, caption, words, candidates, where in _caption_records(path):
+        count += 1
+        if image_id in objects and (sample := _to_sample(caption, words, candidates, objects[image_id], where)):
+            samples.setdefault(image_id, []).append(sample)
+    kept = sum(map(len, samples.values()))
+    logger.info("%s: %d of %d captions name an object with a box", path, kept, count)
+    if not kept:
+        raise UserError(
+            f"no caption of {path} names an object with a box: do captions and annotations belong to the same images?"
+        )
+    return samples
+
+
+def _caption_records(path: str | Path) -> Iterator[tuple[int, Any, Any, Any, str]]:
+    """(image id, caption, words, candidates, where) of every caption."""
+    for where, record in read_records(path):
+        if isinstance(record, Mapping):
+            require(record, ("image_id", "caption", "words", "candidates"), where)
+            yield (*(record[name] for name in ("image_id", "caption", "words", "candidates")), where)
+            continue
+        captions = rows(
+            record[1] if isinstance(record, tuple) else None, f"{where} is not a list of captions of an image"
+        )
+        try:
+            image_id = int(record[0])
+        except (TypeError, ValueError):
+            raise UserError(f"{where} is no image id") from None
+        for number, caption in enumerate(captions):
+            place = f"{where}, caption {number}"
+            shape = f"{place} is not [caption, words, [word index, category, phrase], ...]"
+            text, words, *candidates = rows(caption, shape, least=2)
+            yield image_id, text, words, candidates, place
+
+
+def _to_sample(caption: Any, words: Any, candidates: Any, image: ImageObjects, where: str) -> Sample | None:
+    spans = word_spans(caption, words, f"{where}, field 'words'")
+    marked: dict[int, tuple[str, np.ndarray]] = {}  # by word: two candidates of one word are one object
+    for candidate in rows(candidates, f"{where}, field 'candidates' is not a list"):
+        shape = f"{where}: the candidate {candidate!r} is not [word index, category, phrase]"
+        word, category, phrase = rows(candidate, shape, least=3, most=3)
+        index = word_index(word, spans, f"{where}, field 'candidates'")
+        if not isinstance(category, (str, int)):
+            raise UserError(f"{where}: the category {category!r} is neither a name nor a number")
+        center = image.center_of(category)
+        if center is not None:
+            marked.setdefault(index, (str(phrase), center))
+    if not marked:
+        return None
+    phrases, centers = zip(*marked.values(), strict=True)
+    return Sample(caption, tuple(spans[index] for index in marked), (), np.stack(centers), phrases)
+
+
+def read_relation_sentences(path: str | Path) -> list[Sample]:
+    """Sentences with stated relations and no centers, from the published pickle (.pkl) or from JSON lines.
+
+    A pickled record is [sentence, words (each with its trailing blank), indices of the objects' words,
+    [[i, j, relation], ...], phrases] with i and j indices of words; a line of JSON has the same under `sentence`
+    (or nothing: the words joined), `words`, `objects`, `relations`.
+
+    Raises:
+        UserError: names the record and the field that is wrong.
+    """
+    samples = [_read_record(record, where) for where, record in read_records(path)]
+    if not samples:
+        raise UserError(f"{path} holds no relation sentence")
+    return samples
+
+
+def _read_record(record: Any, where: str) -> Sample:
+    if isinstance(record, (list, tuple)):
+        if len(record) < 4:
+            raise UserError(f"{where} has {len(record)} fields, not sentence, words, objects, relations and phrases")
+        record = dict(zip(("sentence", "words", "objects", "relations"), record, strict=False))
+    require(record, ("words", "objects", "relations"), where)
+    words = record["words"]
+    joined = "".join(words) if isinstance(words, (list, tuple)) and all(isinstance(w, str) for w in words) else None
+    text = record.get("sentence", joined)
+    spans = word_spans(text, words, f"{where}, field 'words'")
+    where_objects = f"{where}, field 'objects'"
+    indices = rows(record["objects"], f"{where_objects} is not a list of word indices")
+    objects = [word_index(value, spans, where_objects) for value in indices]
+    if not objects:
+        raise UserError(f"{where_objects} is empty")
+    relations = _relations(record["relations"], {index: i for i, index in enumerate(objects)}, where)
+    names = tuple(text[slice(*spans[i])] for i in objects)
+    return Sample(text, tuple(spans[i] for i in objects), relations, None, names)
+
+
+def _relations(stated: Any, number: Mapping[int, int], where: str) -> tuple[tuple[int, str, int], ...]:
+    """[[i, j, relation], ...] over words as (a, relation, b) over objects."""
+    where = f"{where}, field 'relations'"
+    found = []
+    for item in rows(stated, f"{where} is not a list"):
+        i, j, relation = rows(item, f"{where}: {item!r} is not [word index, word index, relation]", least=3, most=3)
+        if relation not in RELATIONS:
+            raise UserError(f"{where}: {relation!r} is none of {', '.join(RELATIONS)}")
+        if i not in number or j not in number:
+            raise UserError(f"{where}: {item!r} names a word that is not among the objects")
+        found.append((number[i], relation, number[j]))
+    return tuple(found)

@@ -8,28 +8,23 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data.captions import read_captions
-from layout_predictor.LayoutTransformer.data.coco import BoxFilter, box_statistics, read_objects
-from layout_predictor.LayoutTransformer.data.grammar import generate
-from layout_predictor.LayoutTransformer.data.relations import (
-    FixedRelations,
-    GeneratedRelations,
+from layout_predictor.LayoutTransformer.data.coco import (
+    box_statistics,
+    read_captions,
+    read_objects,
     read_relation_sentences,
 )
-from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.grammar import generate
+from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.data.vg_msdn import VGImage, read_images, region_captions, relation_sentences
-from layout_predictor.LayoutTransformer.training.config import DataSection
+from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
 from ldm.util import UserError, atomic_write
-
-__all__ = ["GrammarSource", "RecordSource", "Source", "build_source", "read_relation_sentences", "split_indices"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,38 +32,50 @@ _BLOCK = 8  # batches that are sorted by length together
 _VALID_SERIES = 1_000_003  # added to the seed: no validation sentence is in the training series
 
 
-class Source(Protocol):
-    """Training batches by number, and the validation sentences."""
+@dataclass(frozen=True)
+class GeneratedRelations:
+    """`count` sentences of the grammar an epoch, fresh ones in every epoch; their invented centers are left out."""
 
-    epoch_steps: int
-    validation: list[Sample]
+    seed: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def epoch(self, number: int) -> list[Sample]:
+        """Sentences number * count ... of the series."""
+        first = number * self.count
+        return [replace(generate(self.seed, first + i), centers=None) for i in range(self.count)]
+
+
+class Source:
+    """Training batches by number, and the validation sentences; batches are made a block at a time."""
+
+    def __init__(self, seed: int, block_steps: int, epoch_steps: int, validation: list[Sample]) -> None:
+        self.seed, self.block_steps, self.epoch_steps, self.validation = seed, block_steps, epoch_steps, validation
+        self._made: tuple[int, list[list[Sample]]] | None = None
 
     def batch(self, step: int) -> list[Sample]:
         """Sentences of update number `step` (from 0)."""
-        ...
+        number, place = divmod(step, self.block_steps)
+        if self._made is None or self._made[0] != number:
+            self._made = (number, self._make_block(number))
+        return self._made[1][place]
+
+    def _make_block(self, number: int) -> list[list[Sample]]:
+        raise NotImplementedError
 
 
-class GrammarSource:
-    """Batches of generated sentences; batch number n is the same in every run with the same seed.
+class GrammarSource(Source):
+    """Batches of generated sentences, those of a few batches sorted by length: little is spent on padding.
 
-    Sentences of a few batches are sorted by length, so that little is spent on padding; the batches of such a
-    block come in random order. The first `simple_steps` batches are single clauses about two objects.
+    The first `simple_steps` batches are single clauses about two objects.
     """
 
-    def __init__(
-        self, seed: int, batch_size: int, *, simple_steps: int = 0, epoch_sentences: int = 0, valid_sentences: int = 0
-    ) -> None:
-        self.seed, self.batch_size, self.simple_steps = seed, batch_size, simple_steps
-        self.epoch_steps = max(1, epoch_sentences // batch_size)
-        self.validation = [generate(seed + _VALID_SERIES, i) for i in range(valid_sentences)]
-        self._block: tuple[int, list[list[Sample]]] | None = None
-
-    def batch(self, step: int) -> list[Sample]:
-        """Sentences of update number `step` (from 0)."""
-        number, place = divmod(step, _BLOCK)
-        if self._block is None or self._block[0] != number:
-            self._block = (number, self._make_block(number))
-        return self._block[1][place]
+    def __init__(self, section: DataSection, batch_size: int) -> None:
+        validation = [generate(section.seed + _VALID_SERIES, i) for i in range(section.valid_sentences)]
+        super().__init__(section.seed, _BLOCK, max(1, section.train_sentences // batch_size), validation)
+        self.batch_size, self.simple_steps = batch_size, section.simple_steps
 
     def _make_block(self, number: int) -> list[list[Sample]]:
         size = _BLOCK * self.batch_size
@@ -80,7 +87,7 @@ class GrammarSource:
         return batches
 
 
-Relations = FixedRelations | GeneratedRelations
+Relations = list[Sample] | GeneratedRelations  # the same in every epoch, or fresh ones
 
 
 @dataclass(frozen=True)
@@ -91,40 +98,50 @@ class Records:
     captions: list[Sample]
     validation: list[Sample]
 
+    def short_enough(self, tokenizer: SentenceTokenizer, max_tokens: int) -> Records:
+        """Those of at most `max_tokens` tokens; what is left out is counted in the log."""
 
-class RecordSource:
+        def short(samples: list[Sample]) -> list[Sample]:
+            # A byte-level BPE never has more tokens than bytes; the rest is <s>, </s> and a leading blank.
+            certain = max_tokens - 3
+            kept = [
+                sample
+                for sample in samples
+                if len(sample.text.encode()) <= certain or len(tokenizer.encode(sample.text)[0]) <= max_tokens
+            ]
+            if len(kept) < len(samples):
+                logger.warning("%d sentences of over %d tokens are left out", len(samples) - len(kept), max_tokens)
+            return kept
+
+        relations = short(self.relations) if isinstance(self.relations, list) else self.relations
+        return Records(relations, short(self.captions), short(self.validation))
+
+
+class RecordSource(Source):
     """An epoch is every relation sentence once and as many captions, drawn at random without repetition.
 
-    Without relation sentences it is every caption once. The sentences of an epoch are cut into batches of nearly
-    equal size, so that no batch is left with a few.
+    Without relation sentences it is every caption once. Batches of an epoch are of nearly equal size.
     """
 
     def __init__(self, records: Records, *, seed: int, batch_size: int, processes: int = 1) -> None:
-        self.records, self.seed = records, seed
         relations, captions = len(records.relations), len(records.captions)
-        self.captions_drawn = min(captions, relations) if relations else captions
-        self.validation = records.validation
+        self.records, self.captions_drawn = records, min(captions, relations) if relations else captions
         total = relations + self.captions_drawn
         if not total:
             raise UserError("there is no sentence to train on: name a file of captions or of relation sentences")
-        self.epoch_steps = -(-total // batch_size)
-        if total // self.epoch_steps < processes:
+        steps = -(-total // batch_size)
+        if total // steps < processes:
             raise UserError(f"{total} sentences are too few for {processes} processes; lower TRAINING.DEVICES")
-        self._epoch: tuple[int, list[list[Sample]]] | None = None
+        super().__init__(seed, steps, steps, records.validation)
 
-    def batch(self, step: int) -> list[Sample]:
-        """Sentences of update number `step` (from 0)."""
-        number, place = divmod(step, self.epoch_steps)
-        if self._epoch is None or self._epoch[0] != number:
-            self._epoch = (number, self._make_epoch(number))
-        return self._epoch[1][place]
-
-    def _make_epoch(self, number: int) -> list[list[Sample]]:
+    def _make_block(self, number: int) -> list[list[Sample]]:
         rng = random.Random(f"{self.seed}/epoch/{number}")
-        samples = self.records.relations.epoch(number) + rng.sample(self.records.captions, self.captions_drawn)
+        relations = self.records.relations
+        stated = relations if isinstance(relations, list) else relations.epoch(number)
+        samples = stated + rng.sample(self.records.captions, self.captions_drawn)
         rng.shuffle(samples)
         bounds = np.linspace(0, len(samples), self.epoch_steps + 1).astype(int).tolist()
-        # Within a block of batches, sentences of like length go together: less padding.
+        # Within a few batches, sentences of like length go together: less padding.
         for first in range(0, self.epoch_steps, _BLOCK):
             block = slice(bounds[first], bounds[min(first + _BLOCK, self.epoch_steps)])
             samples[block] = sorted(samples[block], key=lambda sample: len(sample.text))
@@ -140,9 +157,6 @@ def split_indices(count: int, valid_part: float = 0.1) -> tuple[np.ndarray, np.n
     return order[valid:], order[:valid]
 
 
-# ----------------------------------------------------------------------------- from the configuration
-
-
 def build_source(
     section: DataSection,
     *,
@@ -155,33 +169,16 @@ def build_source(
     """The source that a DATA section names.
 
     Args:
-        section: see `DataSection`.
-        batch_size: sentences of an update, over all processes.
+        batch_size: sentences of an update, over all `processes`.
         output: folder of the run; statistics of the boxes are written there.
-        tokenizer, max_tokens: sentences of more tokens are left out of the files' sentences.
-        processes: how many share a batch.
+        max_tokens: sentences of more are left out of the files' sentences.
     """
     if section.name == "grammar":
-        return GrammarSource(
-            section.seed,
-            batch_size,
-            simple_steps=section.simple_steps,
-            epoch_sentences=section.train_sentences,
-            valid_sentences=section.valid_sentences,
-        )
+        return GrammarSource(section, batch_size)
     records = _coco_records(section, output) if section.name == "coco" else _vg_records(section)
-    relations = records.relations
-    if isinstance(relations, FixedRelations):
-        relations = FixedRelations(_short_enough(relations.samples, tokenizer, max_tokens))
-    records = Records(
-        relations,
-        _short_enough(records.captions, tokenizer, max_tokens),
-        _short_enough(records.validation, tokenizer, max_tokens),
-    )
-    logger.info(
-        "%d relation sentences and %d captions to train on, %d sentences to validate with",
-        len(records.relations), len(records.captions), len(records.validation),
-    )  # fmt: skip
+    records = records.short_enough(tokenizer, max_tokens)
+    counts = (len(records.relations), len(records.captions), len(records.validation))
+    logger.info("%d relation sentences and %d captions to train on, %d sentences to validate with", *counts)
     return RecordSource(records, seed=section.seed, batch_size=batch_size, processes=processes)
 
 
@@ -189,8 +186,7 @@ def _coco_records(section: DataSection, output: Path) -> Records:
     relations, valid_relations = _relations(section)
     if section.captions is None:
         return Records(relations, [], valid_relations)
-    keep = BoxFilter(section.min_area, section.min_objects, section.max_objects)
-    objects = read_objects(section.annotations, section.image_sets, keep)
+    objects = read_objects(section)
     with atomic_write(output / section.statistics) as temporary:
         temporary.write_text(json.dumps(box_statistics(objects), indent=1) + "\n", encoding="utf-8")
     captions = read_captions(section.captions, objects)
@@ -203,7 +199,7 @@ def _coco_records(section: DataSection, output: Path) -> Records:
 def _relations(section: DataSection) -> tuple[Relations, list[Sample]]:
     """Relation sentences to train on, and to validate with."""
     if section.relations is None:
-        return FixedRelations([]), []
+        return [], []
     if section.relations == "generated":
         held_out = GeneratedRelations(section.seed + _VALID_SERIES, section.valid_sentences)
         return GeneratedRelations(section.seed, section.train_sentences), held_out.epoch(0)
@@ -214,39 +210,28 @@ def _relations(section: DataSection) -> tuple[Relations, list[Sample]]:
             raise
         raise UserError(f"{error} of relation sentences; --relations generated makes them by a grammar") from None
     train, valid = split_indices(len(samples), section.valid_part)
-    return FixedRelations([samples[i] for i in train]), [samples[i] for i in valid]
+    return [samples[i] for i in train], [samples[i] for i in valid]
 
 
 def _vg_records(section: DataSection) -> Records:
     images = read_images(section.annotations, section.image_sets)
     if not images:
         raise UserError(f"there is no image in {', '.join(section.image_sets)} of {section.annotations}")
+    generated = section.relations == "generated"
+
+    def sentences(indices: Iterable[int]) -> tuple[list[Sample], list[Sample]]:
+        """Relationships and region phrases of some images, as far as the configuration wants them."""
+        some = [images[i] for i in indices]
+        stated = [] if section.relations is None or generated else some
+        captions = [] if section.captions is None else some
+        return (
+            [sample for image in stated for sample in relation_sentences(image, section.min_area)],
+            [sample for image in captions for sample in region_captions(image, section.min_area)],
+        )
+
     train, valid = split_indices(len(images), section.valid_part)
-    held_out = [sample for i in valid for kind in _vg_sentences(images[i], section) for sample in kind]
-    kinds = [_vg_sentences(images[i], section) for i in train]
-    relations: Relations = FixedRelations([sample for stated, _ in kinds for sample in stated])
-    if section.relations == "generated":
-        relations, generated = _relations(section)
-        held_out = generated + held_out
-    captions = [sample for _, regions in kinds for sample in regions]
+    stated, captions = sentences(train)
+    relations, held_out = _relations(section) if generated else (stated, [])
+    for i in valid:
+        held_out += [sample for kind in sentences([i]) for sample in kind]
     return Records(relations, captions, held_out[: section.valid_sentences])
-
-
-def _vg_sentences(image: VGImage, section: DataSection) -> tuple[list[Sample], list[Sample]]:
-    """Relationships and region phrases of an image, as far as the configuration wants them."""
-    wanted = section.relations is not None and section.relations != "generated"
-    stated = relation_sentences(image, section.min_area) if wanted else []
-    return stated, region_captions(image, section.min_area) if section.captions is not None else []
-
-
-def _short_enough(samples: Sequence[Sample], tokenizer: SentenceTokenizer, max_tokens: int) -> list[Sample]:
-    """Samples of at most `max_tokens` tokens; what is left out is counted in the log."""
-    # A byte-level BPE never has more tokens than bytes; the rest is <s>, </s> and a leading blank.
-    kept = [
-        sample
-        for sample in samples
-        if len(sample.text.encode()) + 3 <= max_tokens or len(tokenizer.encode(sample.text)[0]) <= max_tokens
-    ]
-    if len(kept) < len(samples):
-        logger.warning("%d sentences of over %d tokens are left out", len(samples) - len(kept), max_tokens)
-    return kept

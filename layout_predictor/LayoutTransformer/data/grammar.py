@@ -1,4 +1,4 @@
-"""Random sentences with objects, stated relations and centres that satisfy them.
+"""Random sentences with objects, stated relations and centers that satisfy them.
 
 A story starts with an opening clause and goes on with clauses that add objects, relate them to earlier ones
 by name or by pronoun, or only fill. A pronoun that could mean several objects states its relation to all of
@@ -10,123 +10,54 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from itertools import accumulate
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data import followers, lexicon, templates
-from layout_predictor.LayoutTransformer.data.phrases import (
-    ABOVE,
-    BELOW,
-    HORIZONTAL,
-    LEFT,
-    OPPOSITE,
-    RELATION_NAMES,
-    RIGHT,
-)
+from layout_predictor.LayoutTransformer.data import lexicon
 from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.data.scene import AXIS_SIGN, place
-from layout_predictor.LayoutTransformer.data.story import Story
-from layout_predictor.LayoutTransformer.data.templates import Pattern
+from layout_predictor.LayoutTransformer.data.scene import place
+from layout_predictor.LayoutTransformer.data.story import Pattern, Story, read_patterns
+from layout_predictor.LayoutTransformer.data.wordlists import word_file
+from ldm.relations import ABOVE, AXIS_SIGN, BELOW, HORIZONTAL, LEFT, OPPOSITE, RELATIONS, RIGHT, VERTICAL
 
-_COUNTS = (1, 2, 3, 4, 5)
-_COUNT_WEIGHTS = (4, 32, 30, 19, 15)
-_MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked; else first or any
+_MENTION_LAST = 0.5  # how often the last mention of an object is the one that is marked for sure; else any
 _SKIP_UNSTATED = 0.6  # sentences without a relation teach little
 _UNMARKED = 0.15  # how often one noun phrase of a story is not marked as an object
 _FIRST_VERB = re.compile(r"\{([A-D])\.(?:be|sit|have)\}")
 _FIXED_RELATIONS = {"a": ABOVE, "u": BELOW, "l": LEFT, "g": RIGHT}  # how `states` spells a given relation
 
 
-class _Weighted:
-    """Patterns drawn by their weights, once those that do not apply are left out."""
-
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        self.patterns = list(patterns)
-        self.totals = list(accumulate(pattern.weight for pattern in self.patterns))
-
-    def draw(self, rng: random.Random) -> Pattern:
-        return rng.choices(self.patterns, cum_weights=self.totals)[0]
+_PATTERNS = {kind: read_patterns(lines) for kind, lines in word_file("patterns").items()}
+_OPENERS = {n: [p for p in _PATTERNS["openers"] if len(p.roles) == n] for n in (1, 2, 3, 4)}
+_SIMPLE = [p for p in _OPENERS[2] if p.text.endswith("{r} {B}") and p.roles == ["A", "B"]]
+_PERSON = {n: [p for p in _PATTERNS["person_openers"] if len(p.roles) == n] for n in (2, 3)}
 
 
-def _roles_of(pattern: Pattern) -> list[str]:
-    seen = [word.strip("{}").split(".")[0] for word in pattern.text.split() if word.startswith("{")]
-    return sorted({role for role in seen if len(role) == 1 and role.isupper()})
-
-
-_OPENERS = {n: _Weighted([p for p in templates.OPENERS if len(_roles_of(p)) == n]) for n in (1, 2, 3, 4)}
-_SIMPLE = _Weighted([p for p in templates.OPENERS if p.text.endswith("{r} {B}") and _roles_of(p) == ["A", "B"]])
-_PERSON = {n: _Weighted([p for p in templates.PERSON_OPENERS if len(_roles_of(p)) == n]) for n in (2, 3)}
-_FOLLOWERS = _Weighted(followers.FOLLOWERS)
-_PAIRED_FOLLOWERS = _Weighted(followers.PAIRED_FOLLOWERS)
-_DOUBLE_FOLLOWERS = _Weighted(followers.DOUBLE_FOLLOWERS)
-_REPEATS = _Weighted(followers.REPEATS)
-_EXTRAS = _Weighted(followers.EXTRAS)
-_PAIRED = _Weighted(followers.PAIRED_EXTRAS)
+def _draw(rng: random.Random, patterns: Sequence[Pattern]) -> Pattern:
+    return rng.choices(patterns, weights=[pattern.weight for pattern in patterns])[0]
 
 
 def _relations_for(pattern: Pattern, rng: random.Random) -> dict[str, str]:
     """A relation for every relation slot of a pattern."""
     names = ("r", "r1", "r2", "r3", "b", "c")
-    chosen = {name: rng.choice(RELATION_NAMES) for name in names} | _FIXED_RELATIONS
-    chosen["b"] = rng.choice(RELATION_NAMES if "{b.A}" in pattern.text else HORIZONTAL)
+    chosen = {name: rng.choice(RELATIONS) for name in names} | _FIXED_RELATIONS
+    chosen["b"] = rng.choice(RELATIONS if "{b.A}" in pattern.text else HORIZONTAL)
     chosen["c"] = OPPOSITE[chosen["b"]]
     if pattern.only == "side":
         chosen["r"] = rng.choice(HORIZONTAL)
     elif pattern.only == "vertical":
-        chosen["r"] = rng.choice((ABOVE, BELOW))
+        chosen["r"] = rng.choice(VERTICAL)
     elif pattern.only == "level":
-        chosen["r1"], chosen["r2"] = rng.choice((ABOVE, BELOW)), rng.choice(HORIZONTAL)
+        chosen["r1"], chosen["r2"] = rng.choice(VERTICAL), rng.choice(HORIZONTAL)
     elif pattern.only == "apart":
         while AXIS_SIGN[chosen["r1"]][0] == AXIS_SIGN[chosen["r2"]][0]:
-            chosen["r2"] = rng.choice(RELATION_NAMES)
+            chosen["r2"] = rng.choice(RELATIONS)
     return chosen
 
 
-def _statements(pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> list[tuple[int, str, int]]:
-    """The relations that a filled pattern states, from "Ar1B Br2C"."""
-    return [(roles[item[0]], relations[item[1:-1]], roles[item[-1]]) for item in pattern.states.split()]
-
-
-def _try(story: Story, pattern: Pattern, roles: dict[str, int], given: dict[str, str] | None = None) -> bool:
-    """Say `pattern` if what it states fits what was stated before; with random relations unless given."""
-    for _ in range(4):
-        relations = given or _relations_for(pattern, story.rng)
-        stated = _statements(pattern, roles, relations)
-        before = len(story.edges)
-        for a, relation, b in stated:
-            if not story.can_state(a, relation, b):
-                del story.edges[before:]
-                break
-            story.state(a, relation, b)
-        else:
-            _say_regions(story, pattern, roles, relations)
-            story.fill(pattern, roles, relations)
-            _share(story, pattern, roles, relations)
-            return True
-    return False
-
-
-def _say_regions(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
-    """A pattern with {r.alone} also says in which part of the picture its roles are."""
-    regions = pattern.regions or ("Ar Br-" if "{r.alone}" in pattern.text else "")
-    for item in regions.split():
-        relation = relations[item[1]]
-        story.regions.append((roles[item[0]], OPPOSITE[relation] if item.endswith("-") else relation))
-
-
-def _share(story: Story, pattern: Pattern, roles: dict[str, int], relations: dict[str, str]) -> None:
-    """State what was said of a pronoun, or of nothing ("to the left"), of its other possible meanings too."""
-    for item in pattern.states.split():
-        key, edge = item[1:-1], (roles[item[0]], relations[item[1:-1]], roles[item[-1]])
-        for reference in story.references:
-            if reference.key not in (None, key) or reference.meant not in edge[::2]:
-                continue
-            end = 0 if (edge[0] == reference.meant) != reference.bare else 2  # what could be another object
-            for other in reference.candidates:
-                shared = (other, *edge[1:]) if end == 0 else (*edge[:2], other)
-                if other not in edge[::2] and story.can_state(*shared):
-                    story.state(*shared)
+def _try(story: Story, pattern: Pattern, roles: dict[str, int]) -> bool:
+    """Say `pattern` with random relations, if what it states fits what was stated before."""
+    return any(story.tell(pattern, roles, _relations_for(pattern, story.rng)) for _ in range(4))
 
 
 def _open(story: Story, count: int) -> None:
@@ -136,35 +67,33 @@ def _open(story: Story, count: int) -> None:
     if size in _PERSON and rng.random() < 0.26:
         person = story.new_thing(person=True)
         roles = {"P": person, "A": story.new_thing()}
-        pattern = _PERSON[size].draw(rng)
+        pattern = _draw(rng, _PERSON[size])
         if size == 3:
             roles["B"] = story.new_thing()
         if _try(story, pattern, roles):
             story.subject = person
             return
     while len(story.things) < size:
-        twin = size == 2 == count and len(story.things) == 1 and rng.random() < 0.08
-        if twin:
+        if size == 2 == count and len(story.things) == 1 and rng.random() < 0.08:
             story.twin_of(0)
         else:
             story.new_thing()
-    pattern = _OPENERS[size].draw(rng)
+    pattern = _draw(rng, _OPENERS[size])
     order = list(range(size))
     rng.shuffle(order)
     while not (_prepare(story, pattern, count) and _try(story, pattern, dict(zip("ABCD", order, strict=False)))):
-        pattern = _OPENERS[size].draw(rng)
+        pattern = _draw(rng, _OPENERS[size])
     # The grammatical subject is the role that has the first verb: "To the left of B stands A" is about A.
     verb = _FIRST_VERB.search(pattern.text)
     story.subject = order["ABCD".index(verb.group(1))] if verb else story.mentioned[0]
 
 
 def _prepare(story: Story, pattern: Pattern, count: int) -> bool:
-    """Make the two objects of "two cats" alike; whether the pattern can be used in a story of `count` objects."""
-    if ".two}" not in pattern.text:
-        return True
-    if count == 2:
+    """Make the two objects of "two cats" alike; False where the story has other objects, too."""
+    twins = ".two}" in pattern.text
+    if twins and count == 2:
         story.make_twins()
-    return count == 2
+    return not twins or count == 2
 
 
 def _follow(story: Story, left: int) -> None:
@@ -183,7 +112,7 @@ def _follow(story: Story, left: int) -> None:
     new = story.twin_of(rng.choice(models)) if models and rng.random() < 0.08 else story.new_thing()
     roles["N"] = new
     for _ in range(5):
-        pattern = _FOLLOWERS.draw(rng)
+        pattern = _draw(rng, _PATTERNS["followers"])
         if _try(story, pattern, roles):
             if pattern.text.startswith((".", ";")):
                 story.subject = new if "{N} {N" in pattern.text else other
@@ -198,41 +127,38 @@ def _follow_two(story: Story, old: list[int], *, paired: bool) -> None:
     rng = story.rng
     before = len(story.things)
     roles = {"N": story.new_thing(), "O": rng.choice(old), "L": story.last}
-    pattern = _PAIRED_FOLLOWERS.draw(rng)
+    pattern = _draw(rng, _PATTERNS["paired_followers"])
     if paired:
         roles["M"] = story.new_thing()
     else:
         roles["Q"] = rng.choice([i for i in old if i != roles["O"]])
-        pattern = _DOUBLE_FOLLOWERS.draw(rng)
+        pattern = _draw(rng, _PATTERNS["double_followers"])
     if not _try(story, pattern, roles):
         del story.things[before:]
-
-
-def _near(story: Story, pattern: Pattern) -> Pattern:
-    return pattern._replace(text=pattern.text.replace("{near}", story.rng.choice(lexicon.NEAR)))
 
 
 def _extra(story: Story, left: int) -> None:
     """Objects without a relation."""
     rng = story.rng
     roles = {"N": story.new_thing(), "O": rng.choice(story.mentioned)}
-    weighted = _EXTRAS
+    kind = "extras"
     if left >= 2 and rng.random() < 0.5:
         roles["M"] = story.new_thing()
-        weighted = _PAIRED
-    _try(story, _near(story, weighted.draw(rng)), roles)
+        kind = "paired_extras"
+    pattern = _draw(rng, _PATTERNS[kind])
+    _try(story, pattern._replace(text=pattern.text.replace("{near}", rng.choice(lexicon.PHRASES["near"]))), roles)
 
 
 def tell_simply(rng: random.Random) -> Story:
-    """One clause that relates two objects: what training starts with, since the rest builds on it.
+    """One clause that relates two objects: what training starts with.
 
-    Who is left is the exclusive or of the word and the order, which gradient descent finds only after a long
-    plateau; with "left of" and "above" more frequent, the order alone tells something and the word comes after.
+    Who is left is the exclusive or of word and order, which is found only after a long plateau. With "left of" and
+    "above" more frequent, the order alone tells something.
     """
     story = Story(rng)
     roles = {"A": story.new_thing(), "B": story.new_thing()}
-    relation = rng.choice((LEFT, ABOVE)) if rng.random() < 0.6 else rng.choice(RELATION_NAMES)
-    _try(story, _SIMPLE.draw(rng), roles, {"r": relation})
+    relation = rng.choice((LEFT, ABOVE)) if rng.random() < 0.6 else rng.choice(RELATIONS)
+    story.tell(_draw(rng, _SIMPLE), roles, {"r": relation})
     if rng.random() < 0.88:
         story.say(".")
     return story
@@ -241,13 +167,13 @@ def tell_simply(rng: random.Random) -> Story:
 def tell(rng: random.Random) -> Story:
     """A whole story of one to five objects."""
     story = Story(rng)
-    count = rng.choices(_COUNTS, weights=_COUNT_WEIGHTS)[0]
+    count = rng.choices((1, 2, 3, 4, 5), weights=(4, 32, 30, 19, 15))[0]
     if rng.random() < 0.04:
-        story._words(rng.choice(lexicon.PLACES))
+        story.say_words(rng.choice(lexicon.PHRASES["places"]))
         story.say(",")
     _open(story, count)
     if rng.random() < 0.1:
-        story._words(", " + lexicon.tail(rng))
+        story.say_words(", " + lexicon.tail(rng))
     extra_rate = rng.choice((0.1, 0.35, 0.6))
     for _ in range(10):
         left = count - len(story.things)
@@ -270,30 +196,27 @@ def _follow_old(story: Story) -> None:
         for _ in range(3):  # new ground is commoner than a second relation of the same two
             if any(set(edge[::2]) == {one, other} for edge in story.edges):
                 one, other = story.rng.sample(old, 2)
-        _try(story, _REPEATS.draw(story.rng), {"O": one, "Q": other})
+        _try(story, _draw(story.rng, _PATTERNS["repeats"]), {"O": one, "Q": other})
 
 
 def _close(story: Story) -> None:
     rng = story.rng
     draw = rng.random()
     if draw < 0.22:
-        story._words(", " + lexicon.tail(rng))
+        story.say_words(", " + lexicon.tail(rng))
     elif draw < 0.3:
-        story._words(rng.choice(lexicon.PLACES))
+        story.say_words(rng.choice(lexicon.PHRASES["places"]))
     elif draw < 0.34:
         thing = rng.choice(story.things)
-        story._words(f", {thing.pronouns[2]} {lexicon.made_up_word(rng)} {lexicon.tail(rng)}")
+        story.say_words(f", {thing.pronouns[2]} {lexicon.made_up_word(rng)} {lexicon.tail(rng)}")
     elif draw < 0.37:
-        story._words(f". The {lexicon.made_up_word(rng)} {lexicon.idle(rng, False)}")
+        story.say_words(f". The {lexicon.made_up_word(rng)} {lexicon.idle(rng, False)}")
     if rng.random() < 0.88:
         story.say(".")
 
 
 def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
-    """Sentence number `index` of the endless series `seed`; the same on every machine.
-
-    With `simple` it is a single clause about two objects.
-    """
+    """Sentence number `index` of the endless series `seed`; with `simple` a single clause about two objects."""
     for attempt in range(100):
         rng = random.Random(f"{seed}/{index}/{attempt}")
         story = tell_simply(rng) if simple else tell(rng)
@@ -302,20 +225,19 @@ def generate(seed: int, index: int, *, simple: bool = False) -> Sample:
         order = {thing: number for number, thing in enumerate(story.mentioned)}
         edges = tuple(sorted((order[a], relation, order[b]) for a, relation, b in story.edges))
         regions = tuple(sorted((order[i], region) for i, region in story.regions))
-        centres = place(len(order), edges, regions, draws)
-        if centres is None or (not edges and rng.random() < _SKIP_UNSTATED):
+        centers = place(len(order), edges, regions, draws)
+        if centers is None or (not edges and rng.random() < _SKIP_UNSTATED):
             continue
         things = [story.things[i] for i in story.mentioned]
-        spans = tuple(_marked(rng, thing.spans) for thing in things)
-        names = tuple(thing.noun.name for thing in things)
-        sample = Sample(story.text, spans, edges, centres, names)
+        marked = [thing.spans[-1] if rng.random() < _MENTION_LAST else rng.choice(thing.spans) for thing in things]
+        sample = Sample(story.text, tuple(marked), edges, centers, tuple(thing.noun.name for thing in things))
         return _unmark(rng, sample) if rng.random() < _UNMARKED else sample
     raise RuntimeError(f"the grammar found no layout for sentence {index}")
 
 
 def _unmark(rng: random.Random, sample: Sample) -> Sample:
     """The sample without one of its objects, which stays in the text: not every noun is an object."""
-    assert sample.centres is not None
+    assert sample.centers is not None
     if len(sample.spans) < 3:
         return sample
     gone = rng.randrange(len(sample.spans))
@@ -324,10 +246,6 @@ def _unmark(rng: random.Random, sample: Sample) -> Sample:
         sample.text,
         tuple(sample.spans[i] for i in kept),
         tuple((kept.index(a), relation, kept.index(b)) for a, relation, b in sample.relations if gone not in (a, b)),
-        sample.centres[kept],
+        sample.centers[kept],
         tuple(sample.names[i] for i in kept),
     )
-
-
-def _marked(rng: random.Random, spans: list[tuple[int, int]]) -> tuple[int, int]:
-    return spans[-1] if rng.random() < _MENTION_LAST else rng.choice(spans)

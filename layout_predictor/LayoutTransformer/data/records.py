@@ -9,19 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.paths import ROOT
 from ldm.util import UserError
 
-PROJECT = Path(__file__).resolve().parents[3]
-
-# Pickles of plain lists and dicts need no name at all; these two containers are spelt as calls.
-_CONTAINERS = {("builtins", "set"), ("builtins", "frozenset"), ("__builtin__", "set"), ("__builtin__", "frozenset")}
+# Pickles of plain lists and dicts need no name at all; these containers are spelled as calls.
+_CONTAINERS = {(module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset")}
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Builds numbers, strings, lists, tuples, dicts and sets, and refuses every class and function.
-
-    Stricter than `ldm.unpickle.Unpickler`, which must build tensors.
-    """
+    """Builds numbers, strings, lists, tuples, dicts and sets, and refuses every class and function."""
 
     def find_class(self, module: str, name: str) -> Any:
         """A builtin container, or UnpicklingError naming what the file asks for."""
@@ -33,7 +29,7 @@ class PlainUnpickler(pickle.Unpickler):
 def find_file(path: str | Path) -> Path:
     """`path` as given, or, where that does not exist, relative to the project."""
     given = Path(path).expanduser()
-    return given if given.is_absolute() or given.exists() else PROJECT / given
+    return given if given.is_absolute() or given.exists() else ROOT / given
 
 
 def read_json(path: str | Path) -> Any:
@@ -61,10 +57,9 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
         loaded = _read_pickle(path)
         if isinstance(loaded, Mapping):
             yield from ((f"{path}, key {key!r}", (key, value)) for key, value in loaded.items())
-            return
-        if not isinstance(loaded, list):
-            raise UserError(f"{path} holds a {type(loaded).__name__}, not a list or dict of records")
-        yield from ((f"{path}, record {number}", record) for number, record in enumerate(loaded))
+        else:
+            message = f"{path} holds a {type(loaded).__name__}, not a list or dict of records"
+            yield from ((f"{path}, record {number}", record) for number, record in enumerate(rows(loaded, message)))
         return
     try:
         with path.open(encoding="utf-8") as lines:
@@ -88,17 +83,15 @@ def _existing(path: str | Path) -> Path:
 
 
 def _read_pickle(path: Path) -> Any:
+    damage = (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, OSError)
     try:
         with path.open("rb") as file:
             return PlainUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        if reason.startswith("it asks for"):
+    except (pickle.UnpicklingError, *damage) as error:
+        if str(error).startswith("it asks for"):
             raise UserError(
-                f"{path} is not loaded, since unpickling it could run code ({reason}); convert it to JSON lines"
+                f"{path} is not loaded, since unpickling it could run code ({error}); convert it to JSON lines"
             ) from None
-        raise UserError(f"{path} is truncated or damaged ({reason}); download it again") from None
-    except (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, OSError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}); download it again") from None
 
 
@@ -111,11 +104,27 @@ def require(record: Any, fields: Iterable[str], where: str) -> None:
             raise UserError(f"{where} has no field '{field}'")
 
 
+def table(data: Any, name: str, fields: Iterable[str], source: str) -> Iterator[tuple[str, Any]]:
+    """Where it is, and the record itself, of each record of the list `data[name]`, all of which have `fields`."""
+    require(data, (name,), source)
+    for number, record in enumerate(rows(data[name], f"{source}: '{name}' is not a list of records")):
+        where = f"{source}: record {number} of '{name}'"
+        require(record, fields, where)
+        yield where, record
+
+
+def rows(value: Any, message: str, *, least: int = 0, most: float = math.inf) -> Sequence[Any]:
+    """`value` as a list of `least` to `most` items; UserError with `message` where it is none."""
+    if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
+        raise UserError(message)
+    return value
+
+
 def numbers(value: Any, count: int, where: str) -> list[float]:
     """`value` as `count` finite numbers."""
-    fits = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count
-    if not fits or not all(_is_number(item) for item in value):
-        raise UserError(f"{where} is {str(value)[:60]!r}, not {count} finite numbers")
+    message = f"{where} is {str(value)[:60]!r}, not {count} finite numbers"
+    if not all(_is_number(item) for item in rows(value, message, least=count, most=count)):
+        raise UserError(message)
     return [float(item) for item in value]
 
 
@@ -145,10 +154,16 @@ def word_spans(text: str, words: Any, where: str) -> list[tuple[int, int]]:
     return spans
 
 
+def index(value: Any, count: int, what: str, where: str) -> int:
+    """`value` as the index of one of `count` things."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+        raise UserError(f"{where}: {value!r} is no index of one of the {count} {what}")
+    return value
+
+
 def word_index(value: Any, spans: Sequence[tuple[int, int]], where: str) -> int:
     """`value` as the index of a word that is not blank."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(spans):
-        raise UserError(f"{where}: {value!r} is no index of one of the {len(spans)} words")
+    index(value, len(spans), "words", where)
     if spans[value][0] == spans[value][1]:
         raise UserError(f"{where}: word {value} is blank")
     return value

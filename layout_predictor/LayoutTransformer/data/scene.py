@@ -1,4 +1,4 @@
-"""Centres for a set of stated relations: one sensible layout, the same for the same relations.
+"""Centers for a set of stated relations: one sensible layout, the same for the same relations.
 
 A layout that is a function of what was said can be learned to a small error; a random one among many that
 satisfy the sentence cannot, and the mean of many is where objects collide.
@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from layout_predictor.LayoutTransformer.data.phrases import ABOVE, BELOW, LEFT, RIGHT
+from ldm.relations import AXIS_SIGN, gap
 
-LOW, HIGH = 0.15, 0.85  # centres stay inside this range
-MIN_DISTANCE = 0.25  # between any two centres of a sentence
+LOW, HIGH = 0.15, 0.85  # centers stay inside this range
+MIN_DISTANCE = 0.25  # between any two centers of a sentence
 MIN_GAP = 0.2  # along the axis of a stated relation
 JITTER = 0.03
 
@@ -21,9 +21,7 @@ Edge = tuple[int, str, int]  # (a, relation, b): "a relation b"
 
 _GRID = np.linspace(LOW, HIGH, 15)
 _CELLS = np.stack(np.meshgrid(_GRID, _GRID, indexing="ij"), axis=-1).reshape(-1, 2)  # (225, 2)
-_PULL = 0.3 * ((_CELLS - 0.5) ** 2).sum(-1)  # a little towards the middle
-# axis, and the sign that makes a satisfied gap positive: sign * (a - b)
-AXIS_SIGN = {LEFT: (0, -1.0), RIGHT: (0, 1.0), ABOVE: (1, -1.0), BELOW: (1, 1.0)}
+_PULL = 0.3 * ((_CELLS - 0.5) ** 2).sum(-1)  # a little toward the middle
 _SWEEPS = 6
 
 
@@ -40,20 +38,20 @@ class _Costs:
         # Unless told otherwise, first mentioned is further left.
         self.ordered = 0.25 * ~related[..., 0]  # (count, count)
 
-    def of(self, i: int, centres: np.ndarray) -> np.ndarray:
+    def of(self, i: int, centers: np.ndarray) -> np.ndarray:
         """Cost (225,) of object i at every cell."""
         cost = _PULL.copy()
         for a, relation, b in self.edges:
             if i in (a, b):
                 axis, sign = AXIS_SIGN[relation]
-                gap = (sign if i == a else -sign) * (_CELLS[:, axis] - centres[b if i == a else a, axis])
+                gap = (sign if i == a else -sign) * (_CELLS[:, axis] - centers[b if i == a else a, axis])
                 cost += 20 * np.maximum(0, 0.36 - gap) ** 2 + 400 * np.maximum(0, 0.24 - gap) ** 2
         for which, region in self.regions:
             if which == i:
                 axis, sign = AXIS_SIGN[region]
                 cost += 20 * np.maximum(0, 0.25 - sign * (_CELLS[:, axis] - 0.5)) ** 2
         others = np.arange(self.count) != i
-        offset = _CELLS[None] - centres[others, None]  # (others, 225, 2)
+        offset = _CELLS[None] - centers[others, None]  # (others, 225, 2)
         square = offset**2
         distance = np.sqrt(square.sum(-1))
         cost += (10 * np.maximum(0, 0.36 - distance) ** 2 + 600 * np.maximum(0, 0.3 - distance) ** 2).sum(0)
@@ -64,41 +62,38 @@ class _Costs:
 
 @lru_cache(maxsize=200_000)
 def _solve(count: int, edges: tuple[Edge, ...], regions: tuple[tuple[int, str], ...]) -> np.ndarray | None:
-    centres = np.full((count, 2), 0.5)
-    centres[:, 0] += 0.1 * (np.arange(count) - (count - 1) / 2)
+    centers = np.full((count, 2), 0.5)
+    centers[:, 0] += 0.1 * (np.arange(count) - (count - 1) / 2)
     for a, relation, b in edges * 2:
         axis, sign = AXIS_SIGN[relation]
-        if sign * (centres[a, axis] - centres[b, axis]) < MIN_GAP:
-            middle = (centres[a, axis] + centres[b, axis]) / 2
-            centres[a, axis], centres[b, axis] = middle + sign * 0.15, middle - sign * 0.15
-    centres = centres.clip(LOW, HIGH)
+        if sign * (centers[a, axis] - centers[b, axis]) < MIN_GAP:
+            middle = (centers[a, axis] + centers[b, axis]) / 2
+            centers[a, axis], centers[b, axis] = middle + sign * 0.15, middle - sign * 0.15
+    centers = centers.clip(LOW, HIGH)
     costs = _Costs(count, edges, regions)
     for _ in range(_SWEEPS):
-        before = centres.copy()
+        before = centers.copy()
         for i in range(count):
-            centres[i] = _CELLS[costs.of(i, centres).argmin()]
-        if np.array_equal(before, centres):
+            centers[i] = _CELLS[costs.of(i, centers).argmin()]
+        if np.array_equal(before, centers):
             break
-    return centres if satisfies(centres, edges) else None
+    return centers if satisfies(centers, edges) else None
 
 
-def satisfies(centres: np.ndarray, edges: tuple[Edge, ...], gap: float = MIN_GAP - 1e-6) -> bool:
-    """Whether every relation holds by `gap` and no two centres are closer than MIN_DISTANCE."""
-    for a, relation, b in edges:
-        axis, sign = AXIS_SIGN[relation]
-        if sign * (centres[a, axis] - centres[b, axis]) < gap:
-            return False
-    offset = centres[:, None] - centres[None]
-    distance = np.sqrt((offset**2).sum(-1)) + np.eye(len(centres))
+def satisfies(centers: np.ndarray, edges: tuple[Edge, ...], least: float = MIN_GAP - 1e-6) -> bool:
+    """Whether every relation holds by `least` and no two centers are closer than MIN_DISTANCE."""
+    if any(gap(relation, centers[a], centers[b]) < least for a, relation, b in edges):
+        return False
+    distance = np.sqrt(((centers[:, None] - centers[None]) ** 2).sum(-1)) + np.eye(len(centers))
     return bool(distance.min() >= MIN_DISTANCE)
 
 
 def place(
     count: int, edges: tuple[Edge, ...], regions: tuple[tuple[int, str], ...], rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Centres (count, 2) in (x, y), y down; None when the relations leave no room."""
+    """Centers (count, 2) in (x, y), y down; None when the relations leave no room."""
     solved = _solve(count, edges, regions)
     if solved is None:
         return None
     moved = (solved + rng.uniform(-JITTER, JITTER, solved.shape)).clip(LOW, HIGH)
-    return moved if satisfies(moved, edges, gap=0.15) else solved
+    return moved if satisfies(moved, edges, least=0.15) else solved

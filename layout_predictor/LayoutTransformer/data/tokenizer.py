@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from layout_predictor.LayoutTransformer.data.records import find_file
-from ldm.util import UserError, atomic_write
+from ldm.util import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 PAD_ID = 1
@@ -38,15 +38,14 @@ class SentenceTokenizer:
         if path.suffix == ".json" or path.is_file():
             return cls.from_file(path)
         try:
-            return cls(Tokenizer.from_pretrained(name))
-        except UserError:
-            raise
+            found = Tokenizer.from_pretrained(name)
         except Exception as error:  # the library raises plain Exception, and the hub its own
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
                 f"the tokenizer {name!r} is no file here and cannot be fetched ({reason}); "
                 "name a tokenizer.json in DATA.TOKENIZER"
             ) from None
+        return cls(found)
 
     @classmethod
     def from_file(cls, path: str | Path) -> SentenceTokenizer:
@@ -59,11 +58,10 @@ class SentenceTokenizer:
     def from_json(cls, text: str) -> SentenceTokenizer:
         """From the contents of a tokenizer.json."""
         try:
-            return cls(Tokenizer.from_str(text))
-        except UserError:
-            raise
+            found = Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception for a malformed file
             raise UserError(f"the tokenizer file cannot be read: {error}") from None
+        return cls(found)
 
     def to_json(self) -> str:
         """The tokenizer.json."""
@@ -100,9 +98,3 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> SentenceTokeni
     tokenizer.train_from_iterator(sentences, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
     return SentenceTokenizer(tokenizer)
-
-
-def save_tokenizer(tokenizer: SentenceTokenizer, path: str | Path) -> None:
-    """Write a tokenizer.json."""
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(tokenizer.to_json(), encoding="utf-8")

@@ -1,58 +1,40 @@
-"""Names of parameters: published (fairseq encoder, layout head) to ours and back.
+"""State dicts with published names (fairseq encoder, layout head), or of a pretrained RoBERTa, to ours and back.
 
-The published checkpoint holds more than the forward pass uses: a language-model head, a decoder, a refinement
-encoder and heads for width and height. Those entries are dropped on load, and listed at debug level.
+The published checkpoint holds 311 entries, of which the forward pass never uses 110 (`names.yaml`). They are dropped on
+load, and listed at debug level. A checkpoint of the published size is saved with them, so that a program that wants all
+names can load it: as they were loaded, or else the language-model head tied to the embedding and zeros for the rest.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import RobertaModel
 
+from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
-from layout_predictor.LayoutTransformer.model.unused import UNUSED_PREFIXES
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 
-_ENCODER = "encoder.model.encoder.sentence_encoder."
-_FIXED = {
-    f"{_ENCODER}object_embedding": "object_embedding",
-    f"{_ENCODER}embed_tokens.weight": "encoder.embeddings.word_embeddings.weight",
-    f"{_ENCODER}embed_positions.weight": "encoder.embeddings.position_embeddings.weight",
-    f"{_ENCODER}layernorm_embedding.weight": "encoder.embeddings.LayerNorm.weight",
-    f"{_ENCODER}layernorm_embedding.bias": "encoder.embeddings.LayerNorm.bias",
-    "bbox_head.Decoder.output_Layer.weight": "head.projection.weight",
-    "bbox_head.Decoder.output_Layer.bias": "head.projection.bias",
-    "bbox_head.Decoder.box_predictor.xy_bivariate.weight": "head.mixture.weight",
-    "bbox_head.Decoder.box_predictor.xy_bivariate.bias": "head.mixture.bias",
-}
-_LAYER = {
-    "self_attn.q_proj": "attention.self.query",
-    "self_attn.k_proj": "attention.self.key",
-    "self_attn.v_proj": "attention.self.value",
-    "self_attn.out_proj": "attention.output.dense",
-    "self_attn_layer_norm": "attention.output.LayerNorm",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
-    "final_layer_norm": "output.LayerNorm",
-}
+_HEAD_WIDTH = 64  # of every published RoBERTa
+_NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
+_ENCODER: str = _NAMES["encoder"]
 # Ours, and zero by construction: nothing to save or load.
 _SEGMENT = "encoder.embeddings.token_type_embeddings.weight"
 
 
 def published_names(num_layers: int) -> dict[str, str]:
     """Published name to our name, for an encoder of `num_layers` layers."""
-    table = dict(_FIXED)
+    table: dict[str, str] = dict(_NAMES["fixed"])
     for layer in range(num_layers):
-        for theirs, ours in _LAYER.items():
+        for theirs, ours in _NAMES["layer"].items():
             for kind in ("weight", "bias"):
-                table[f"{_ENCODER}layers.{layer}.{theirs}.{kind}"] = (
-                    f"encoder.encoder.layer.{layer}.{ours}.{kind}"
-                )
+                table[f"{_ENCODER}layers.{layer}.{theirs}.{kind}"] = f"encoder.encoder.layer.{layer}.{ours}.{kind}"
     return table
 
 
@@ -68,7 +50,7 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
     Raises UserError when an entry is missing, of another shape, or unknown.
     """
     table = published_names(model.config.num_layers)
-    dropped = sorted(name for name in state if name not in table and name.startswith(UNUSED_PREFIXES))
+    dropped = sorted(name for name in state if name not in table and name.startswith(tuple(_NAMES["unused_prefixes"])))
     unknown = sorted(set(state) - set(table) - set(dropped))
     missing = sorted(set(table) - set(state))
     if missing or unknown:
@@ -78,12 +60,7 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
             f"{len(unknown)} unexpected ({shown})"
         )
     target = model.state_dict()
-    for theirs, ours in table.items():
-        if state[theirs].shape != target[ours].shape:
-            raise UserError(
-                f"the layout checkpoint is of another size: {theirs} is {tuple(state[theirs].shape)}, "
-                f"the configuration wants {tuple(target[ours].shape)}"
-            )
+    _check_sizes("layout checkpoint", {theirs: (state[theirs], target[ours]) for theirs, ours in table.items()})
     if dropped:
         logger.debug("dropped %d unused entries of the checkpoint: %s", len(dropped), ", ".join(dropped))
     with torch.no_grad():
@@ -93,21 +70,66 @@ def load_published(model: LayoutModel, state: Mapping[str, Tensor]) -> list[str]
     return dropped
 
 
-def infer_config(state: Mapping[str, Tensor], *, num_heads: int, **overrides: float) -> LayoutConfig:
-    """Sizes of the encoder from the shapes of a published state dict; the number of heads leaves no trace."""
+def load_pretrained_encoder(model: LayoutModel, name: str) -> None:
+    """Give the encoder the weights of `name`: a folder in the transformers layout, or a model on the hub.
+
+    Only safetensors are read. UserError when it cannot be found or is of another size.
+    """
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(name).expanduser().is_dir():
+        raise UserError(f"there is no folder {name} with a pretrained encoder (MODEL.pretrained)")
+    source = str(Path(name).expanduser()) if looks_local else name
+    try:
+        loaded = RobertaModel.from_pretrained(source, add_pooling_layer=False, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"the pretrained encoder {name} cannot be loaded ({reason}); name a folder with config.json and "
+            "model.safetensors in MODEL.pretrained, or null to start from random weights"
+        ) from None
+    state, target = dict(loaded.state_dict()), model.encoder.state_dict()
+    # One segment: what is added for it at every position goes into the table of positions.
+    segment, position = (f"embeddings.{kind}_embeddings.weight" for kind in ("token_type", "position"))
+    state[position] = state[position] + state[segment][0]
+    state[segment] = torch.zeros_like(state[segment])
+    _check_sizes(f"pretrained encoder {name}", {key: (state.get(key, torch.empty(0)), target[key]) for key in target})
+    model.encoder.load_state_dict({key: state[key] for key in target})
+    logger.info("the encoder starts from %s", name)
+
+
+def _check_sizes(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """UserError unless what was found and what is wanted are of one shape, for every name."""
+    for name, (found, wanted) in pairs.items():
+        if found.shape != wanted.shape:
+            raise UserError(
+                f"the {what} is of another size: {name} is {tuple(found.shape)}, "
+                f"the configuration wants {tuple(wanted.shape)}"
+            )
+
+
+def with_unused(used: Mapping[str, Tensor], config: LayoutConfig, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the published names (`to_published`), with the entries that the forward pass does not use.
+
+    Those are `kept`, of the checkpoint that was loaded; without any, a model of the published size is given its own.
+    """
+    sizes = ("vocab_size", "hidden_size", "num_layers", "feed_forward_size", "max_positions")
+    if kept or any(getattr(config, name) != getattr(LayoutConfig, name) for name in sizes):
+        return {**used, **kept}
+    # An expanded zero is stored as one number, a tied weight not at all.
+    state = {name: torch.zeros(1).expand(shape) for name, shape in _NAMES["unused"].items()}
+    state["encoder.model.encoder.lm_head.weight"] = used[f"{_ENCODER}embed_tokens.weight"]
+    return {**used, **state}
+
+
+def infer_config(state: Mapping[str, Tensor]) -> LayoutConfig:
+    """Sizes of the encoder from the shapes of a published state dict, with as many heads as a RoBERTa of its width."""
     try:
         vocab_size, hidden = state[f"{_ENCODER}embed_tokens.weight"].shape
         positions = state[f"{_ENCODER}embed_positions.weight"].shape[0]
         feed_forward = state[f"{_ENCODER}layers.0.fc1.weight"].shape[0]
     except KeyError as error:
         raise UserError(f"not a layout checkpoint: it has no entry {error}") from None
+    if hidden % _HEAD_WIDTH:
+        raise UserError(f"the layout checkpoint does not say its number of heads, and no RoBERTa is {hidden} wide")
     layers = sum(name.startswith(_ENCODER) and name.endswith(".fc1.weight") for name in state)
-    return LayoutConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=num_heads,
-        feed_forward_size=feed_forward,
-        max_positions=positions,
-        **overrides,  # type: ignore[arg-type]
-    )
+    return LayoutConfig(vocab_size, hidden, layers, hidden // _HEAD_WIDTH, feed_forward, positions)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaModel
 
-from layout_predictor.LayoutTransformer.model.mixture import COMPONENTS, FIELDS
+from layout_predictor.LayoutTransformer.model.mixture import NUMBERS
 from ldm.util import UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayoutConfig:
     """Size of the encoder. The defaults are those of roberta-base, the published predictor."""
 
@@ -35,26 +35,19 @@ class LayoutConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> LayoutConfig:
-        """Read a `MODEL` section; an unknown key is a UserError."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        """From plain values. UserError for an unknown key, or sizes that make no model."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise UserError(f"unknown keys in the layout model's configuration: {', '.join(unknown)}")
-        config = cls(**dict(values))
+        config = cls(**values)
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "feed_forward_size"):
             if getattr(config, name) < 1:
                 raise UserError(f"the layout model's {name} is {getattr(config, name)}; it must be at least 1")
         if config.max_tokens < 3:
             raise UserError(f"max_positions {config.max_positions} leaves no room for a sentence")
         if config.hidden_size % config.num_heads:
-            raise UserError(
-                f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
-            )
+            raise UserError(f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}")
         return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return asdict(self)
 
     @property
     def max_tokens(self) -> int:
@@ -69,7 +62,6 @@ class LayoutConfig:
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
             intermediate_size=self.feed_forward_size,
-            hidden_act="gelu",
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.attention_dropout,
             max_position_embeddings=self.max_positions,
@@ -77,8 +69,6 @@ class LayoutConfig:
             layer_norm_eps=1e-5,
             initializer_range=self.initializer_range,
             pad_token_id=self.pad_id,
-            bos_token_id=0,
-            eos_token_id=2,
             attn_implementation="sdpa",  # type: ignore[call-arg]  # taken by the base class
         )
 
@@ -96,7 +86,7 @@ class MixtureHead(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.projection = nn.Linear(hidden_size, hidden_size)
-        self.mixture = nn.Linear(hidden_size, len(FIELDS) * COMPONENTS)
+        self.mixture = nn.Linear(hidden_size, NUMBERS)
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., hidden) to (..., 30)."""
@@ -130,10 +120,8 @@ class LayoutModel(nn.Module):
         hidden = self.encoder.embeddings(input_ids=tokens)  # (B, L, H), after layer norm and dropout
         hidden = hidden + is_object.unsqueeze(-1).to(hidden.dtype) * self.object_embedding
         blocked = torch.zeros(present.shape, dtype=hidden.dtype, device=hidden.device)
-        blocked = blocked.masked_fill(~present, torch.finfo(hidden.dtype).min)[
-            :, None, None, :
-        ]  # (B, 1, 1, L)
-        return self.encoder.encoder(hidden, attention_mask=blocked).last_hidden_state
+        blocked = blocked.masked_fill(~present, torch.finfo(hidden.dtype).min)
+        return self.encoder.encoder(hidden, attention_mask=blocked[:, None, None, :]).last_hidden_state
 
     def forward(self, tokens: Tensor, is_object: Tensor, where: Tensor | None = None) -> Tensor:
         """Raw mixture parameters (B, L, 30), or those of the tokens `where` (P, 2: row, token) only, (P, 30).
@@ -144,10 +132,8 @@ class LayoutModel(nn.Module):
         return self.head(features if where is None else features[where[:, 0], where[:, 1]])
 
 
-def build_model(config: LayoutConfig, *, seed: int | None = None) -> LayoutModel:
-    """A fresh model; with `seed` its weights are reproducible and the global generator is left alone."""
-    if seed is None:
-        return LayoutModel(config)
+def build_model(config: LayoutConfig, *, seed: int) -> LayoutModel:
+    """A fresh model with weights drawn by `seed`; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LayoutModel(config)

@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ def load_training(path: str | Path) -> dict[str, Any]:
 
 def export(path: str | Path, model: LayoutModel, tokenizer: SentenceTokenizer) -> None:
     """Write weights in half precision under the published names, with configuration and tokenizer."""
-    tensors = {
-        name: tensor.detach().half() for name, tensor in to_published(model).items()
-    }
-    metadata = {"config": json.dumps(model.config.to_dict()), "tokenizer": tokenizer.to_json()}
+    tensors = {name: tensor.detach().half() for name, tensor in to_published(model).items()}
+    metadata = {"config": json.dumps(asdict(model.config)), "tokenizer": tokenizer.to_json()}
     save_safetensors(path, tensors, metadata)
 
 

@@ -1,72 +1,51 @@
-"""The configuration of a training run: sections of a YAML file as typed values, every key checked."""
+"""The configuration of a training run: the sections of a YAML file as OmegaConf structured configs, checked."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from layout_predictor.LayoutTransformer.data.sample import DataSection
+from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig
+from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection
 from ldm.util import UserError, load_config
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("MODEL", "DATA", "TRAINING", "ENCODER", "BBOX_HEAD", "OUTPUT")
 DATA_SETS = ("grammar", "coco", "vg_msdn")
 PRECISIONS = ("32-true", "bf16-mixed")  # as Lightning spells them; none that scales the loss
 
-# Sections and keys of configurations of this family that have no meaning here: one line in the log each.
-MEANINGLESS = {
-    "TEST": "evaluation is --eval_only, on the validation split",
-    "MODEL.NAME": "there is one model",
-    "MODEL.DECODER": "the checkpoint's decoder has no part in the forward pass",
-    "MODEL.REFINE": "the checkpoint's refinement encoder and head have no part in the forward pass",
-    "MODEL.HEAD_TYPE": "the head is the mixture of five components",
-    "DATA.SHUFFLE": "every epoch is shuffled by DATA.SEED",
-    "DATA.NUM_WORKERS": "sentences are made in the training process",
-    "ENCODER.OPTIMIZER": "the optimiser is Adam",
-    "BBOX_HEAD.OPTIMIZER": "the optimiser is Adam",
-}
-# What is said elsewhere here; to ignore it would train something else, so it is an error.
-MOVED = {
-    "SOLVER": "sections ENCODER, BBOX_HEAD and TRAINING",
-    "DATASETS": "section DATA",
-    "DATALOADER": "sections DATA and TRAINING",
-    "MODEL.ENCODER": "the keys of MODEL itself",
-    "MODEL.PRETRAIN": "MODEL.pretrained",
-}
+_OTHER_KEYS = read_yaml(Path(__file__).parents[2] / "configs" / "other_keys.yaml")
+MEANINGLESS: dict[str, str] = _OTHER_KEYS["meaningless"]  # sections and keys of configurations of this family: why
+MOVED: dict[str, str] = _OTHER_KEYS["moved"]  # and what is said elsewhere here: where
 
 
-@dataclass(frozen=True)
-class DataSection:
-    """What is trained on. Paths are as seen from the working directory or from the project."""
+@dataclass
+class ModelSection(LayoutConfig):
+    """Sizes of the model, and the encoder to start from."""
 
-    tokenizer: str  # a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub
-    name: str = "grammar"  # one of DATA_SETS
-    seed: int = 1
-    train_sentences: int = 4000  # generated sentences an epoch
-    valid_sentences: int = 400  # generated ones, and at most so many captions
-    simple_steps: int = 0  # grammar: updates on single clauses about two objects, before everything else
-    annotations: str = "data/coco/annotations"  # the folder of the annotation files
-    image_sets: tuple[str, ...] = ("train2017",)
-    relations: str | None = None  # coco: a file, or "generated"; vg_msdn: anything, for the relationships
-    captions: str | None = None  # coco: a file; vg_msdn: anything, for the region phrases
-    statistics: str = "sta_dict.json"  # written into the output folder
-    min_area: float = 0.02  # of an object's box, as a part of the image
-    min_objects: int = 3  # in an image
-    max_objects: int = 8
-    valid_part: float = 0.1
+    vocab_size: int = 0  # 0: the tokenizer's
+    pretrained: str | None = None  # a folder or a name on the Hugging Face hub
+
+    def layout_config(self, vocabulary: int) -> LayoutConfig:
+        """The model's sizes for a tokenizer of `vocabulary` entries."""
+        values = {**asdict(self), "vocab_size": self.vocab_size or vocabulary}
+        del values["pretrained"]
+        return LayoutConfig.from_mapping(values)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingSection:
     """Length, batches, weights of the losses, and where it runs."""
 
@@ -81,20 +60,7 @@ class TrainingSection:
     precision: str = "32-true"  # one of PRECISIONS
 
 
-@dataclass(frozen=True)
-class OptimiserSection:
-    """Adam and its schedule; WARMUP, HOLD and DECAY are parts of all updates."""
-
-    max_lr: float
-    scheduler: str = "BertScheduler"
-    min_lr: float = 0.0
-    warmup: float = 0.0
-    hold: float = 0.0
-    decay: float = 1.0
-    weight_decay: float = 0.01
-
-
-@dataclass(frozen=True)
+@dataclass
 class OutputSection:
     """What is written, and how often (in updates)."""
 
@@ -105,32 +71,35 @@ class OutputSection:
     keep: int = 0  # the newest so many checkpoints of epochs, and the best one; 0 keeps all
 
 
-@dataclass(frozen=True)
+@dataclass
 class Settings:
-    """A checked configuration. `model` holds the MODEL section without `pretrained`."""
+    """A checked configuration. In a file, names of sections and their keys (but those of MODEL) are in capitals."""
 
-    model: dict[str, Any]
-    pretrained: str | None
+    model: ModelSection
     data: DataSection
     training: TrainingSection
-    encoder: OptimiserSection
-    bbox_head: OptimiserSection
+    encoder: OptimizerSection
+    bbox_head: OptimizerSection
     output: OutputSection
 
-    def with_options(
-        self, *, relations: str | None = None, devices: int | None = None, accelerator: str | None = None
-    ) -> Settings:
-        """The same with what the command line says otherwise."""
-        data, training = self.data, self.training
-        if relations is not None:
-            data = replace(data, relations=relations)
-        if devices is not None:
-            training = replace(training, devices=devices)
-        if accelerator is not None:
-            training = replace(training, accelerator=accelerator)
-        changed = replace(self, data=data, training=training)
+    def with_options(self, **options: str | int | None) -> Settings:
+        """The same with what the command line says otherwise: relations, devices, accelerator."""
+        changed = copy.deepcopy(self)
+        for name, value in options.items():
+            if value is not None:
+                setattr(changed.data if name == "relations" else changed.training, name, value)
         _check_values(changed)
         return changed
+
+
+_KINDS = get_type_hints(Settings)  # section to its dataclass
+_WANTED = {
+    int: "a whole number, not below 0",
+    float: "a number, not below 0",
+    bool: "true or false",
+    list[str]: "a list of names",
+}
+SECTIONS = tuple(name.upper() for name in _KINDS)
 
 
 def read_config(path: str | Path, default: str | Path) -> Settings:
@@ -142,11 +111,9 @@ def read_config(path: str | Path, default: str | Path) -> Settings:
     merged: dict[str, Any] = {}
     for source in (default, path):
         try:
-            loaded = OmegaConf.to_container(load_config(source), resolve=True)
+            merged.update(OmegaConf.to_container(load_config(source), resolve=True))  # type: ignore[arg-type]
         except OmegaConfBaseException as error:
             raise UserError(f"{source}: {str(error).splitlines()[0]}") from None
-        assert isinstance(loaded, dict)  # load_config refuses everything else
-        merged.update({str(name): section for name, section in loaded.items()})
     try:
         return check_config(merged)
     except UserError as error:
@@ -156,29 +123,45 @@ def read_config(path: str | Path, default: str | Path) -> Settings:
 def check_config(merged: Mapping[str, Any]) -> Settings:
     """Typed sections of a configuration, see `read_config`."""
     for name in merged:
-        if name not in SECTIONS and not _known_elsewhere(name):
+        if not _known_elsewhere(name) and name not in SECTIONS:
             raise UserError(f"unknown section {name}{_nearest(name, SECTIONS)}")
     missing = [name for name in SECTIONS if not isinstance(merged.get(name), Mapping)]
     if missing:
         raise UserError(f"no section {', '.join(missing)}, and the default configuration has none either")
-    model = {key: value for key, value in merged["MODEL"].items() if not _known_elsewhere(f"MODEL.{key}")}
-    pretrained = model.pop("pretrained", None)
-    known = [field.name for field in fields(LayoutConfig)]
-    for key, value in model.items():
-        if key not in known:
-            raise UserError(f"unknown key MODEL.{key}{_nearest(key, [*known, 'pretrained'], 'MODEL.')}")
-        model[key] = _convert(value, get_type_hints(LayoutConfig)[key], f"MODEL.{key}")
-    settings = Settings(
-        model=model,
-        pretrained=_convert(pretrained, str | None, "MODEL.pretrained"),
-        data=_section(DataSection, "DATA", merged["DATA"]),
-        training=_section(TrainingSection, "TRAINING", merged["TRAINING"]),
-        encoder=_section(OptimiserSection, "ENCODER", merged["ENCODER"]),
-        bbox_head=_section(OptimiserSection, "BBOX_HEAD", merged["BBOX_HEAD"]),
-        output=_section(OutputSection, "OUTPUT", merged["OUTPUT"]),
-    )
+    settings = Settings(**{name: _section(name.upper(), kind, merged[name.upper()]) for name, kind in _KINDS.items()})
     _check_values(settings)
     return settings
+
+
+def _section(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
+    """A section as its dataclass."""
+    config, hints = OmegaConf.structured(kind), get_type_hints(kind)
+    keys = {_key(name, field.name): field.name for field in fields(kind)}  # as in the file: as in the dataclass
+    for key, value in values.items():
+        path = f"{name}.{key}"
+        if _known_elsewhere(path):
+            continue
+        if key not in keys:
+            raise UserError(f"unknown key {path}{_nearest(key, keys, f'{name}.')}")
+        hint, number = hints[keys[key]], type(value) in (int, float)
+        if hint == list[str] and isinstance(value, str):
+            value = [value]
+        fits = math.isfinite(value) and value >= 0 if number else value != []
+        if fits and number and hint in (int, float) and hint(value) == value:
+            value = hint(value)  # 1e3 epochs, or a rate of 0
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)  # a conversion: a text for a number
+                config[keys[key]] = value if fits else object()
+        except (OmegaConfBaseException, FutureWarning):
+            raise UserError(f"{path} is {value!r}; it must be {_WANTED.get(hint, 'a text')}") from None
+    for absent in sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"section {name} has no key {_key(name, absent)}")
+    return OmegaConf.to_object(config)
+
+
+def _key(section: str, field: str) -> str:
+    return field if section == "MODEL" else field.upper()
 
 
 def _check_values(settings: Settings) -> None:
@@ -200,31 +183,8 @@ def _check_values(settings: Settings) -> None:
             raise UserError(f"{key} is {value}; it must be at least 1")
     if training.precision not in PRECISIONS:
         raise UserError(f"TRAINING.PRECISION is {training.precision!r}; known: {', '.join(PRECISIONS)}")
-    if not 0 <= data.valid_part < 1:
+    if not data.valid_part < 1:
         raise UserError(f"DATA.VALID_PART is {data.valid_part}; it must be a part, 0 or more and below 1")
-
-
-# ------------------------------------------------------------------------------------- keys and values
-
-Section = TypeVar("Section")
-
-
-def _section(kind: type[Section], name: str, values: Mapping[Any, Any]) -> Section:
-    """A section as its dataclass; the keys are the fields' names in capitals."""
-    known = {field.name.upper(): field for field in fields(kind)}  # type: ignore[arg-type]
-    hints = get_type_hints(kind)
-    found = {}
-    for key, value in values.items():
-        if _known_elsewhere(f"{name}.{key}"):
-            continue
-        if key not in known:
-            raise UserError(f"unknown key {name}.{key}{_nearest(str(key), list(known), f'{name}.')}")
-        field = known[key].name
-        found[field] = _convert(value, hints[field], f"{name}.{key}")
-    for key, item in known.items():
-        if item.default is MISSING and item.name not in found:
-            raise UserError(f"section {name} has no key {key}")
-    return kind(**found)
 
 
 def _known_elsewhere(path: str) -> bool:
@@ -233,33 +193,10 @@ def _known_elsewhere(path: str) -> bool:
         raise UserError(f"{path} is now {MOVED[path]}; move its values there")
     if path in MEANINGLESS:
         logger.info("%s is ignored: %s", path, MEANINGLESS[path])
-        return True
-    return False
+    return path in MEANINGLESS
 
 
-def _nearest(name: str, known: list[str] | tuple[str, ...], prefix: str = "") -> str:
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     by_capitals = {item.upper(): item for item in known}
-    near = difflib.get_close_matches(name.upper(), list(by_capitals), n=1, cutoff=0.0)
+    near = difflib.get_close_matches(str(name).upper(), list(by_capitals), n=1, cutoff=0.0)
     return f"; the nearest known one is {prefix}{by_capitals[near[0]]}"
-
-
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """`value` as `hint` says; UserError where it is of another type."""
-    if isinstance(hint, UnionType):
-        if value is None:
-            return None
-        hint = get_args(hint)[0]
-    if hint == tuple[str, ...]:
-        items = [value] if isinstance(value, str) else value
-        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
-            return tuple(items)
-        raise UserError(f"{path} is {value!r}; it must be a list of names")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is float and is_number and value >= 0:
-        return float(value)
-    if hint is int and is_number and value >= 0 and value == int(value):
-        return int(value)
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
-    wanted = {float: "a number, not below 0", int: "a whole number, not below 0", bool: "true or false"}
-    raise UserError(f"{path} is {value!r}; it must be {wanted.get(hint, 'a text')}")

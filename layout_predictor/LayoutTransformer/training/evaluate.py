@@ -1,4 +1,4 @@
-"""Relation accuracy and distance to the true centres."""
+"""Relation accuracy and distance to the true centers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from layout_predictor.LayoutTransformer.data.batch import collate
-from layout_predictor.LayoutTransformer.data.sample import Sample
+from layout_predictor.LayoutTransformer.data.sample import Sample, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.model.mixture import pick_centres, split_mixture
+from layout_predictor.LayoutTransformer.model.mixture import pick_centers, split_mixture
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
-
-_AXIS = {"left of": 0, "right of": 0, "above": 1, "below": 1}
+from ldm.relations import satisfied
 
 
 @dataclass
@@ -25,22 +23,21 @@ class Score:
     stated: Counter[str] = field(default_factory=Counter)
     distance_sum: float = 0.0
     distances: int = 0
-    failures: list[tuple[Sample, int]] = field(default_factory=list)
 
     @property
     def relation_accuracy(self) -> float:
-        """Part of the stated relations that the centres satisfy; NaN when none is stated."""
+        """Part of the stated relations that the centers satisfy; NaN when none is stated."""
         return self.right["all"] / self.stated["all"] if self.stated["all"] else float("nan")
 
     @property
-    def centre_distance(self) -> float:
-        """Mean distance to the true centre, in fractions of the picture; NaN when none is known."""
+    def center_distance(self) -> float:
+        """Mean distance to the true center, in fractions of the image; NaN when none is known."""
         return self.distance_sum / self.distances if self.distances else float("nan")
 
     @property
     def metric(self) -> float:
-        """The number in a checkpoint's name: relation accuracy, or centre distance where no relation is stated."""
-        return self.relation_accuracy if self.stated["all"] else self.centre_distance
+        """The number in a checkpoint's name: relation accuracy, or center distance where no relation is stated."""
+        return self.relation_accuracy if self.stated["all"] else self.center_distance
 
     def add(self, other: Score) -> None:
         """Count another evaluation too."""
@@ -48,7 +45,6 @@ class Score:
         self.stated.update(other.stated)
         self.distance_sum += other.distance_sum
         self.distances += other.distances
-        self.failures += other.failures
 
     def table(self) -> str:
         """One line for each relation and number of objects."""
@@ -58,43 +54,37 @@ class Score:
         )
 
 
-def satisfied(relation: str, a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether centre a is in `relation` to centre b, both (x, y) with y down."""
-    axis = _AXIS[relation]
-    return a[axis] < b[axis] if relation in ("left of", "above") else a[axis] > b[axis]
-
-
-def add_sentence(score: Score, sample: Sample, centres: Sequence[Sequence[float]]) -> None:
-    """Count a sentence with its predicted centres."""
+def add_sentence(score: Score, sample: Sample, centers: Sequence[Sequence[float]]) -> list[int]:
+    """Count a sentence with its predicted centers; return the numbers of the relations that they break."""
+    broken = []
     for number, (a, relation, b) in enumerate(sample.relations):
-        good = satisfied(relation, centres[a], centres[b])
+        good = satisfied(relation, centers[a], centers[b])
         for key in ("all", relation, f"{len(sample.spans)} objects"):
             score.stated[key] += 1
             score.right[key] += good
         if not good:
-            score.failures.append((sample, number))
-    if sample.centres is not None:
-        offset = torch.tensor(centres, dtype=torch.float64) - torch.from_numpy(sample.centres)
+            broken.append(number)
+    if sample.centers is not None:
+        offset = torch.tensor(centers, dtype=torch.float64) - torch.from_numpy(sample.centers)
         score.distance_sum += float(offset.norm(dim=-1).sum())
         score.distances += len(offset)
+    return broken
 
 
 @torch.no_grad()
 def evaluate(
     model: LayoutModel, tokenizer: SentenceTokenizer, samples: Sequence[Sample], *, batch_size: int = 64
 ) -> Score:
-    """Greedy centres of every sentence against what it states; the model's mode is restored."""
+    """Greedy centers of every sentence against what it states; the model's mode is restored."""
     training = model.training
     model.eval()
-    device = model.object_embedding.device
     score = Score()
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
-        batch = collate(part, tokenizer, model.config.max_tokens).to(device)
+        batch = collate(part, tokenizer, model.config.max_tokens).to(model.object_embedding.device)
         raw = model(batch.tokens, batch.is_object, batch.where)  # (P, 30)
-        centres = pick_centres(split_mixture(raw)).tolist()
+        centers = iter(pick_centers(split_mixture(raw)).tolist())
         for sample in part:
-            add_sentence(score, sample, centres[: len(sample.spans)])
-            del centres[: len(sample.spans)]
+            add_sentence(score, sample, [next(centers) for _ in sample.spans])
     model.train(training)
     return score

@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layout_predictor.LayoutTransformer.model.mixture import DENSITY_FLOOR, Mixture, density, split_mixture
+from layout_predictor.LayoutTransformer.model.mixture import DENSITY_FLOOR, density, split_mixture
 
-RELATIONS = ("above", "below", "left of", "right of")  # the number of a relation is its index here
-MARGIN = 0.2  # a satisfied relation is pushed no further than this, in fractions of the picture
+MARGIN = 0.2  # a satisfied relation is pushed no further than this, in fractions of the image
 
 
 def relation_hinge(first: Tensor, second: Tensor, relation: Tensor) -> Tensor:
     """Hinge (R,) of R stated relations "first REL second".
 
-    first, second: raw mixture parameters (R, 30); relation (R,) indices into RELATIONS. For "a above b" it is
-    max(max_k u_y^a - min_k u_y^b, -MARGIN): every component of a above every one of b. The others alike;
-    right of and below with a and b swapped.
+    first, second: raw mixture parameters (R, 30); relation (R,) indices into `ldm.relations.RELATIONS`. For "a above b"
+    it is max(max_k u_y^a - min_k u_y^b, -MARGIN): every component of a above every one of b. The others alike; right of
+    and below with a and b swapped.
     """
     a, b = split_mixture(first), split_mixture(second)
     swap = ((relation == 1) | (relation == 3)).unsqueeze(-1)  # (R, 1)
@@ -27,10 +26,9 @@ def relation_hinge(first: Tensor, second: Tensor, relation: Tensor) -> Tensor:
     return (nearer.amax(-1) - farther.amin(-1)).clamp(min=-MARGIN)
 
 
-def position_nll(raw: Tensor, centres: Tensor) -> Tensor:
-    """Negative log density (P,) of the mixtures `raw` (P, 30) at the true `centres` (P, 2)."""
-    mixture: Mixture = split_mixture(raw)
-    return -(density(mixture, centres) + DENSITY_FLOOR).log()
+def position_nll(raw: Tensor, centers: Tensor) -> Tensor:
+    """Negative log density (P,) of the mixtures `raw` (P, 30) at the true `centers` (P, 2)."""
+    return -(density(split_mixture(raw), centers) + DENSITY_FLOOR).log()
 
 
 def layout_loss(

@@ -8,16 +8,15 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from layout_predictor.LayoutTransformer.data.relations import read_relation_sentences
+from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
-from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model
-from layout_predictor.LayoutTransformer.model.names import load_published
-from layout_predictor.LayoutTransformer.model.pretrained import load_pretrained_encoder
+from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
+from layout_predictor.LayoutTransformer.model.names import load_pretrained_encoder, load_published
+from layout_predictor.LayoutTransformer.training import is_main_process
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
 from layout_predictor.LayoutTransformer.training.config import Settings, read_config
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
-from layout_predictor.LayoutTransformer.training.main_process import is_main_process
-from layout_predictor.LayoutTransformer.training.processes import Processes
+from layout_predictor.LayoutTransformer.training.processes import start_processes
 from layout_predictor.LayoutTransformer.training.trainer import Trainer
 from ldm.util import UserError
 
@@ -29,18 +28,18 @@ def run(arguments: argparse.Namespace) -> Score:
     )
     exported = str(arguments.checkpoint or "").endswith(".safetensors")
     if exported and not arguments.eval_only:
-        raise UserError("a .safetensors file has no optimiser state; train from a .pth checkpoint")
+        raise UserError("a .safetensors file has no optimizer state; train from a .pth checkpoint")
     if arguments.sentences:
         if not arguments.eval_only:
             raise UserError("--sentences is scored with --eval_only; it is not trained on")
         return score_sentences(settings, arguments.checkpoint, arguments.sentences)
     with log_to_file(Path(settings.output.output_dir)):
         # The other processes start here, before anything large is read.
-        processes = Processes(settings.training)
+        fabric = start_processes(settings.training)
         tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
         given = arguments.checkpoint or arguments.init_from
         model = make_model(settings, len(tokenizer), pretrained=given is None)
-        trainer = Trainer(settings, model, tokenizer, processes)
+        trainer = Trainer(settings, model, tokenizer, fabric)
         if exported:
             trainer.model, trainer.tokenizer = load_exported(arguments.checkpoint)
         elif arguments.checkpoint:
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Score:
 
 
 def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) -> Score:
-    """Relation accuracy on a file of sentences; the training data is not needed for it."""
+    """Relation accuracy on a file of sentences."""
     samples = read_relation_sentences(sentences)
     if checkpoint and checkpoint.endswith(".safetensors"):
         return evaluate(*load_exported(checkpoint), samples)
@@ -64,14 +63,14 @@ def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) 
 
 def make_model(settings: Settings, vocabulary: int, *, pretrained: bool) -> LayoutModel:
     """A fresh model as MODEL says, with the pretrained encoder where one is named and `pretrained` is true."""
-    config = LayoutConfig.from_mapping({"vocab_size": vocabulary, **settings.model})
+    config = settings.model.layout_config(vocabulary)
     if config.vocab_size < vocabulary:
         raise UserError(
             f"MODEL.vocab_size {config.vocab_size} is below the {vocabulary} entries of the tokenizer; leave it out"
         )
     model = build_model(config, seed=settings.training.seed)
-    if pretrained and settings.pretrained:
-        load_pretrained_encoder(model, settings.pretrained)
+    if pretrained and settings.model.pretrained:
+        load_pretrained_encoder(model, settings.model.pretrained)
     return model
 
 

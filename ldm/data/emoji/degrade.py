@@ -41,9 +41,8 @@ def blotches(image: Pixels, strength: float, cell: int, rng: random.Random) -> P
     coarse = normal((-(-height // cell) + 1, -(-width // cell) + 1, 3)).astype(np.float32)
     if cell > 1:
         layers = [Image.fromarray(coarse[..., channel]) for channel in range(3)]
-        coarse = np.stack(
-            [np.asarray(layer.resize((width, height), Image.Resampling.BILINEAR)) for layer in layers], -1
-        )
+        smooth = [np.asarray(layer.resize((width, height), Image.Resampling.BILINEAR)) for layer in layers]
+        coarse = np.stack(smooth, -1)
     noisy = image + strength * coarse[:height, :width]
     return noisy.clip(0, 255).astype(np.uint8)
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
 
+from ldm.categories import CATEGORIES
 from ldm.data.emoji.degrade import degrade
-from ldm.data.emoji.scene import IMAGE_SIZE, make_scene, scene_rng
-from ldm.data.emoji.scenes import split_seed
-from ldm.data.emoji.sprites import CATEGORIES
+from ldm.data.emoji.scene import IMAGE_SIZE, scene_rng
+from ldm.data.emoji.scenes import SceneDataset, channels_first
 
 Center = tuple[int, float, float]  # category number, x, y in [0, 1]
 STRIDE = 4  # pixels of a cell of the heat map
@@ -57,12 +56,8 @@ def wobble(
     """Turns by up to 8 degrees and scales each axis by up to an eighth; the centers move along."""
     angle = math.radians(rng.uniform(-8, 8))
     scale_x, scale_y = (rng.uniform(0.88, 1.12) for _ in range(2))
-    forward = np.array(
-        [
-            [scale_x * math.cos(angle), -scale_y * math.sin(angle)],
-            [scale_x * math.sin(angle), scale_y * math.cos(angle)],
-        ]
-    )
+    cos, sin = math.cos(angle), math.sin(angle)
+    forward = np.array([[scale_x * cos, -scale_y * sin], [scale_x * sin, scale_y * cos]])
     inverse = np.linalg.inv(forward)
     middle = IMAGE_SIZE / 2
     shift = middle + _PAD - inverse @ (middle, middle)  # output pixel -> padded input pixel
@@ -71,43 +66,32 @@ def wobble(
     turned = Image.fromarray(padded).transform(
         (IMAGE_SIZE, IMAGE_SIZE), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
     )
-    moved = []
-    for label, x, y in centers:
-        new_x, new_y = forward @ (x - 0.5, y - 0.5) + 0.5
-        moved.append((label, float(new_x), float(new_y)))
+    moved = [(label, *(forward @ (x - 0.5, y - 0.5) + 0.5).tolist()) for label, x, y in centers]
     return np.asarray(turned), moved
 
 
-class EmojiDetection(Dataset[dict[str, Any]]):
+class EmojiDetection(SceneDataset):
     """Images and the heat maps that belong to them.
 
     A sample is {"image": float32 (3, 64, 64) in [0, 1], "heat": (categories, 16, 16), "offset": (2, 16, 16),
     "mask": (16, 16)}.
 
     Args:
-        size: samples an epoch.
-        seed, split: the series of scenes, as in EmojiScenes.
+        size, seed, split, close_ups: see :class:`SceneDataset`.
         clean: show the scenes as they are; otherwise most are turned, blurred, noised and so on, since the
             detector is for generated images.
-        close_ups: share of the scenes of one object that show it large, as in EmojiScenes.
     """
 
     def __init__(
         self, size: int = 1_000_000, seed: int = 0, split: str = "train", clean: bool = False, close_ups: float = 0.0
     ) -> None:
-        self.size = size
-        self.seed = split_seed(seed, split)
+        super().__init__(size, seed, split, close_ups)
         self.clean = clean
-        self.close_ups = close_ups
-
-    def __len__(self) -> int:
-        return self.size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        self.check(index)
         rng = scene_rng(self.seed, index)
-        scene = make_scene(rng, close_ups=self.close_ups)
+        scene = self.make(rng)
         image = scene.image
         centers: list[Center] = [(item.label, item.x, item.y) for item in scene.objects]
         if not self.clean:
@@ -115,5 +99,4 @@ class EmojiDetection(Dataset[dict[str, Any]]):
                 image, centers = wobble(image, centers, rng)
             image = degrade(image, rng)
         heat, offset, mask = center_targets(centers)
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255  # (3, 64, 64)
-        return {"image": pixels, "heat": heat, "offset": offset, "mask": mask}
+        return {"image": channels_first(image), "heat": heat, "offset": offset, "mask": mask}

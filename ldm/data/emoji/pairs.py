@@ -10,20 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
 
-from ldm.data.emoji.captions import (
-    BACKGROUND_CAPTIONS,
-    OPPOSITE,
-    phrase,
-    relation_between,
-    relation_caption,
-    true_caption,
-)
+from ldm.categories import BACKGROUND_CAPTIONS, NAMES
+from ldm.data.emoji.captions import phrase, relation_between, relation_caption, true_caption
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import IMAGE_SIZE, Scene, SceneObject, make_scene, overlap, scene_rng, swap_first_two
-from ldm.data.emoji.scenes import split_seed
-from ldm.data.emoji.sprites import NAMES
+from ldm.data.emoji.scenes import SceneDataset, channels_first
+from ldm.relations import OPPOSITE, with_article
 
 HALF_SIDE = 0.2  # of the crop that the method's local loss looks at
 NO_LABEL = -1
@@ -38,29 +31,27 @@ def crop_box(x: float, y: float, half_side: float = HALF_SIDE, size: int = IMAGE
 
 
 def crop(image: Pixels, box: tuple[int, int, int, int], size: int = IMAGE_SIZE) -> Pixels:
-    """A part of the image enlarged bilinearly to ``size`` x ``size``."""
+    """A part of the image enlarged bilinearly to `size` x `size`."""
     return np.asarray(Image.fromarray(image).crop(box).resize((size, size), Image.Resampling.BILINEAR))
 
 
-class EmojiClipPairs(Dataset[dict[str, Any]]):
+class EmojiClipPairs(SceneDataset):
     """Whole scenes with true captions, and crops with the name of the object in them.
 
     A sample is ``{"image": float32 (3, 64, 64) in [0, 1], "caption": str, "label": int}``: the label is the
-    category of the object that a crop is centerd on, -1 for scenes and for crops of background.
+    category of the object that a crop is centered on, -1 for scenes and for crops of background.
 
     Samples 2k and 2k + 1 of some pairs are twins: the same two objects in each other's place under the same
     wording with the relation turned round. Read in order (``shuffle_train: false``) twins share a batch, and
     each is the other's hardest negative.
 
     Args:
-        size: samples an epoch.
-        seed, split: the series of scenes, as in EmojiScenes.
+        size, seed, split, close_ups: see :class:`SceneDataset`.
         scene_rate: share of samples that are whole scenes; the others are crops.
         twin_rate: share of the scenes that come as twins.
         background_rate: share of the crops that show no object.
         degrade_strength: 0 for clean images; 1 imitates generated ones.
         jitter: largest shift of a crop's center, as a share of the image.
-        close_ups: share of the scenes of one object that show it large, as in EmojiScenes.
     """
 
     def __init__(
@@ -75,21 +66,12 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         jitter: float = 0.08,
         close_ups: float = 0.0,
     ) -> None:
-        self.size = size
-        self.seed = split_seed(seed, split)
-        self.scene_rate = scene_rate
-        self.twin_rate = twin_rate
-        self.background_rate = background_rate
-        self.degrade_strength = degrade_strength
-        self.jitter = jitter
-        self.close_ups = close_ups
-
-    def __len__(self) -> int:
-        return self.size
+        super().__init__(size, seed, split, close_ups)
+        self.scene_rate, self.twin_rate, self.background_rate = scene_rate, twin_rate, background_rate
+        self.degrade_strength, self.jitter = degrade_strength, jitter
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        self.check(index)
         pair, member = divmod(index, 2)
         rng = scene_rng(self.seed, pair)
         is_scene, is_twin = rng.random() < self.scene_rate, rng.random() < self.twin_rate
@@ -102,11 +84,10 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         # A crop may be cut from a degraded scene, be degraded itself, or both.
         if is_scene or rng.random() < 0.5:
             image = self._degrade(image, rng)
-        channels_first = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255  # (3, 64, 64)
-        return {"image": channels_first, "caption": text, "label": label}
+        return {"image": channels_first(image), "caption": text, "label": label}
 
     def _scene(self, rng: random.Random) -> tuple[Pixels, str, int]:
-        scene = make_scene(rng, close_ups=self.close_ups)
+        scene = self.make(rng)
         return scene.image, true_caption(scene.objects, rng), NO_LABEL
 
     def _twin(self, rng: random.Random, member: int) -> tuple[Pixels, str]:
@@ -124,7 +105,7 @@ class EmojiClipPairs(Dataset[dict[str, Any]]):
         return degrade(image, rng, strength=self.degrade_strength) if self.degrade_strength > 0 else image
 
     def _crop(self, rng: random.Random) -> tuple[Pixels, str, int]:
-        scene = make_scene(rng, close_ups=self.close_ups)
+        scene = self.make(rng)
         if rng.random() < 0.5:
             scene = replace(scene, image=self._degrade(scene.image, rng))
         if rng.random() < self.background_rate:
@@ -145,7 +126,7 @@ def crop_caption(item: SceneObject, rng: random.Random) -> str:
     """What the method asks of a crop: "A photo of <object>", named as prompts do but without "the"."""
     words = phrase(item, rng, plain=rng.random() < 0.7).removeprefix("the ")
     if rng.random() < 0.5:
-        words = f"{'an' if item.name[0] in 'aeiou' else 'a'} {item.name}"
+        words = with_article(item.name)
     return f"A photo of {words}"
 
 

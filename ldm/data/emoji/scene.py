@@ -9,30 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.emoji.captions import BACKGROUND_COLORS, caption
-from ldm.data.emoji.sprites import CLOSE_UP_SIDES, LABELS, NAMES, SIDES, sprite
+from ldm.categories import BACKGROUNDS, LABELS, NAMES
+from ldm.data.emoji.captions import caption
+from ldm.data.emoji.sprites import CLOSE_UP_SIDES, SIDES, sprite
 
 IMAGE_SIZE = 64
 COUNT_WEIGHTS = (35, 52, 13)  # shares of scenes with 1, 2 and 3 objects
 MAX_OVERLAP = 0.08  # of the smaller of two bounding boxes
-SOFT = dict(  # middle color of every plain background, by its word
-    zip(
-        BACKGROUND_COLORS,
-        (
-            (242, 242, 240),
-            (198, 200, 203),
-            (178, 208, 236),
-            (190, 222, 184),
-            (240, 230, 176),
-            (240, 200, 212),
-            (208, 194, 230),
-            (243, 208, 172),
-            (212, 190, 166),
-        ),
-        strict=True,
-    )
-)
-
 Image = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
 
@@ -96,11 +79,11 @@ def make_scene(rng: random.Random, names: Sequence[str] | None = None, close_ups
 def swap_first_two(scene: Scene) -> tuple[Image, tuple[SceneObject, ...]]:
     """The first two objects in each other's place on the same background: the opposite relation."""
     first, second, *rest = scene.objects
-    moved = (_centerd(first, second.x, second.y), _centerd(second, first.x, first.y), *rest)
+    moved = (_centered(first, second.x, second.y), _centered(second, first.x, first.y), *rest)
     return _paint(scene.backdrop, moved), moved
 
 
-def _centerd(item: SceneObject, x: float, y: float) -> SceneObject:
+def _centered(item: SceneObject, x: float, y: float) -> SceneObject:
     """The object with its center as near to (x, y) as its size lets it stay inside."""
     left, top, right, bottom = item.box
     width, height = right - left, bottom - top
@@ -152,9 +135,9 @@ def _try_place(
 
 
 def _soft_color(rng: random.Random) -> tuple[str, NDArray[np.float32]]:
-    name = rng.choice(BACKGROUND_COLORS)
+    name = rng.choice(list(BACKGROUNDS))
     shade = rng.uniform(-12, 12)
-    channels = [channel + shade + rng.uniform(-6, 6) for channel in SOFT[name]]
+    channels = [channel + shade + rng.uniform(-6, 6) for channel in BACKGROUNDS[name]]
     return name, np.array(channels, np.float32).clip(0, 255)
 
 

@@ -18,13 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from ldm.data.emoji.captions import BACKGROUND_COLORS
-from ldm.data.emoji.sprites import NAMES
+from ldm.categories import BACKGROUNDS, NAMES
 from ldm.evaluation.prompts.prompt import EvalObject, EvalPrompt, EvalRelation
+from ldm.files import read_yaml, write_text
 from ldm.relations import with_article
-from ldm.util import UserError, atomic_write
+from ldm.util import UserError
 
 SETS = {"choose": 0.4, "report": 0.6}  # share of all pairs of categories that belongs to each
 FILES = {"gpt": "gpt.txt", "coco": "coco.txt", "vsr": "vsr.jsonl"}
@@ -38,7 +36,7 @@ T = TypeVar("T")
 
 @cache
 def _patterns() -> Any:
-    return yaml.safe_load(Path(__file__).with_name("patterns.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).with_name("patterns.yaml"))
 
 
 def pairs_of(which: str) -> list[tuple[str, str]]:
@@ -94,8 +92,7 @@ def write_sets(folder: Path) -> list[Path]:
     for which in SETS:
         for style, file in FILES.items():
             path = folder / f"{which}-{file}"
-            with atomic_write(path) as temporary:
-                temporary.write_text(prompt_file(style, which), encoding="utf-8")
+            write_text(path, prompt_file(style, which))
             paths.append(path)
     return paths
 
@@ -171,7 +168,7 @@ def _caption(names: Sequence[str], rng: random.Random) -> str:
     text = rng.choice(patterns[len(names)]).format(*phrases)
     kind = rng.random()
     if kind < 0.3:
-        text += f" on a {rng.choice(BACKGROUND_COLORS)} background"
+        text += f" on a {rng.choice(list(BACKGROUNDS))} background"
     elif kind < 0.5:
         text += f" {rng.choice(patterns['places'])}"
     return _upper(text) + "."

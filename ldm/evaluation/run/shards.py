@@ -60,8 +60,6 @@ def shard_of(environment: Mapping[str, str]) -> Shard:
         on_node = int(environment.get("LOCAL_WORLD_SIZE", count))
         return Shard(int(environment.get("NODE_RANK", 0)) * on_node + int(environment["LOCAL_RANK"]), count)
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError("RANK and WORLD_SIZE must be whole numbers; leave them out to run in one process") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldm.data.emoji.scene import SOFT
+from ldm.categories import BACKGROUNDS
 from ldm.generation.images import ImageArray
 
 FRAME = 4  # pixels from the image's edge that are looked at
@@ -12,7 +12,7 @@ _SHADE, _TINT = 7.0, 3.5  # deviations of a background from its word's color: of
 
 
 def background_color(image: ImageArray) -> str:
-    """The word of `ldm.data.emoji.captions.BACKGROUND_COLORS` nearest to the frame of a (H, W, 3) image.
+    """The word of `ldm.categories.BACKGROUNDS` nearest to the frame of a (H, W, 3) image.
 
     Nearest in units of the deviations with which the scenes are drawn, of the frame's median color: objects touch
     less than half of the frame.
@@ -22,8 +22,8 @@ def background_color(image: ImageArray) -> str:
     color = np.median(image[~inner], axis=0)  # (3,)
 
     def distance(word: str) -> float:
-        offset = color - np.array(SOFT[word])
+        offset = color - np.array(BACKGROUNDS[word])
         shade = offset.mean()
         return float((shade / _SHADE) ** 2 + (((offset - shade) / _TINT) ** 2).sum())
 
-    return min(SOFT, key=distance)
+    return min(BACKGROUNDS, key=distance)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ldm.categories import NAMES
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import make_scene, scene_rng
-from ldm.data.emoji.sprites import NAMES
 from ldm.evaluation.score.detectors import Detector
 from ldm.evaluation.score.metrics import Box
 from ldm.files import write_json

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm.data.emoji.scene import SOFT
+from ldm.categories import BACKGROUNDS
 from ldm.evaluation.prompts.prompt import EvalPrompt
 from ldm.evaluation.run.manifest import Entry, FinishedRun, load_image
 from ldm.evaluation.score.metrics import RATIOS, Box, ImageFacts, Point, counts, image_facts, visor_n
@@ -63,7 +63,7 @@ def look(
         from ldm.evaluation.score.clip import color_facts
 
         facts = replace(facts, colors=color_facts(judges.colors, image, boxes, prompt))
-    if judges.background is not None and prompt.background in SOFT:
+    if judges.background is not None and prompt.background in BACKGROUNDS:
         facts = replace(facts, background=judges.background(image) == prompt.background)
     if judges.clip_score is not None:
         facts = replace(facts, clip_score=judges.clip_score(image, prompt.text))

@@ -17,11 +17,11 @@ class AncestralSampling:
     """The reverse process of a diffusion model, for both parameterizations; a part of :class:`DDPM`."""
 
     device: Any
-    apply_model: Callable[..., Any]
-    predict_start_from_noise: Callable[[Tensor, Tensor, Tensor], Tensor]
-    q_posterior: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    q_sample: Callable[..., Tensor]
     first_stage_model: Any
+    apply_model: Callable[..., Any]
+    predict_start_from_noise: Callable[..., Tensor]
+    q_posterior: Callable[..., tuple[Tensor, Tensor]]
+    q_sample: Callable[..., Tensor]
     parameterization: str
     clip_denoised: bool
     num_timesteps: int
@@ -75,9 +75,7 @@ class AncestralSampling:
         """Samples of `shape` (B, C, H, W), and the states on the way.
 
         Args:
-            cond: as :meth:`apply_model` takes it.
-            x_T: state to begin from, else noise.
-            timesteps: begin at this step instead of the last.
+            x_T: state to begin from, else noise; `timesteps`: begin at this step instead of the last.
             mask, x0: where `mask` is 1, x0 is kept (noised afresh after every step).
             quantize_denoised: take every predicted x_0 to the codebook of the first stage.
             generator: of all noise; one, or one for each image.

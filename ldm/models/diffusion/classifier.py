@@ -13,20 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.training import frozen, scheduled
 from ldm.modules.diffusionmodules.openaimodel import EncoderUNetModel, UNetModel
-from ldm.util import UserError, disabled_train, instantiate_from_config, load_config, load_into, load_state_dict
+from ldm.util import UserError, instantiate_from_config, load_config, load_into, load_state_dict
+from ldm.util import disabled_train as disabled_train  # published here
 
 NETWORKS: dict[str, type[nn.Module]] = {"class_label": EncoderUNetModel, "segmentation": UNetModel}
 
 
 def find_config(path: str | Path) -> Path:
-    """The config of a diffusion model: a YAML file, or what a run's folder holds of one.
-
-    A folder is searched for ``config.yaml``, then for the newest ``configs/*-project.yaml``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The config of a diffusion model: a YAML file, or a run's ``config.yaml`` or newest ``configs/*-project.yaml``."""
     path = Path(path)
     if path.is_file():
         return path
@@ -44,14 +40,10 @@ class NoisyLatentImageClassifier(pl.LightningModule):
 
     Args:
         diffusion_path: config of the diffusion model, or the folder of its run.
-        num_classes: how many there are.
-        ckpt_path: weights of the classifier to begin from.
+        ckpt_path, diffusion_ckpt_path: weights of the classifier, and of the model whose first stage encodes.
         pool: head of the classifier, see :class:`EncoderUNetModel`.
-        label_key: entry of a batch with the labels, and kind of the network; by default the diffusion model's
-            ``cond_stage_key``.
-        diffusion_ckpt_path: weights of the diffusion model, whose first stage encodes.
-        scheduler_config: of the learning rate.
-        weight_decay: of AdamW.
+        label_key: entry of a batch with the labels, and kind of the network; by default the model's cond_stage_key.
+        scheduler_config, weight_decay: of the learning rate and of AdamW.
         log_steps: noise levels in the images and in the validation's accuracies.
         monitor: metric that checkpoints are ranked by.
     """
@@ -94,9 +86,7 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         model = instantiate_from_config(config, ckpt_path=None if ckpt_path is None else str(ckpt_path))
         if not isinstance(model, LatentDiffusion):
             raise UserError(f"a classifier of noisy latents needs a latent diffusion model, not {config.target}")
-        model.eval().requires_grad_(False)
-        model.train = disabled_train.__get__(model)  # type: ignore[method-assign]
-        return model
+        return frozen(model)
 
     def _network(self, config: Mapping[str, Any], pool: str) -> nn.Module:
         """A network of the diffusion model's shape, from its latents to classes."""
@@ -111,8 +101,6 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         own = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
         load_into(self.model, own or state, f"checkpoint {path}", ignore_keys)
 
-    # ------------------------------------------------------------------------------------------ the task
-
     def get_x_noisy(self, x: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents x_0 (B, C, h, w) noised to steps t (B,)."""
         return self.diffusion_model.q_sample(x, t, noise)
@@ -122,11 +110,7 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         return self.model(x_noisy, t)
 
     def get_targets(self, batch: Mapping[str, Any], size: Sequence[int]) -> Tensor:
-        """Labels (B,), or (B, h, w) of the given size from segmentations (B, H, W, classes).
-
-        Raises:
-            UserError: the batch has no labels.
-        """
+        """Labels (B,), or (B, h, w) of the given size from segmentations (B, H, W, classes)."""
         if self.label_key not in batch:
             raise UserError(f"the batch has no labels '{self.label_key}'; it has {', '.join(batch)}")
         targets = torch.as_tensor(batch[self.label_key], device=self.device)
@@ -154,8 +138,6 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         logits = self(x_noisy, times)
         return F.cross_entropy(logits, targets), logits, x_noisy, targets
 
-    # ------------------------------------------------------------------------------------------ training
-
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss on one batch."""
         loss, logits, _, targets = self.shared_step(batch)
@@ -176,19 +158,14 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         return range(0, self.log_steps * self.log_time_interval, self.log_time_interval)
 
     def _write_logs(self, split: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        parts = {f"{split}/loss": loss.detach()}
-        for k in (1, 5):
-            parts[f"{split}/top{k}"] = self.compute_top_k(logits.detach(), targets, k)
+        shares = {f"{split}/top{k}": self.compute_top_k(logits.detach(), targets, k) for k in (1, 5)}
+        parts = {f"{split}/loss": loss.detach(), **shares}
         self.log_dict(parts, prog_bar=True, on_step=split == "train", on_epoch=split == "val", batch_size=len(targets))
 
     def configure_optimizers(self) -> Any:
         """AdamW, with a LambdaLR where the config has a scheduler."""
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        if self.scheduler_config is None:
-            return optimizer
-        schedule = instantiate_from_config(self.scheduler_config).schedule
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule)
-        return [optimizer], [{"scheduler": rate, "interval": "step", "frequency": 1}]
+        return scheduled(self.scheduler_config, optimizer)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], N: int = 8, **kwargs: Any) -> dict[str, Tensor]:

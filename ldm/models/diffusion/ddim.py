@@ -16,12 +16,13 @@ from ldm.models.diffusion.sampling import (
     History,
     Project,
     Step,
-    check_steps,
     ddim_schedule,
     ddim_step,
     guided_eps,
+    lowest_steps,
     noise_like,
     schedule_from_timesteps,
+    step_noise,
 )
 from ldm.util import UserError
 
@@ -41,32 +42,33 @@ class DDIMSampler(Sampler):
         """The chain for `steps` requested steps, the noisiest first."""
         return ddim_schedule(self.model.alphas_cumprod, steps, eta)
 
-    def _advance(
-        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
+    @staticmethod
+    def take_step(
+        eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """DDIM, see :func:`ddim_step`."""
         eps = eps_fn(x, step.timesteps(x))
-        x_prev, pred_x0 = ddim_step(x, eps, step.alpha, step.alpha_prev, step.sigma, noise, project)
-        return x_prev, pred_x0, eps
+        return (*ddim_step(x, eps, step.alpha, step.alpha_prev, step.sigma, noise, project), eps)
 
     def make_schedule(
         self, ddim_num_steps: int, ddim_discretize: str = "uniform", ddim_eta: float = 0.0, verbose: bool = True
     ) -> None:
         """Chooses the schedule for stochastic_encode, decode and p_sample_ddim. `verbose` changes nothing."""
-        self._chosen = ddim_schedule(self.model.alphas_cumprod, check_steps(ddim_num_steps), ddim_eta, ddim_discretize)
+        self._chosen = ddim_schedule(self.model.alphas_cumprod, ddim_num_steps, ddim_eta, ddim_discretize)
 
     @property
     def ddim_timesteps(self) -> np.ndarray:
         """Rising timesteps (S,) of the chosen schedule."""
-        return np.asarray([int(step.t) for step in self._rising(False)])
+        return np.asarray([int(step.t) for step in reversed(self._steps(False))])
 
-    def _rising(self, use_original_steps: bool) -> list[Step]:
-        """The chosen schedule, or all training timesteps (at eta 1, as DDPM); the least noisy first."""
+    def _steps(self, use_original_steps: bool) -> list[Step]:
+        """The chosen schedule, or all training timesteps (at eta 1, as DDPM); the noisiest first."""
         if use_original_steps:
             alphas = self.model.alphas_cumprod.detach().cpu().numpy()
-            return schedule_from_timesteps(alphas, np.arange(len(alphas)), 1.0)[::-1]
+            return schedule_from_timesteps(alphas, np.arange(len(alphas)), 1.0)
         if self._chosen is None:
             raise UserError("call make_schedule(steps) before encoding or decoding")
-        return self._chosen[::-1]
+        return self._chosen
 
     def stochastic_encode(
         self,
@@ -77,7 +79,7 @@ class DDIMSampler(Sampler):
         generator: Generators = None,
     ) -> Tensor:
         """Noises latents x0 (B, C, H, W) to entry t (B,) of the rising schedule in one step, DDPM eq. 4."""
-        steps = self._rising(use_original_steps)
+        steps = self._steps(use_original_steps)[::-1]
         alphas = torch.tensor([steps[int(i)].alpha for i in t], device=x0.device, dtype=torch.float64)
         alphas = alphas.view(-1, *[1] * (x0.dim() - 1))  # (B, 1, 1, 1)
         if noise is None:
@@ -103,14 +105,10 @@ class DDIMSampler(Sampler):
 
         weights (t_start, N, B) for a control, in the order of the steps taken.
         """
-        taken = self._rising(use_original_steps)[:t_start][::-1]
-        steps = [
-            Step(i, step.t, taken[min(i + 1, len(taken) - 1)].t, step.alpha, step.alpha_prev, step.sigma)
-            for i, step in enumerate(taken)
-        ]
+        steps = lowest_steps(self._steps(use_original_steps), t_start)
         eps_fn = guided_eps(self.model, cond, unconditional_conditioning, unconditional_guidance_scale, control)
         options = ChainOptions(generator=generator, weights=weights, callback=callback, verbose=verbose)
-        return self._run(steps, x_latent, eps_fn, options)[0]
+        return self.run_chain(steps, x_latent, eps_fn, options)[0]
 
     def p_sample_ddim(
         self,
@@ -134,11 +132,9 @@ class DDIMSampler(Sampler):
 
         repeat_noise: the same noise for every image. weights (N, B) of this step, for a control.
         """
-        step = self._rising(use_original_steps)[index]
+        step = self._steps(use_original_steps)[::-1][index]
         eps_fn = guided_eps(self.model, c, unconditional_conditioning, unconditional_guidance_scale, control)
-        noise_shape = (1, *x.shape[1:]) if repeat_noise else x.shape
-        noise = noise_like(noise_shape, generator, x.device, x.dtype) * temperature
-        noise = torch.nn.functional.dropout(noise, p=noise_dropout) if noise_dropout > 0.0 else noise
+        shape = (1, *x.shape[1:]) if repeat_noise else x.shape
+        noise = step_noise(shape, x, generator, temperature, noise_dropout)
         project = self._quantize if quantize_denoised else None
-        eps = eps_fn(x, t, weights)
-        return ddim_step(x, eps, step.alpha, step.alpha_prev, step.sigma, noise, project)
+        return ddim_step(x, eps_fn(x, t, weights), step.alpha, step.alpha_prev, step.sigma, noise, project)

@@ -13,9 +13,11 @@ from ldm.models.autoencoder import IdentityFirstStage
 from ldm.models.diffusion.gaussian import DDPM, DiffusionWrapper, noise_buffers
 from ldm.models.diffusion.options import LatentOptions, LossOptions, ModelOptions, NoiseOptions, StartOptions, take
 from ldm.models.diffusion.patches import Fold, SplitOptions, get_fold_unfold, on_patches, patch_boxes
+from ldm.models.training import frozen, images_of
 from ldm.models.vq import VQModelInterface
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.util import UserError, disabled_train, instantiate_from_config
+from ldm.util import UserError, instantiate_from_config
+from ldm.util import disabled_train as disabled_train  # published here
 
 # Conditions that reach the conditioner as a batch has them, and those that are the whole batch.
 AS_THEY_ARE = ("caption", "txt", "coordinates_bbox")
@@ -52,15 +54,9 @@ class LatentDiffusion(DDPM):
         self.cond_stage_forward = latent.cond_stage_forward
         scale = torch.tensor(float(latent.scale_factor), device="cpu")
         self.register_buffer("scale_factor", scale, persistent=latent.scale_by_std)
-        self.first_stage_model = self._frozen(instantiate_from_config(first_stage_config))
+        self.first_stage_model = frozen(instantiate_from_config(first_stage_config))
         self.cond_stage_model = self._cond_stage(cond_stage_config)
         self.begin_from(start)
-
-    @staticmethod
-    def _frozen(module: nn.Module) -> nn.Module:
-        module.eval().requires_grad_(False)
-        module.train = disabled_train.__get__(module)  # type: ignore[method-assign]
-        return module
 
     def _cond_stage(self, config: Mapping[str, Any] | str) -> nn.Module | None:
         """The conditioner; the first stage itself or none at all for the published markers."""
@@ -69,20 +65,15 @@ class LatentDiffusion(DDPM):
         if config == "__is_unconditional__":
             return None
         module = instantiate_from_config(config)
-        return module if self.cond_stage_trainable else self._frozen(module)
+        return module if self.cond_stage_trainable else frozen(module)
 
     def reset_buffers(self) -> None:
         """As DDPM's, and the scale factor where the config gives it."""
         super().reset_buffers()
         if not self.latent.scale_by_std:
             self.scale_factor = torch.tensor(float(self.latent.scale_factor))
-        self.logvar = (
-            self.logvar
-            if isinstance(self.logvar, nn.Parameter)
-            else torch.full((self.num_timesteps,), self.objective.logvar_init)
-        )
-
-    # --------------------------------------------------------------------------------------- both stages
+        if not isinstance(self.logvar, nn.Parameter):
+            self.logvar = torch.full((self.num_timesteps,), self.objective.logvar_init)
 
     def get_learned_conditioning(self, c: Any) -> Any:
         """What the conditioner makes of `c`, such as a list of prompts: (B, L, D)."""
@@ -124,9 +115,8 @@ class LatentDiffusion(DDPM):
     ) -> Tensor:
         """Images (B, 3, f h, f w), about [-1, 1], of scaled latents (B, C, h, w); differentiable in z.
 
-        Args:
-            predict_cids: z holds indices (B, h, w) of the codebook, or logits (B, entries, h, w) over it.
-            force_not_quantize: decode the latents of a VQ interface as they are.
+        With `predict_cids`, z holds indices (B, h, w) of the codebook, or logits (B, entries, h, w) over it; with
+        `force_not_quantize`, a VQ interface decodes the latents as they are.
         """
         if predict_cids:
             indices = z.argmax(1) if z.ndim == 4 else z  # (B, h, w)
@@ -140,8 +130,6 @@ class LatentDiffusion(DDPM):
         if split is None or not split.patch_distributed_vq:
             return self.first_stage_model.decode(z, **kwargs)
         return on_patches(lambda patch, _: self.first_stage_model.decode(patch, **kwargs), z, split, uf=split.vqf)
-
-    # ------------------------------------------------------------------------------------------ patches
 
     @property
     def split_input_params(self) -> SplitOptions | None:
@@ -187,10 +175,8 @@ class LatentDiffusion(DDPM):
     ) -> Any:
         """The network's output for x_t (B, C, h, w) at steps t (B,).
 
-        Args:
-            cond: a tensor, a list of tensors, or {"c_concat": [...], "c_crossattn": [...]}.
-            control: spatial control of the cross-attention (:class:`ldm.spacetime.control.SpatialControl`).
-            weights: of the control's objects at this step, (N, images).
+        `cond` is a tensor, a list of tensors, or {"c_concat": [...], "c_crossattn": [...]}; `weights` (N, images) are
+        those of the control's objects at this step.
         """
         if not isinstance(cond, Mapping):
             tensors = [] if cond is None else list(cond) if isinstance(cond, (list, tuple)) else [cond]
@@ -203,14 +189,12 @@ class LatentDiffusion(DDPM):
         output = self.model(x_noisy, t, **cond, control=control, weights=weights, **kwargs)
         return output[0] if isinstance(output, tuple) and not return_ids else output
 
-    # ------------------------------------------------------------------------------------------ training
-
     @torch.no_grad()
     def latents(self, batch: Mapping[str, Any]) -> Tensor:
         """Scaled latents (B, C, h, w) of a batch's images, or of the entry ``latent`` a data set encoded before."""
         if "latent" in batch:
             return self.scale_factor * batch["latent"].to(self.device)
-        images = DDPM.get_input(self, batch, self.first_stage_key).to(self.device)
+        images = images_of(batch, self.first_stage_key).to(self.device)
         return self.get_first_stage_encoding(self.encode_first_stage(images))
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:
@@ -227,13 +211,12 @@ class LatentDiffusion(DDPM):
             raise UserError(f"the batch has no '{self.cond_stage_key}' (cond_stage_key); it has {', '.join(batch)}")
         if self.cond_stage_key in AS_THEY_ARE:
             return batch[self.cond_stage_key]
-        return DDPM.get_input(self, batch, self.cond_stage_key).to(self.device)
+        return images_of(batch, self.cond_stage_key).to(self.device)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of latents x_0 (B, C, h, w) at steps drawn uniformly, under an encoded condition.
 
-        With ``num_timesteps_cond`` above 1 the condition, a map like x_0, is noised along: by its own step, which
-        spans the whole process within the first ``num_timesteps_cond`` steps and stays at the last afterwards.
+        With ``num_timesteps_cond`` above 1 the condition, a map like x_0, is noised along (:meth:`condition_steps`).
         """
         t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=x.device)
         if self.latent.num_timesteps_cond > 1 and cond is not None:
@@ -241,7 +224,7 @@ class LatentDiffusion(DDPM):
         return self.p_losses(x, cond, t)
 
     def condition_steps(self, t: Tensor) -> Tensor:
-        """Steps (B,) that the condition is noised by at steps t (B,), with ``num_timesteps_cond`` above 1."""
+        """Steps (B,) of the condition's noise at steps t (B,): from the first ones to the last, where they stay."""
         count = self.latent.num_timesteps_cond
         ids = torch.full((self.num_timesteps,), count - 1, dtype=torch.long)
         ids[:count] = torch.linspace(0, self.num_timesteps - 1, count).round().long()
@@ -270,13 +253,7 @@ class LatentDiffusion(DDPM):
 
     @torch.no_grad()
     def log_images(
-        self,
-        batch: Mapping[str, Any],
-        *,
-        ddim_steps: int = 20,
-        guidance_scale: float = 1.0,
-        split: str = "train",
-        **kwargs: Any,
+        self, batch: Mapping[str, Any], *, ddim_steps: int = 20, guidance_scale: float = 1.0, **kwargs: Any
     ) -> dict[str, Tensor]:
         """Reconstructions and DDIM samples for a batch's conditions, each (B, 3, H, W) in about [-1, 1]."""
         from ldm.models.diffusion.ddim import DDIMSampler
@@ -293,25 +270,14 @@ class LatentDiffusion(DDPM):
             empty = self.get_learned_conditioning([""] * len(condition))
             options = {"unconditional_guidance_scale": guidance_scale, "unconditional_conditioning": empty}
         with self.ema_scope("Plotting"):
-            samples, _ = DDIMSampler(self).sample(
-                S=ddim_steps,
-                batch_size=len(latents),
-                shape=latents.shape[1:],
-                conditioning=context,
-                verbose=False,
-                **options,
-            )
+            size = (len(latents), latents.shape[1:])
+            samples, _ = DDIMSampler(self).sample(ddim_steps, *size, context, verbose=False, **options)
         logs["samples"] = self.decode_first_stage(samples)
         return logs
 
 
 class Layout2ImgDiffusion(LatentDiffusion):
-    """Latent diffusion conditioned on bounding boxes, which come as tokens (B, L); the last two say the crop.
-
-    Args:
-        cond_stage_key: "coordinates_bbox", the only one.
-        options: see :class:`LatentDiffusion`.
-    """
+    """Latent diffusion conditioned on bounding boxes, which come as tokens (B, L); the last two say the crop."""
 
     # A box (x, y, width, height), as shares of the image, to the two tokens of a crop; patches need it.
     bbox_tokenizer: Callable[[tuple[float, float, float, float]], Sequence[int]] | None = None
@@ -339,13 +305,12 @@ class Layout2ImgDiffusion(LatentDiffusion):
         dataset = datasets.get("train" if self.training else "validation")
         builders = getattr(dataset, "conditional_builders", {})
         if dataset is not None and self.cond_stage_key in builders:
+            builder, batched = builders[self.cond_stage_key], batch[self.cond_stage_key]
 
             def label(category: int) -> str:
                 return dataset.get_textual_label(dataset.get_category_id(category))
 
-            builder = builders[self.cond_stage_key]
-            images = [builder.plot(tokens.detach().cpu(), label, (256, 256)) for tokens in batch[self.cond_stage_key]]
-            logs["bbox_image"] = torch.stack(images)
+            logs["bbox_image"] = torch.stack([builder.plot(t.detach().cpu(), label, (256, 256)) for t in batched])
         return logs
 
 

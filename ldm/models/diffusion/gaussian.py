@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.ancestral import AncestralSampling
 from ldm.models.diffusion.options import LossOptions, ModelOptions, NoiseOptions, StartOptions, refuse_rest, take
+from ldm.models.training import images_of, scheduled
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, instantiate_from_config, load_into, load_state_dict
 
 
 def noise_buffers(noise: NoiseOptions, loss: LossOptions) -> dict[str, Tensor]:
-    """Every per-step constant of the forward process and its posterior, each (timesteps,) float32.
-
-    Names as in the published state dicts; ``lvlb_weights`` are the weights of the variational bound.
-    """
+    """Every constant of the process and its posterior, each (timesteps,) float32, by its published name."""
     if noise.given_betas is not None:
         betas = np.asarray(noise.given_betas, dtype=np.float64)
     else:
@@ -61,10 +59,8 @@ def noise_buffers(noise: NoiseOptions, loss: LossOptions) -> dict[str, Tensor]:
 class DiffusionWrapper(nn.Module):
     """The network, and how a condition enters it.
 
-    Args:
-        diff_model_config: target and params of the network.
-        conditioning_key: None; "concat": joined to the channels; "crossattn": as context; "hybrid": both;
-            "adm": as class vector ``y``.
+    A condition enters by `conditioning_key`: "concat", joined to the channels; "crossattn", as context; "hybrid", both;
+    "adm", as class vector ``y``; None, not at all.
     """
 
     def __init__(self, diff_model_config: Mapping[str, Any], conditioning_key: str | None) -> None:
@@ -132,7 +128,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
             raise UserError(f"loss_type '{self.objective.loss_type}' is neither l1 nor l2")
         if self.options.use_positional_encodings:
             raise UserError("use_positional_encodings is not supported; no published model has them, leave it out")
-        # The names other programs read.
+        # Names that other programs read.
         self.parameterization = self.objective.parameterization
         self.image_size, self.channels = self.options.image_size, self.options.channels
         self.first_stage_key, self.monitor = self.options.first_stage_key, self.options.monitor
@@ -149,12 +145,9 @@ class DDPM(AncestralSampling, pl.LightningModule):
             self.register_buffer("logvar", logvar, persistent=False)
         self.begin_from(start)
 
-    # --------------------------------------------------------------------------------------- the process
-
     def _register_buffers(self) -> None:
         buffers = noise_buffers(self.noise, self.objective)
-        # Entries that follow from the config, so that a checkpoint need not hold them.
-        self.derived_buffers = tuple(buffers)
+        self.derived_buffers = tuple(buffers)  # a checkpoint need not hold them
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=name != "lvlb_weights")
         self.num_timesteps = len(self.betas)
@@ -191,8 +184,6 @@ class DDPM(AncestralSampling, pl.LightningModule):
         """The network's output for x_t (B, C, H, W) at steps t (B,)."""
         return self.model(x_noisy, t, **kwargs)
 
-    # ---------------------------------------------------------------------------------------------- loss
-
     def get_loss(self, pred: Tensor, target: Tensor, mean: bool = True) -> Tensor:
         """Absolute or squared error, elementwise unless `mean`."""
         error = (pred - target).abs() if self.objective.loss_type == "l1" else (pred - target).square()
@@ -209,18 +200,15 @@ class DDPM(AncestralSampling, pl.LightningModule):
         prefix = "train" if self.training else "val"
         parts = {f"{prefix}/loss_simple": simple.mean()}
         logvar = self.logvar.to(simple.device)[t]
-        gamma = simple * self._snr_weights(t) / logvar.exp() + logvar
+        gamma = simple * self.snr_weights(t) / logvar.exp() + logvar
         if self.objective.learn_logvar:
             parts[f"{prefix}/loss_gamma"] = gamma.mean()
             parts["logvar"] = self.logvar.mean()
-        loss = self.objective.l_simple_weight * gamma.mean()
         vlb = (self.lvlb_weights[t] * simple).mean()
-        parts[f"{prefix}/loss_vlb"] = vlb
-        loss = loss + self.objective.original_elbo_weight * vlb
-        parts[f"{prefix}/loss"] = loss
-        return loss, parts
+        loss = self.objective.l_simple_weight * gamma.mean() + self.objective.original_elbo_weight * vlb
+        return loss, {**parts, f"{prefix}/loss_vlb": vlb, f"{prefix}/loss": loss}
 
-    def _snr_weights(self, t: Tensor) -> Tensor:
+    def snr_weights(self, t: Tensor) -> Tensor:
         """min(SNR, gamma) / SNR for noise prediction, min(SNR, gamma) for x_0: (B,); ones where off."""
         if self.objective.snr_gamma is None:
             return torch.ones_like(t, dtype=torch.float32)
@@ -234,13 +222,9 @@ class DDPM(AncestralSampling, pl.LightningModule):
         t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=x.device)
         return self.p_losses(x, cond, t)
 
-    # ------------------------------------------------------------------------------------------ training
-
     def get_input(self, batch: Mapping[str, Any], key: str) -> Any:
-        """Images (B, H, W, C) or (B, H, W) of a batch as (B, C, H, W) float32."""
-        x = batch[key]
-        x = x[..., None] if x.ndim == 3 else x
-        return x.permute(0, 3, 1, 2).contiguous().float()
+        """Images of a batch, (B, C, H, W)."""
+        return images_of(batch, key)
 
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and its parts on one batch."""
@@ -285,22 +269,15 @@ class DDPM(AncestralSampling, pl.LightningModule):
         optimizer = torch.optim.AdamW(
             self.trained_parameters(), lr=self.learning_rate, weight_decay=self.options.weight_decay, fused=True
         )
-        if self.options.scheduler_config is None:
-            return optimizer
-        scheduler = instantiate_from_config(self.options.scheduler_config)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=scheduler.schedule)
-        return [optimizer], [{"scheduler": rate, "interval": "step", "frequency": 1}]
+        return scheduled(self.options.scheduler_config, optimizer)
 
     def begin_from(self, start: StartOptions) -> None:
-        """Load the weights that the config names, if any.
-
-        Not on the meta device: such a model is built for a checkpoint that holds all its weights.
-        """
+        """Load the weights that the config names, but not on the meta device: a checkpoint is to fill that model."""
         if start.ckpt_path is not None and not next(self.model.parameters()).is_meta:
             self.init_from_ckpt(start.ckpt_path, start.ignore_keys, start.load_only_unet)
 
     def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False) -> None:
-        """Load weights by name, leaving out names that begin with one of `ignore_keys`; `only_model`: the network's.
+        """Load weights by name, but those that begin with one of `ignore_keys`; `only_model`: the network's alone.
 
         Averages begin at the loaded weights where the checkpoint holds none.
         """

@@ -85,11 +85,7 @@ def take(group: type[T], options: dict[str, Any]) -> T:
 
 
 def refuse_rest(options: Mapping[str, Any], owner: str, *groups: type) -> None:
-    """Name the entries that belong to no group, with the nearest one that exists.
-
-    Raises:
-        UserError: where `options` is not empty.
-    """
+    """UserError where `options` is not empty, with the nearest name that one of the groups has."""
     if not options:
         return
     known = [f.name for g in groups for f in dataclasses.fields(g)]

@@ -34,11 +34,7 @@ class SplitOptions:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> SplitOptions:
-        """From a mapping.
-
-        Raises:
-            UserError: an unknown name, or sizes that are not positive.
-        """
+        """From a mapping. UserError for an unknown name, or sizes that are not positive."""
         rest = dict(values)
         options = take(cls, rest)
         refuse_rest(rest, "split_input_params", cls)
@@ -71,9 +67,6 @@ def get_fold_unfold(
 
     Returns: fold (B, C' kh' kw', L) -> (B, C', H', W'); unfold (B, C, H, W) -> (B, C kh kw, L); the sum of all
         weights (1, 1, H', W'); the weights (1, 1, kh', kw', L).
-
-    Raises:
-        UserError: patch, stride or input do not divide by `df`.
     """
     height, width = x.shape[2:]
     if any(value % df for value in (*kernel_size, *stride, height, width)):

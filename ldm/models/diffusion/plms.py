@@ -21,8 +21,10 @@ class PLMSSampler(Sampler):
             raise UserError("PLMS is deterministic: use eta 0, or the DDIM sampler")
         return ddim_schedule(self.model.alphas_cumprod, steps)
 
-    def _advance(
-        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
+    @staticmethod
+    def take_step(
+        eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """PLMS, see :func:`plms_step`."""
         t, t_next = step.timesteps(x), full_timesteps(step.t_next, x)
         return plms_step(eps_fn, x, t, t_next, history, alpha=step.alpha, alpha_prev=step.alpha_prev, project=project)

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -29,6 +28,7 @@ from ldm.models.diffusion.sampling import (
     guided_eps,
     noise_like,
     predict_x0,
+    step_noise,
 )
 from ldm.util import UserError
 
@@ -71,9 +71,10 @@ class Sampler(ABC):
     def schedule(self, steps: int, eta: float = 0.0) -> list[Step]:
         """The chain for `steps` requested steps, the noisiest first; its length is that of the weights."""
 
+    @staticmethod
     @abstractmethod
-    def _advance(
-        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
+    def take_step(
+        eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step: (x_prev, pred_x0, the prediction to remember), each (B, C, H, W)."""
 
@@ -111,16 +112,20 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Intermediates]:
         """Samples latents (B, C, H, W) in S steps. Returns them and {"x_inter": [...], "pred_x0": [...]}.
 
-        shape: (C, H, W) of one latent. x_T: starting noise (B, C, H, W), else drawn from `generator` (one, or
-        one per image). eta: 0 deterministic, 1 as noisy as DDPM (DDIM only). mask, x0: inpainting, 1 keeps
-        x0, noised afresh at every step.
-        callback: called after every step with a dict of i, t, x, pred_x0 and weights (detached);
-        img_callback(pred_x0, i) likewise. control: SpatialControl; weights: (S, N, B) of it, in the order of
-        the steps. weight_update(i, weights of the step, predict_x0) is called before step i and returns the
-        weights to take it with.
-        checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
-        gradient_steps: the gradient passes through so many of the last steps only, an approximation; 0 is all of them.
-        UserError for a step count outside 1..1000 or an eta that the sampler can't do.
+        Args:
+            shape: (C, H, W) of one latent.
+            callback: called after every step with a dict of i, t, x, pred_x0 and weights, detached;
+                `img_callback` likewise with pred_x0 and i.
+            eta: 0 is deterministic, 1 as noisy as DDPM (DDIM only).
+            mask, x0: inpainting; where the mask is 1, x0 is kept, noised afresh at every step.
+            x_T: starting noise (B, C, H, W), else drawn from `generator` (one, or one per image).
+            control: SpatialControl; `weights` (S, N, B) of it in the order of the steps.
+            weight_update: called before step i as (i, its weights, predict_x0); gives the weights to take it with.
+            checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
+            gradient_steps: the gradient passes through so many of the last steps only, an approximation; 0 is all.
+
+        Raises:
+            UserError: a step count outside 1..1000, or an eta that the sampler can't do.
         """
         steps = self.schedule(S, eta)
         x = noise_like((batch_size, *shape), generator) if x_T is None else x_T
@@ -146,12 +151,12 @@ class Sampler(ABC):
             log_every_t,
             verbose,
         )
-        return self._run(steps, x, eps_fn, options, self._quantize if quantize_x0 else None)
+        return self.run_chain(steps, x, eps_fn, options, self._quantize if quantize_x0 else None)
 
     def _quantize(self, pred_x0: Tensor) -> Tensor:
         return self.model.first_stage_model.quantize(pred_x0)[0]
 
-    def _run(
+    def run_chain(
         self,
         steps: Sequence[Step],
         x: Tensor,
@@ -159,21 +164,35 @@ class Sampler(ABC):
         options: ChainOptions,
         project: Project | None = None,
     ) -> tuple[Tensor, Intermediates]:
-        """The loop. Only x, the history and the weights pass from step to step."""
+        """The loop over `steps` from x (B, C, H, W). Only x, the history and the weights pass from step to step."""
         history: History = ()
         inter: Intermediates = {"x_inter": [x.detach()], "pred_x0": [x.detach()]}
         for step in tqdm(steps, desc=type(self).__name__, disable=not options.verbose):
+            left = len(steps) - step.index  # with this one
             x = keep_known(x, step, options)
             weights = None if options.weights is None else options.weights[step.index]  # (N, B)
             if options.weight_update is not None:
                 weights = options.weight_update(step.index, weights, partial(_predicted_x0, eps_fn, x, step))
-            noise = _step_noise(x, step, options)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and _differentiated(step, len(steps), options)):
+            # The noise is drawn outside the step, so that the step can be recomputed.
+            noise = None
+            if step.sigma != 0.0:
+                noise = step_noise(x.shape, x, options.generator, options.temperature, options.noise_dropout)
+            differentiated = options.gradient_steps == 0 or left <= options.gradient_steps
+            with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
                 recompute = options.checkpoint_steps and torch.is_grad_enabled()
-                take = self._take_recomputed if recompute else self._take
-                x, pred_x0, entry = take(eps_fn, step, project, x, weights, noise, *history)
+                # Of a step with two calls, the backward pass should hold one call's activations at a time.
+                call = recomputed(eps_fn) if recompute and not history and self.first_calls > 1 else eps_fn
+                take = partial(self._take, call, step, project)
+                x, pred_x0, entry = (recomputed(take) if recompute else take)(x, weights, noise, *history)
             history = (entry, *history)[: self.history_length]
-            _report(step, len(steps), x.detach(), pred_x0.detach(), weights, options, inter)
+            state = {"i": step.index, "t": step.t, "x": x.detach(), "pred_x0": pred_x0.detach()}
+            if options.callback is not None:
+                options.callback({**state, "weights": None if weights is None else weights.detach()})
+            if options.img_callback is not None:
+                options.img_callback(state["pred_x0"], step.index)
+            if (left - 1) % options.log_every_t == 0 or step.index == 0:  # counted from the end, as published
+                inter["x_inter"].append(state["x"])
+                inter["pred_x0"].append(state["pred_x0"])
         return x, inter
 
     def _take(
@@ -187,23 +206,12 @@ class Sampler(ABC):
         *history: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step as a function of tensors, which is what checkpointing needs."""
-        return self._advance(lambda y, t: eps_fn(y, t, weights), x, step, history, noise, project)
-
-    def _take_recomputed(
-        self, eps_fn: WeightedEpsFn, step: Step, project: Project | None, *tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """:meth:`_take`, its activations recomputed in the backward pass."""
-        # Of a step with two calls, the backward pass should hold one call's activations at a time.
-        has_history = len(tensors) > 3  # besides x, weights and noise
-        call = eps_fn if has_history or self.first_calls == 1 else _recomputed(eps_fn)
-        # Everything random is an argument, so the global generators need no rewinding.
-        take = partial(self._take, call, step, project)
-        return checkpoint(take, *tensors, use_reentrant=False, preserve_rng_state=False)
+        return self.take_step(lambda y, t: eps_fn(y, t, weights), x, step, history, noise, project)
 
 
-def _recomputed(eps_fn: WeightedEpsFn) -> WeightedEpsFn:
-    """`eps_fn` with its activations recomputed in the backward pass."""
-    return partial(checkpoint, eps_fn, use_reentrant=False, preserve_rng_state=False)
+def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, its activations recomputed in the backward pass. All that is random must be an argument."""
+    return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
 
 
 def check_weights(weights: Tensor | None, steps: int, control: Any, update: WeightUpdate | None) -> None:
@@ -226,39 +234,6 @@ def keep_known(x: Tensor, step: Step, options: ChainOptions) -> Tensor:
     return options.mask * add_noise(options.x0, noise, step.alpha) + (1.0 - options.mask) * x
 
 
-def _differentiated(step: Step, total: int, options: ChainOptions) -> bool:
-    return options.gradient_steps == 0 or step.index >= total - options.gradient_steps
-
-
-def _step_noise(x: Tensor, step: Step, options: ChainOptions) -> Tensor | None:
-    """The noise that a stochastic step adds, drawn outside the step so that it can be recomputed."""
-    if step.sigma == 0.0:
-        return None
-    noise = noise_like(x.shape, options.generator, x.device, x.dtype) * options.temperature
-    return F.dropout(noise, p=options.noise_dropout) if options.noise_dropout > 0.0 else noise
-
-
 def _predicted_x0(eps_fn: WeightedEpsFn, x: Tensor, step: Step, weights: Tensor | None) -> Tensor:
     """x_0 from the guided prediction of this step alone, without the history of a multistep method."""
     return predict_x0(x, eps_fn(x, step.timesteps(x), weights), step.alpha)
-
-
-def _report(
-    step: Step,
-    total: int,
-    x: Tensor,
-    pred_x0: Tensor,
-    weights: Tensor | None,
-    options: ChainOptions,
-    inter: Intermediates,
-) -> None:
-    """Calls the callbacks and keeps every log_every_t-th state, counted from the end as published."""
-    if options.callback is not None:
-        weights = None if weights is None else weights.detach()
-        options.callback({"i": step.index, "t": step.t, "x": x, "pred_x0": pred_x0, "weights": weights})
-    if options.img_callback is not None:
-        options.img_callback(pred_x0, step.index)
-    remaining = total - step.index - 1
-    if remaining % options.log_every_t == 0 or step.index == 0:
-        inter["x_inter"].append(x)
-        inter["pred_x0"].append(pred_x0)

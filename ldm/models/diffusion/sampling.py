@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
@@ -63,7 +64,7 @@ def ddim_schedule(
 ) -> list[Step]:
     """The DDIM and PLMS chain for `steps` requested steps, the noisiest step first.
 
-    alphas_cumprod (T,). The uniform discretisation of the published code strides by T // steps, so that a
+    alphas_cumprod (T,). The uniform discretization of the published code strides by T // steps, so that a
     count which does not divide T gives more steps than asked for (8 for 7): read the length of the result.
     """
     check_steps(steps)
@@ -84,6 +85,13 @@ def schedule_from_timesteps(alphas_cumprod: np.ndarray, timesteps: np.ndarray, e
     ]
 
 
+def lowest_steps(steps: Sequence[Step], count: int) -> list[Step]:
+    """The chain of the `count` least noisy steps of a chain."""
+    taken = list(steps)[max(len(steps) - count, 0) :]
+    following = [*taken[1:], *taken[-1:]]
+    return [replace(a, index=i, t_next=b.t) for i, (a, b) in enumerate(zip(taken, following, strict=True))]
+
+
 def noise_like(
     shape: Sequence[int], generator: Generators, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -97,6 +105,14 @@ def noise_like(
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} images")
     return torch.stack([torch.randn(*shape[1:], generator=g, dtype=dtype) for g in generator]).to(device)
+
+
+def step_noise(
+    shape: Sequence[int], x: Tensor, generator: Generators, temperature: float = 1.0, dropout: float = 0.0
+) -> Tensor:
+    """The noise of a stochastic step, of the device and type of x."""
+    noise = noise_like(shape, generator, x.device, x.dtype) * temperature
+    return F.dropout(noise, p=dropout) if dropout > 0.0 else noise
 
 
 def seeded_generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -98,8 +98,6 @@ def pretrained_state(model: LPIPS) -> dict[str, Tensor]:
     try:
         vgg = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
         linear = load_state_dict(get_ckpt_path("vgg_lpips", str(folder)))
-    except UserError:
-        raise
     except (OSError, RuntimeError, KeyError, ValueError) as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise UserError(

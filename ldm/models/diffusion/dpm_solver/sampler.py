@@ -21,9 +21,11 @@ class DPMSolverSampler(Sampler):
             raise UserError("DPM-Solver is deterministic: use eta 0, or the DDIM sampler")
         return dpm_schedule(self.model.alphas_cumprod, steps)
 
-    def _advance(
-        self, eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
+    @staticmethod
+    def take_step(
+        eps_fn: EpsFn, x: Tensor, step: Step, history: History, noise: Tensor | None, project: Project | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """DPM-Solver++(2M), see :func:`dpm_step`."""
         if project is not None:
             raise UserError("quantize_x0 works with the DDIM and PLMS samplers only")
         x_prev, pred_x0 = dpm_step(eps_fn, x, step, history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import subprocess
@@ -13,12 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_layout_data import RELATIONS, write_captions, write_coco
 
-from layout_predictor.LayoutTransformer.data.batch import collate
 from layout_predictor.LayoutTransformer.data.grammar import generate
+from layout_predictor.LayoutTransformer.data.sample import collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, train_tokenizer
-from layout_predictor.LayoutTransformer.model import LayoutConfig, build_model
+from layout_predictor.LayoutTransformer.model import build_model
 from layout_predictor.LayoutTransformer.model.names import to_published
 from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
 from layout_predictor.LayoutTransformer.training.config import read_config
@@ -27,30 +27,17 @@ from layout_predictor.LayoutTransformer.training.losses import layout_loss
 from layout_predictor.LayoutTransformer.training.trainer import Trainer, batch_losses
 from layout_predictor.train import main
 from ldm.util import UserError
+from tests.tiny_layout_data import DATA, RELATIONS, write_captions, write_coco
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ROOT / "layout_predictor" / "configs" / "default.yaml"
-SCHEDULE = {"SCHEDULER": "BertScheduler", "MAX_LR": 3e-3, "WARMUP": 0.1, "WEIGHT_DECAY": 0.0}
 UNUSED = "bbox_head.refine_box_head.dense.bias"
 
 
 def write_config(folder: Path, name: str = "tiny", **changes: dict[str, Any]) -> Path:
     """A tiny configuration; `changes` are keys of its sections."""
-    sections: dict[str, dict[str, Any]] = {
-        "MODEL": {
-            "hidden_size": 16, "num_layers": 1, "num_heads": 2, "feed_forward_size": 32, "max_positions": 194,
-        },
-        "DATA": {
-            "TOKENIZER": "configs/emoji/layout_tokenizer.json", "SEED": 3, "TRAIN_SENTENCES": 32,
-            "VALID_SENTENCES": 8,
-        },
-        "TRAINING": {
-            "SEED": 1, "EPOCHS": 2, "BATCH_SIZE": 8, "GRAD_CLIP": 1.0, "POSITION_WEIGHT": 0.1, "ACCELERATOR": "cpu",
-        },
-        "ENCODER": dict(SCHEDULE),
-        "BBOX_HEAD": dict(SCHEDULE),
-        "OUTPUT": {"OUTPUT_DIR": str(folder / name), "LOG_EVERY": 2, "SAVE_EVERY": 3},
-    }  # fmt: skip
+    sections = copy.deepcopy(DATA["training"])
+    sections["OUTPUT"]["OUTPUT_DIR"] = str(folder / name)
     for section, values in changes.items():
         sections[section].update(values)
     path = folder / f"{name}.yaml"
@@ -61,7 +48,7 @@ def write_config(folder: Path, name: str = "tiny", **changes: dict[str, Any]) ->
 def make_trainer(config: Path) -> Trainer:
     settings = read_config(config, DEFAULT)
     tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
-    model = build_model(LayoutConfig.from_mapping({"vocab_size": len(tokenizer), **settings.model}), seed=1)
+    model = build_model(settings.model.layout_config(len(tokenizer)), seed=1)
     return Trainer(settings, model, tokenizer)
 
 
@@ -74,7 +61,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(tmp_path: Path, monkeypatch: p
     whole = make_trainer(write_config(tmp_path, "whole"))
     whole.train()
     part = make_trainer(write_config(tmp_path, "part"))
-    update = Trainer._update
+    update = Trainer.update
 
     def killed(self: Trainer) -> None:
         if self.step == 5:
@@ -82,7 +69,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(tmp_path: Path, monkeypatch: p
         update(self)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "_update", killed)
+        patched.setattr(Trainer, "update", killed)
         part.train()
     torch.rand(5)  # another program's draws
     resumed = make_trainer(tmp_path / "part.yaml")
@@ -100,16 +87,16 @@ def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     whole = make_trainer(config)
     for _ in range(5):
-        whole._update()
+        whole.update()
     part = make_trainer(config)
     for _ in range(3):
-        part._update()
-    part._save(tmp_path / "stop.pth")
+        part.update()
+    part.save(tmp_path / "stop.pth")
     resumed = make_trainer(config)
     resumed.resume(tmp_path / "stop.pth")
     assert resumed.step == 3
     for _ in range(2):
-        resumed._update()
+        resumed.update()
     assert_same_weights(whole, resumed)
 
 
@@ -147,19 +134,17 @@ def test_the_newest_and_the_best_checkpoints_stay(tmp_path: Path) -> None:
     for name in names + others:
         (trainer.output / name).write_text("")
     trainer.step = 4 * trainer.epoch_steps
-    trainer._prune(Score(stated=Counter(all=1)))
+    trainer.prune(Score(stated=Counter(all=1)))
     assert {path.name for path in trainer.output.iterdir()} == {*names[1:], *others}
-    trainer._prune(Score())  # the metric is a distance: smaller is better
+    trainer.prune(Score())  # the metric is a distance: smaller is better
     assert {path.name for path in trainer.output.iterdir()} == {*names[2:], *others}
 
 
 def coco_config(folder: Path, name: str, **data: Any) -> Path:
     write_coco(folder)
-    values = {
-        "NAME": "coco", "ANNOTATIONS": str(folder), "MIN_OBJECTS": 1, "VALID_PART": 0.5, "TRAIN_SENTENCES": 6,
-        "CAPTIONS": str(write_captions(folder / "captions.pkl")), **data,
-    }  # fmt: skip
-    return write_config(folder, name, DATA=values, TRAINING={"BATCH_SIZE": 2})
+    paths = {"ANNOTATIONS": str(folder), "CAPTIONS": str(write_captions(folder / "captions.pkl"))}
+    values = {"NAME": "coco", "MIN_OBJECTS": 1, "VALID_PART": 0.5, "TRAIN_SENTENCES": 6}
+    return write_config(folder, name, DATA={**values, **paths, **data}, TRAINING={"BATCH_SIZE": 2})
 
 
 def test_training_on_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +161,7 @@ def test_training_on_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["--cfg_path", str(pretrain), "--init_from", str(tmp_path / "coco" / "last.pth")]) == 0
     [path] = (tmp_path / "pretrain").glob("checkpoint_2_*.pth")
     log = load_training(path)["log"]  # without relations, the metric is the distance
-    assert path.name == f"checkpoint_2_{log[-1]['centre_distance']:.4f}.pth"
+    assert path.name == f"checkpoint_2_{log[-1]['center_distance']:.4f}.pth"
 
 
 def test_parts_of_a_batch_average_to_the_whole(tmp_path: Path) -> None:
@@ -231,7 +216,7 @@ def test_a_published_checkpoint_gives_weights_and_is_saved_whole(tmp_path: Path)
     save_training(tmp_path / "published.pth", published)
     trainer.resume(tmp_path / "published.pth")
     assert trainer.step == 0
-    trainer._save(tmp_path / "again.pth")
+    trainer.save(tmp_path / "again.pth")
     again = load_training(tmp_path / "again.pth")["state_dict"]
     assert set(again) == set(published["state_dict"])
     assert all(torch.equal(again[name], value) for name, value in published["state_dict"].items())
@@ -258,7 +243,7 @@ class Foreign:
 def test_wrong_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path)
     trainer = make_trainer(config)
-    trainer._save(tmp_path / "good.pth")
+    trainer.save(tmp_path / "good.pth")
     broken = tmp_path / "broken.pth"
     broken.write_bytes((tmp_path / "good.pth").read_bytes()[:5000])
     empty = tmp_path / "empty.pth"
@@ -272,7 +257,7 @@ def test_wrong_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (config, empty, "holds more than tensors"),
         (config, foreign, "could run code"),
         (wide, tmp_path / "good.pth", "is of another size"),
-        (config, tmp_path / "x.safetensors", "has no optimiser state"),
+        (config, tmp_path / "x.safetensors", "has no optimizer state"),
     ]
     for path, checkpoint, message in cases:
         assert main(["--cfg_path", str(path), "--checkpoint", str(checkpoint)]) == 2
@@ -285,7 +270,7 @@ def test_wrong_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(UserError, match="at step 99, beyond the 8"):
         trainer.resume(tmp_path / "far.pth")
     save_training(tmp_path / "bare.pth", {key: value for key, value in state.items() if key != "bbox_head_optimizer"})
-    with pytest.raises(UserError, match="does not fit the optimisers"):
+    with pytest.raises(UserError, match="does not fit the optimizers"):
         trainer.resume(tmp_path / "bare.pth")
 
 
