@@ -261,7 +261,7 @@ def test_relation_prompts_are_fixed_and_share_no_pair() -> None:
 
 
 def test_hashes_of_the_prompts_are_those_of_the_results() -> None:
-    """Results of other prompts are refused, so a change of the prompts or of their fields would make all of them void."""
+    """Results of other prompts are refused: a change of the prompts or of their fields would make them void."""
     for name, prompts in [
         ("table-report", relation_prompts("report")),
         ("table-choose", relation_prompts("choose")),

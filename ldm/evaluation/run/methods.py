@@ -1,11 +1,11 @@
 """The ways of making an image that the evaluation compares, and how they are named on the command line.
 
 ``base`` is the plain model; ``fixed``, ``per-step``, ``april-2023`` and ``iccv-2023`` are presets. Constants may
-follow, as in ``per-step:inner_steps=2,learning_rate=0.2`` or ``iccv-2023:shared=true``. Those of ``fixed:weight=8,until=0.12``
-say which weight every object has up to which part of the steps. ``blend=unconditional`` or ``conditional`` says what
-the local attention is measured against, ``radius`` is that of the discs, ``swap=true`` exchanges the centers of the
-first two objects. ``guidance`` and ``layout`` (predictor or rule) are those of the run unless a method names its own:
-``base:guidance=7.5``, ``per-step:layout=rule``.
+follow, as in ``per-step:inner_steps=2,learning_rate=0.2`` or ``iccv-2023:shared=true``. Those of
+``fixed:weight=8,until=0.12`` say which weight every object has up to which part of the steps.
+``blend=unconditional`` or ``conditional`` says what the local attention is measured against, ``radius`` is that of the
+discs, ``swap=true`` exchanges the centers of the first two objects. ``guidance`` and ``layout`` (predictor or rule) are
+those of the run unless a method names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
 """
 
 from __future__ import annotations
