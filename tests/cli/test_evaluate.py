@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.cli import evaluate
+from ldm.evaluation import commands
 from ldm.evaluation.score.calibration import agreement, contact_sheet, pick_images, read_labels, start_labels
 from ldm.evaluation.score.metrics import Box
 from ldm.paths import ROOT
@@ -132,7 +132,7 @@ def test_an_interrupt_says_whether_the_command_goes_on(
         raise KeyboardInterrupt
 
     words = arguments.split()
-    monkeypatch.setitem(evaluate.COMMANDS, words[0], interrupt)
+    monkeypatch.setitem(commands.COMMANDS, words[0], interrupt)
     assert load_script("evaluate").main(words) == 130
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("interrupted: what was being made was not written.")

@@ -4,47 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 
 from ldm.evaluation.prompts.prompt import COLORS, EvalPrompt
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
+from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ldm.modules.encoders.openai_clip import ClipBundle
 
 ClipScore = Callable[[ImageArray, str], float]
 _COLOR_TEXTS = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
 
-def bundle_score(bundle: ClipBundle) -> ClipScore:
-    """CLIPScore as torchmetrics defines it, 100 max(cos(image, text), 0) (Hessel et al., 2021, without their 2.5)."""
-
-    def score(image: ImageArray, text: str) -> float:
-        cosine = float((embed_images(bundle, [image]) @ embed_texts(bundle, [text]).T).item())
-        return 100 * max(cosine, 0.0)
-
-    return score
+def open_clip(source: str | None) -> tuple[ClipScore | None, ClipBundle | None, tuple[str, ...]]:
+    """The CLIP score, the CLIP that judges colors, and lines about both for the report; see `open_clip_score`."""
+    if source is None:
+        return None, None, ("No CLIP was named, so there is no CLIP score and no judgement of colors.",)
+    clip_score, line = open_clip_score(source)
+    if not Path(source).is_file():
+        return clip_score, None, (f"CLIP score: {line}.", "Colors are judged by a CLIP in OpenAI's format only.")
+    return clip_score, load_clip(source), (f"CLIP score: {line}; colors by the same CLIP on the crop of the box.",)
 
 
 def open_clip_score(source: str) -> tuple[ClipScore, str]:
     """The CLIP score of a model, and one line saying how it is computed.
 
     Args:
-        source: a file in OpenAI's format (the project's own CLIP formula), or a folder or hub name of transformers'
-            CLIP, which torchmetrics opens.
+        source: a file in OpenAI's format (the project's own formula), or a folder or hub name of transformers' CLIP,
+            which torchmetrics opens.
 
     Raises:
         UserError: it can't be opened, or torchmetrics is not installed and `source` is no file.
     """
     if Path(source).is_file():
-        from ldm.modules.encoders.openai_clip import load_clip
-
         return bundle_score(load_clip(source)), f"100 max(cos, 0) by {Path(source).name}, torchmetrics' formula"
     try:
         from torchmetrics.multimodal.clip_score import CLIPScore
@@ -60,27 +58,12 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
         raise UserError(f"the CLIP '{source}' can't be loaded: {str(error).splitlines()[0]}") from None
     metric = CLIPScore(model_name_or_path=lambda: (_plain_features(model), processor))
 
+    @torch.no_grad()
     def score(image: ImageArray, text: str) -> float:
-        import torch
-
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W) uint8
-        with torch.no_grad():
-            return float(metric(pixels, text))
+        return float(metric(pixels, text))
 
     return score, f"torchmetrics' CLIPScore with {Path(source).name}"
-
-
-def open_clip(source: str | None) -> tuple[ClipScore | None, ClipBundle | None, tuple[str, ...]]:
-    """The CLIP score, the CLIP that judges colors, and lines about both for the report; see `open_clip_score`."""
-    if source is None:
-        return None, None, ("No CLIP was named, so there is no CLIP score and no judgement of colors.",)
-    clip_score, line = open_clip_score(source)
-    if not Path(source).is_file():
-        return clip_score, None, (f"CLIP score: {line}.", "Colors are judged by a CLIP in OpenAI's format only.")
-    from ldm.modules.encoders.openai_clip import load_clip
-
-    told = f"CLIP score: {line}; colors by the same CLIP on the crop of the box."
-    return clip_score, load_clip(source), (told,)
 
 
 def _plain_features(model: Any) -> Any:
@@ -94,6 +77,16 @@ def _plain_features(model: Any) -> Any:
 
         setattr(model, name, features)
     return model
+
+
+def bundle_score(bundle: ClipBundle) -> ClipScore:
+    """CLIPScore as torchmetrics defines it, 100 max(cos(image, text), 0) (Hessel et al., 2021, without their 2.5)."""
+
+    def score(image: ImageArray, text: str) -> float:
+        cosine = float((embed_image(bundle, image) @ embed_texts(bundle, [text]).T).item())
+        return 100 * max(cosine, 0.0)
+
+    return score
 
 
 # -------------------------------------------------------------------------------------------------- colors
@@ -129,44 +122,30 @@ def crop_of(image: ImageArray, box: Box) -> ImageArray:
 
 
 def classify_color(bundle: ClipBundle, crop: ImageArray, name: str) -> str:
-    """The color of `ldm.evaluation.prompts.prompt.COLORS` whose texts are nearest to the crop."""
-    import torch
-    import torch.nn.functional as F
-
+    """The color of `COLORS` whose texts are nearest to the crop."""
     texts = [text.format(color=color, name=name) for color in COLORS for text in _COLOR_TEXTS]
-    with torch.no_grad():
-        classes = embed_texts(bundle, texts).unflatten(0, (len(COLORS), -1)).mean(1)  # (colors, D)
-        similarity = embed_images(bundle, [crop]) @ F.normalize(classes, dim=-1).T  # (1, colors)
+    classes = embed_texts(bundle, texts).unflatten(0, (len(COLORS), -1)).mean(1)  # (colors, D)
+    similarity = embed_image(bundle, crop) @ F.normalize(classes, dim=-1).T  # (1, colors)
     return COLORS[int(similarity.argmax())]
 
 
-# ----------------------------------------------------------------------------------------------- embeddings
-
-
-def embed_images(bundle: ClipBundle, images: Sequence[ImageArray]) -> Tensor:
-    """Images (H, W, 3) of any size to unit vectors (B, D), brought to the CLIP's square by bicubic resizing."""
-    import torch
-    import torch.nn.functional as F
-    from PIL import Image
-
+@torch.no_grad()
+def embed_image(bundle: ClipBundle, image: ImageArray) -> Tensor:
+    """An image (H, W, 3) of any size to a unit vector (1, D), brought to the CLIP's square by bicubic resizing."""
     side = bundle.resolution
-    resized = [Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC) for p in images]
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized])).float() / 255  # (B, R, R, 3)
+    resized = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(resized.copy())[None].float() / 255  # (1, R, R, 3)
     pixels = (pixels - torch.tensor(bundle.mean)) / torch.tensor(bundle.std)
-    with torch.no_grad():
-        features = bundle.model.encode_image(pixels.permute(0, 3, 1, 2).to(_device(bundle)))  # (B, D)
+    features = bundle.model.encode_image(pixels.permute(0, 3, 1, 2).to(_device(bundle)))
     return F.normalize(features.float().cpu(), dim=-1)
 
 
+@torch.no_grad()
 def embed_texts(bundle: ClipBundle, texts: Sequence[str]) -> Tensor:
     """Texts to unit vectors (B, D)."""
-    import torch
-    import torch.nn.functional as F
-
-    with torch.no_grad():
-        features = bundle.model.encode_text(bundle.tokenize(list(texts)).to(_device(bundle)))
+    features = bundle.model.encode_text(bundle.tokenize(list(texts)).to(_device(bundle)))
     return F.normalize(features.float().cpu(), dim=-1)
 
 
-def _device(bundle: ClipBundle) -> Any:
+def _device(bundle: ClipBundle) -> torch.device:
     return next(bundle.model.parameters()).device

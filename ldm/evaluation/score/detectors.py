@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
-from ldm.util import UserError
+from ldm.models.detector import THRESHOLD as EMOJI_THRESHOLD
+from ldm.models.detector import load_detector
+from ldm.util import UserError, load_into, load_state_dict
 
 EMOJI_HALF_SIDE = 0.2  # of the nominal box around a center: the embedded detector finds centers only
 THRESHOLD = 0.3  # least score that counts; GenEval's for Mask2Former
@@ -33,10 +36,7 @@ class Detector(Protocol):
         """For the report."""
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
-        """Boxes of what one (H, W, 3) uint8 image shows of `names`, the boxes called by these names.
-
-        What else a detector with fixed categories sees is left out.
-        """
+        """Boxes of what one (H, W, 3) uint8 image shows of `names`, called by these names; nothing else."""
 
 
 def open_detector(spec: str, device: str | None = None, threshold: float | None = None) -> Detector:
@@ -66,41 +66,37 @@ def canonical(name: str) -> str:
     return found[0] if found else " ".join(words)
 
 
-def _renamed(boxes: Iterable[Box], names: Sequence[str]) -> list[Box]:
+Found = tuple[str, float, Sequence[float]]  # name, score, and left, top, right, bottom in units of `size`
+
+
+def _boxes(found: Iterable[Found], names: Sequence[str], size: tuple[int, int] = (1, 1)) -> list[Box]:
     """The boxes that mean one of `names`, under that name."""
-    asked = {canonical(name): name for name in names}
+    asked, (width, height) = {canonical(name): name for name in names}, size
     return [
-        Box(asked[canonical(box.name)], box.score, box.left, box.top, box.right, box.bottom)
-        for box in boxes
-        if canonical(box.name) in asked
+        Box(meant, float(score), left / width, top / height, right / width, bottom / height)
+        for name, score, (left, top, right, bottom) in found
+        if (meant := name if name in names else asked.get(canonical(name)))
     ]
 
 
-def _box(name: str, score: float, corners: Sequence[float], image: ImageArray) -> Box:
-    """A box from corners in pixels (left, top, right, bottom)."""
-    height, width = image.shape[:2]
-    left, top, right, bottom = corners
-    return Box(name, float(score), left / width, top / height, right / width, bottom / height)
+def _pixels(image: ImageArray) -> torch.Tensor:
+    """(H, W, 3) uint8 to (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
 
 class EmojiBoxes:
     """The embedded detector. It gives centers; the boxes are nominal squares around them."""
 
-    def __init__(self, weights: Path | None = None, threshold: float | None = None) -> None:
-        from ldm.models.detector import THRESHOLD as OWN
-        from ldm.models.detector import load_detector
+    name = "embedded emoji detector (centers; boxes are nominal)"
 
-        self.model, self.threshold = load_detector(weights), OWN if threshold is None else threshold
-        self.name = "embedded emoji detector (centers; boxes are nominal)"
+    def __init__(self, weights: Path | None = None, threshold: float | None = None) -> None:
+        self.model, self.threshold = load_detector(weights), EMOJI_THRESHOLD if threshold is None else threshold
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
         """See `Detector`."""
-        import torch
-
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
         half = EMOJI_HALF_SIDE
-        [found] = self.model.detect(pixels.to(self.model.device), self.threshold)
-        return _renamed((Box(d.name, d.score, d.x - half, d.y - half, d.x + half, d.y + half) for d in found), names)
+        [found] = self.model.detect(_pixels(image)[None].to(self.model.device), self.threshold)
+        return _boxes(((d.name, d.score, (d.x - half, d.y - half, d.x + half, d.y + half)) for d in found), names)
 
 
 class TransformersDetector:
@@ -137,19 +133,17 @@ class TransformersDetector:
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
         """See `Detector`."""
-        pil = Image.fromarray(image)
+        asked = {}
         if self.zero_shot:
-            asked = list(dict.fromkeys(names))
-            labels = [name + self.ending for name in asked]
-            found = self.pipeline(pil, candidate_labels=labels, threshold=self.threshold) if labels else []
-        else:
-            found = self.pipeline(pil, threshold=self.threshold)
-        boxes = []
-        for item in found:
-            corners = [item["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
-            label = item["label"].removesuffix(self.ending) if self.ending else item["label"]
-            boxes.append(_box(label, item["score"], corners, image))
-        return boxes if self.zero_shot else _renamed(boxes, names)
+            if not names:
+                return []
+            asked["candidate_labels"] = [name + self.ending for name in dict.fromkeys(names)]
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        found = [
+            (item["label"].removesuffix(self.ending), item["score"], [item["box"][side] for side in sides])
+            for item in self.pipeline(Image.fromarray(image), threshold=self.threshold, **asked)
+        ]
+        return _boxes(found, names, (image.shape[1], image.shape[0]))
 
 
 class TorchvisionDetector:
@@ -159,8 +153,6 @@ class TorchvisionDetector:
         self, model: str, file: Path | None = None, device: str | None = None, threshold: float | None = None
     ) -> None:
         from torchvision.models import detection, get_model_weights, list_models
-
-        from ldm.util import load_into, load_state_dict
 
         known = list_models(module=detection)
         if model not in known:
@@ -185,18 +177,10 @@ class TorchvisionDetector:
 
     def detect(self, image: ImageArray, names: Sequence[str]) -> list[Box]:
         """See `Detector`."""
-        import torch
-
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255  # (3, H, W)
-        with torch.no_grad():
-            [found] = self.network([pixels.to(self.device)])
-        rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
-        boxes = [
-            _box(self.categories[label], score, corners, image)
-            for corners, label, score in rows
-            if score >= self.threshold
-        ]
-        return _renamed(boxes, names)
+        [found] = self.network([_pixels(image).to(self.device)])
+        rows = zip(*(found[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
+        boxes = [(self.categories[label], score, box) for label, score, box in rows if score >= self.threshold]
+        return _boxes(boxes, names, (image.shape[1], image.shape[0]))
 
 
 def _first_line(error: BaseException) -> str:
