@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made; `sets` are the prompts by name, `layout` says who gives the centers."""
+    """What is to be made; `sets` are the prompts by name, `layout` says who gives the centers.
+
+    `titles` are what the summary calls the methods.
+    """
 
     sets: Mapping[str, Sequence[EvalPrompt]]
     stages: tuple[Stage, ...]
     steps: int
     scale: float
     layout: Placing
+    titles: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[Method]:
@@ -75,7 +79,8 @@ def read_plan(path: Path, root: Path) -> Plan:
             )
             for entry in content["stages"]
         )
-        plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), content["layout"])
+        titles = content.get("titles", {})
+        plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), content["layout"], titles)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"the plan {path} can't be used ({error!r:.120}); see configs/emoji/evidence.yaml") from None
     if unknown := {name for stage in stages for name in stage.sets} - set(sets):

@@ -65,6 +65,7 @@ PLAN = """
 steps: 2
 scale: 5.0
 layout: rule
+titles: {base: plain model, per-step: "`per-step`, the default"}
 sets: {one: one.txt, two: two.txt}
 stages:
   - {methods: [base, per-step], count: 3, seeds: [7], batch: 2}

@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from layout_predictor.inference.objects import find_objects
+from layout_predictor.LayoutTransformer.data.categories import plural
 from layout_predictor.LayoutTransformer.data.records import read_records
 from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation
 from ldm.evaluation.prompts.words import relation_of, stated_relations
@@ -152,8 +154,6 @@ def _from_block(block: Mapping[str, str], where: str) -> EvalPrompt:
 
 def from_sentence(text: str) -> EvalPrompt:
     """A bare sentence: its objects by the noun finder of the layout predictor, directions by their words."""
-    from layout_predictor.inference.objects import find_objects
-
     found = find_objects(text)
     objects = tuple(
         replace(parse_object(item.phrase, item.phrase), name=item.name.lower(), phrase=item.phrase) for item in found
@@ -192,8 +192,6 @@ def parse_object(words: Any, where: str) -> EvalObject:
 
 def _singular(noun: str) -> str:
     """The noun of which `noun` is the plural, by the plural rule of the layout predictor."""
-    from layout_predictor.LayoutTransformer.data.categories import plural
-
     guesses = [noun.removesuffix(many) + one for many, one in (("ies", "y"), ("es", ""), ("s", ""))]
     return next((guess for guess in guesses if guess != noun and plural(guess) == noun), noun)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from PIL import Image
 
 from ldm.evaluation.prompts.prompt import EvalPrompt
@@ -38,8 +39,6 @@ def report(run: FinishedRun, scores: Scores, cases: int = 60) -> str:
     Raises:
         UserError: the scores are those of another run, or of another form.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
-
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     try:

@@ -36,24 +36,6 @@ _COLUMNS = {
     "background": "background right",
 }
 _OBJECTS = {"2": "two objects", "3": "three", "4": "four", "5": "five"}
-# What the summary of the evidence calls the methods.
-_TITLES = {
-    "base": "plain model",
-    "per-step": "`per-step`, the default",
-    "fixed:weight=1,blend=unconditional": "default, without optimization",
-    "per-step:layout=rule": "default, without the predictor (layout by rule)",
-    "fixed:weight=1": "paper's equation, without optimization",
-    "per-step:blend=conditional": "paper's equation, optimized as the default",
-    "per-step:last=0.04,inner_steps=8": "default, weights constant over time",
-    "per-step:swap=true": "default, centers exchanged",
-    "iccv-2023:shared=true": "`iccv-2023`, weights constant over time",
-    "per-step:radius=0.1,half_side=0.1": "default, radius 0.1 for 0.2",
-    "per-step:radius=0.3,half_side=0.3": "default, radius 0.3",
-    "base:guidance=2": "plain model, guidance 2 for 5",
-    "per-step:guidance=2": "default, guidance 2",
-    "base:guidance=8": "plain model, guidance 8",
-    "per-step:guidance=8": "default, guidance 8",
-}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -101,7 +83,7 @@ def evidence_blocks(plan: Plan, records: Mapping[str, Record], rows: Rows, left:
         "ablations": ablations_markdown(rows),
         "styles": groups_markdown(styles, {name: name.upper() for name in plan.sets}),
         "objects": groups_markdown(sizes, _OBJECTS),
-        "summary": summary_markdown(rows),
+        "summary": summary_markdown(rows, plan.titles),
         "state": _state(plan, records, rows, left),
     }
 
@@ -153,11 +135,15 @@ def groups_markdown(methods: Groups, groups: Mapping[str, str]) -> str:
     return markdown_table(lines)
 
 
-def summary_markdown(rows: Rows) -> str:
-    """A short table: objects there and relations right, with the differences from the first method."""
+def summary_markdown(rows: Rows, titles: Mapping[str, str]) -> str:
+    """A short table: objects there and relations right, with the differences from the first method.
+
+    Args:
+        titles: what methods are called in it; others are called by their label.
+    """
     lines = [["", "images", "objects there", "difference", "relation right", "difference"]]
     for row in rows:
-        cells = [_TITLES.get(row["method"], f"`{row['method']}`"), str(row["images"])]
+        cells = [titles.get(row["method"], f"`{row['method']}`"), str(row["images"])]
         for name in ("object_recall", "relation"):
             cells += [_share(row["ratios"][name]), _interval(_against(row, name))]
         lines.append(cells)

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
 from ldm.evaluation.prompts.prompt import EvalPrompt, prompts_hash, rule_layout
 from ldm.evaluation.run.methods import Method, Placing
-from ldm.generation.pipeline import ModelChoice
+from ldm.generation.draw import GeneratedImage, draw
+from ldm.generation.images import file_hash
+from ldm.generation.pipeline import ModelChoice, Pipeline, load_pipeline
 from ldm.generation.settings import Sampling
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from ldm.generation.draw import GeneratedImage
-    from ldm.generation.pipeline import Pipeline
 
 
 class Studio:
@@ -53,15 +52,10 @@ class Studio:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The loaded models."""
-        from ldm.generation.pipeline import load_pipeline
-
         return load_pipeline(self.choice, device=self.device, clip=self.clip, predictor=self.predictor)
 
     def settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
         """What all images of a run share."""
-        from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
-        from ldm.generation.images import file_hash
-
         predictor = self.predictor or DEFAULT_WEIGHTS
         named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
         return {
@@ -90,7 +84,5 @@ class Studio:
         self, method: Method, prompts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int]
     ) -> list[GeneratedImage]:
         """One image a prompt, made together; see `ldm.generation.draw.draw`."""
-        from ldm.generation.draw import draw
-
         sampling = self.sampling if method.guidance is None else replace(self.sampling, scale=method.guidance)
         return draw(self.pipeline, prompts, layouts, seeds, method.preset, sampling)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from layout_predictor.inference.nouns import category_of
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
 from ldm.models.detector import THRESHOLD as EMOJI_THRESHOLD
@@ -59,8 +60,6 @@ def open_detector(spec: str, device: str | None = None, threshold: float | None 
 @lru_cache(maxsize=4096)
 def canonical(name: str) -> str:
     """A name under which synonyms meet: COCO's category ("man" is "person"), or the words in lower case."""
-    from layout_predictor.inference.nouns import category_of
-
     words = name.lower().replace("-", " ").split()
     found = category_of(words)
     return found[0] if found else " ".join(words)

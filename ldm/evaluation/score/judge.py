@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ldm.categories import BACKGROUNDS
 from ldm.evaluation.prompts.prompt import EvalPrompt
 from ldm.evaluation.run.manifest import Entry, FinishedRun, load_image
+from ldm.evaluation.score.clip import ClipScore, color_facts
+from ldm.evaluation.score.detectors import Detector
 from ldm.evaluation.score.metrics import RATIOS, Box, ImageFacts, Point, counts, image_facts, visor_n
 from ldm.evaluation.score.statistics import RESAMPLES, Array, compare, estimate
 from ldm.generation.images import ImageArray
+from ldm.modules.encoders.openai_clip import ClipBundle
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from ldm.evaluation.score.clip import ClipScore
-    from ldm.evaluation.score.detectors import Detector
-    from ldm.modules.encoders.openai_clip import ClipBundle
 
 logger = logging.getLogger(__name__)
 ImageOf = tuple[int, int]  # number of the prompt, seed
@@ -60,8 +58,6 @@ def look(
     if judges.categories:
         facts = replace(facts, extra=len(every) - sum(facts.found))
     if judges.colors is not None and any(item.color for item in prompt.objects):
-        from ldm.evaluation.score.clip import color_facts
-
         facts = replace(facts, colors=color_facts(judges.colors, image, boxes, prompt))
     if judges.background is not None and prompt.background in BACKGROUNDS:
         facts = replace(facts, background=judges.background(image) == prompt.background)
