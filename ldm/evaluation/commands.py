@@ -52,8 +52,7 @@ def detector(options: Namespace) -> Iterator[str]:
 def calibrate(options: Namespace) -> Iterator[str]:
     """Scores the detector on the images labeled by eye."""
     labeled = calibration.read_labels(options.labels)
-    scenes = ((item.load(), item.objects) for item in labeled)
-    found = calibration.agreement(detectors.EmojiBoxes(options.detector), scenes).to_json()
+    found = calibration.agreement(detectors.EmojiBoxes(options.detector), labeled).to_json()
     write_json(options.out or RESULTS / "calibration.json", {"images": len(labeled), "generated": found})
     yield f"{len(labeled)} generated images: {_agreement(found)}"
 
@@ -73,7 +72,7 @@ def sheet(options: Namespace) -> Iterator[str]:
     """Starts a label file with images chosen at random, blind to the method."""
     files = calibration.pick_images(options.outdir, options.count, options.seed)
     calibration.start_labels(files, options.labels)
-    image = calibration.contact_sheet([item.load() for item in calibration.read_labels(options.labels)])
+    image = calibration.contact_sheet([image for image, _ in calibration.read_labels(options.labels)])
     path = save_png(options.out or options.outdir / "sheet.png", image)
     yield f"fill in the objects in {options.labels}; the images are on {path}"
 

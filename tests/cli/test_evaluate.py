@@ -65,12 +65,12 @@ def test_labels_by_hand(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         start_labels(files, path)
     labeled = read_labels(path)
-    assert [item.load()[0, 0, 0] for item in labeled] == [int(file.stem) for file in files]
-    assert contact_sheet([item.load() for item in labeled]).size == (5 * 278, 278)
+    assert [image[0, 0, 0] for image, _ in labeled] == [int(file.stem) for file in files]
+    assert contact_sheet([image for image, _ in labeled]).size == (5 * 278, 278)
     content = json.loads(path.read_text())
     content["images"][0]["objects"] = [{"name": "cat", "x": 0.5, "y": 0.25}]
     path.write_text(json.dumps(content))
-    assert read_labels(path)[0].objects == [("cat", 0.5, 0.25)]
+    assert read_labels(path)[0][1] == [("cat", 0.5, 0.25)]
     content["images"][0]["objects"] = [{"name": "unicorn", "x": 0.5, "y": 0.25}]
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="unicorn"):

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from ldm.categories import NAMES
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import make_scene, scene_rng
+from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.detectors import Detector
 from ldm.evaluation.score.metrics import Box
 from ldm.files import write_json
@@ -94,36 +95,16 @@ def fresh_scenes(count: int, degraded: bool = False, close_ups: float = 0.0) -> 
 # ------------------------------------------------------------------------------------------ labels by eye
 
 
-@dataclass(frozen=True)
-class LabeledImage:
-    """A generated image and the objects that a person sees in it, named by categories."""
-
-    path: Path
-    objects: Truth
-
-    def load(self) -> ImageArray:
-        """The image's pixels. UserError if the file can't be read."""
-        try:
-            with Image.open(self.path) as image:
-                return np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise UserError(f"The labeled image {self.path} can't be read: {error}.") from error
-
-
-def read_labels(path: Path) -> list[LabeledImage]:
-    """The labels of a file {"images": [{"file": relative path, "objects": [{"name", "x", "y"}]}]}.
+def read_labels(path: Path) -> list[tuple[ImageArray, Truth]]:
+    """The images and labels of a file {"images": [{"file": relative path, "objects": [{"name", "x", "y"}]}]}.
 
     Raises:
-        UserError: it is missing or of another form, names an unknown category, or has a center outside [0, 1].
+        UserError: it or an image is missing or of another form, a category is unknown, or a center outside [0, 1].
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        images = [
-            LabeledImage(
-                path.parent / entry["file"],
-                [(item["name"], float(item["x"]), float(item["y"])) for item in entry["objects"]],
-            )
-            for entry in content["images"]
+        entries: Any = json.loads(path.read_text(encoding="utf-8"))["images"]
+        labels = [
+            (item["file"], [(o["name"], float(o["x"]), float(o["y"])) for o in item["objects"]]) for item in entries
         ]
     except OSError as error:
         raise UserError(f"The labels {path} can't be read; start some with `scripts/evaluate.py sheet`.") from error
@@ -131,11 +112,15 @@ def read_labels(path: Path) -> list[LabeledImage]:
         raise UserError(
             f"The labels {path} are not of the form that `scripts/evaluate.py sheet` writes: {error!r}."
         ) from error
-    for image in images:
-        for name, x, y in image.objects:
+    scenes = []
+    for file, objects in labels:
+        for name, x, y in objects:
             if name not in NAMES or not (0 <= x <= 1 and 0 <= y <= 1):
-                raise UserError(f"{path} labels {image.path.name} with '{name}' at ({x:g}, {y:g}), which can't be.")
-    return images
+                raise UserError(f"{path} labels {file} with '{name}' at ({x:g}, {y:g}), which can't be.")
+        if (image := load_image(path.parent / file)) is None:
+            raise UserError(f"The labeled image {path.parent / file} can't be read; restore it.")
+        scenes.append((image, objects))
+    return scenes
 
 
 def pick_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
