@@ -15,14 +15,13 @@ With --out FOLDER each writes bench-NAME.json there; the published ones are in d
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from ldm.paths import SD_CONFIG, project_file
-from ldm.util import UserError, atomic_write
+from ldm.util import UserError
 
 RESULTS = Path("docs/results")
 PARTS = ("calls", "gradient", "memory", "presets", "cost", "startup")
@@ -62,14 +61,15 @@ def run(options: argparse.Namespace) -> None:
         return
     import torch
 
+    from ldm.files import write_json
+
     torch.set_num_threads(options.threads)
     settings = {"rounds": options.rounds, "threads": options.threads, "torch": torch.__version__}
     for name in [options.what] if options.what else PARTS:
         result = {"settings": settings, **measure(name, options)}
         print("\n".join(lines(name, result)), flush=True)
         if options.out:
-            with atomic_write(options.out / f"bench-{name}.json") as temporary:
-                temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write_json(options.out / f"bench-{name}.json", result)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.markdown import markdown_table, update_page
+from ldm.evaluation.report.markdown import markdown_table, update_page
 from ldm.util import UserError, atomic_write
 
 GIB = 2**30

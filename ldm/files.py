@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,3 +77,19 @@ def save_safetensors(
             save_file(own, temporary, dict(metadata or {}))
         except SafetensorError as err:
             raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8, all of it or nothing. Raises UserError as `atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write indented JSON, all of it or nothing. Raises UserError as `atomic_write` does."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: str | Path, lines: Iterable[Any]) -> None:
+    """Write JSON Lines, all of them or nothing. Raises UserError as `atomic_write` does."""
+    write_text(path, "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines))

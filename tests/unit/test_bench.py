@@ -14,7 +14,7 @@ from bench.__main__ import PARTS, main
 from bench.counting import Work, count_work, fit, in_turn
 from bench.memory import PER_STEP, Case, count
 from bench.page import PAGE, TABLES, blocks
-from ldm.evaluation.markdown import replace_blocks
+from ldm.evaluation.report.markdown import replace_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 EMOJI = ROOT / "configs/emoji/inference.yaml"
@@ -56,7 +56,9 @@ def test_work_of_a_frozen_layers_gradient() -> None:
 @pytest.mark.parametrize("costs", [(2e-11, 1e-10, 3e-6), (2e-11, 0.0, 3e-6), (0.0, 1e-10, 0.0)])
 def test_the_fit_finds_costs_that_made_the_times(costs: tuple[float, float, float]) -> None:
     works = [Work(1e9, 1e8, 100), Work(5e9, 2e8, 120), Work(1e10, 9e8, 500), Work(2e10, 1e9, 4000)]
-    seconds = [sum(c * n for c, n in zip(costs, (work.flops, work.bytes, work.operations), strict=True)) for work in works]
+    seconds = [
+        sum(c * n for c, n in zip(costs, (work.flops, work.bytes, work.operations), strict=True)) for work in works
+    ]
     found, explained = fit(works, seconds)
     assert explained == pytest.approx(seconds, rel=1e-6)
     assert found == pytest.approx(costs, rel=1e-5, abs=1e-16)
