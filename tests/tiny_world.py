@@ -13,63 +13,36 @@ from ldm.modules.encoders.openai_clip import clip_package, save_clip
 from ldm.modules.encoders.tokenizer import WordTokenizer
 from ldm.util import instantiate_from_config, save_safetensors
 
-CONFIG = {
-    "model": {
-        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-        "params": {
-            "linear_start": 0.00085,
-            "linear_end": 0.012,
-            "timesteps": 1000,
-            "first_stage_key": "image",
-            "cond_stage_key": "caption",
-            "image_size": 8,
-            "channels": 4,
-            "conditioning_key": "crossattn",
-            "scale_factor": 1.0,
-            "use_ema": False,
-            "unet_config": {
-                "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-                "params": {
-                    "image_size": 8,
-                    "in_channels": 4,
-                    "out_channels": 4,
-                    "model_channels": 32,
-                    "attention_resolutions": [1, 2],
-                    "num_res_blocks": 1,
-                    "channel_mult": [1, 1],
-                    "num_heads": 2,
-                    "use_spatial_transformer": True,
-                    "transformer_depth": 1,
-                    "context_dim": 32,
-                    "legacy": False,
-                },
-            },
-            "first_stage_config": {
-                "target": "ldm.models.autoencoder.AutoencoderKL",
-                "params": {
-                    "embed_dim": 4,
-                    "ddconfig": {
-                        "double_z": True,
-                        "z_channels": 4,
-                        "resolution": 32,
-                        "in_channels": 3,
-                        "out_ch": 3,
-                        "ch": 32,
-                        "ch_mult": [1, 1, 1],
-                        "num_res_blocks": 1,
-                        "attn_resolutions": [],
-                        "dropout": 0.0,
-                    },
-                    "lossconfig": {"target": "torch.nn.Identity"},
-                },
-            },
-            "cond_stage_config": {
-                "target": "ldm.modules.encoders.modules.SmallCLIPTextEmbedder",
-                "params": {"vocab_file": "configs/emoji/vocab.txt", "width": 32, "layers": 1, "heads": 2},
-            },
-        },
-    }
-}
+CONFIG = yaml.safe_load("""
+model:
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    linear_start: 0.00085
+    linear_end: 0.012
+    timesteps: 1000
+    first_stage_key: image
+    cond_stage_key: caption
+    image_size: 8
+    channels: 4
+    conditioning_key: crossattn
+    scale_factor: 1.0
+    use_ema: false
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params: {image_size: 8, in_channels: 4, out_channels: 4, model_channels: 32, attention_resolutions: [1, 2],
+        num_res_blocks: 1, channel_mult: [1, 1], num_heads: 2, use_spatial_transformer: true, transformer_depth: 1,
+        context_dim: 32, legacy: false}
+    first_stage_config:
+      target: ldm.models.autoencoder.AutoencoderKL
+      params:
+        embed_dim: 4
+        ddconfig: {double_z: true, z_channels: 4, resolution: 32, in_channels: 3, out_ch: 3, ch: 32,
+          ch_mult: [1, 1, 1], num_res_blocks: 1, attn_resolutions: [], dropout: 0.0}
+        lossconfig: {target: torch.nn.Identity}
+    cond_stage_config:
+      target: ldm.modules.encoders.modules.SmallCLIPTextEmbedder
+      params: {vocab_file: configs/emoji/vocab.txt, width: 32, layers: 1, heads: 2}
+""")
 LAYOUT = {
     "prompt": "a cat to the left of a dog",
     "objects": [
