@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -72,15 +74,21 @@ def build(folder: Path) -> TinyWorld:
     world = TinyWorld(*(folder / name for name in ("tiny.yaml", "tiny.safetensors", "clip.safetensors", "a.json")))
     world.config.write_text(yaml.safe_dump(CONFIG))
     world.layout.write_text(json.dumps(LAYOUT))
-    state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    model = instantiate_from_config(CONFIG["model"])
-    for parameter in model.model.parameters():  # published zero-initialized layers would make the U-Net's output 0
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
-    save_safetensors(world.ckpt, model.state_dict())
-    words = WordTokenizer()
-    clip = clip_package().model.CLIP(16, 32, 1, 64, 16, words.context_length, words.vocab_size, 64, 1, 1)
+    write_weights(world.ckpt, CONFIG)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        words = WordTokenizer()
+        clip = clip_package().model.CLIP(16, 32, 1, 64, 16, words.context_length, words.vocab_size, 64, 1, 1)
     save_clip(clip.state_dict(), world.clip)
-    torch.random.set_rng_state(state)
     return world
+
+
+def write_weights(path: Path, config: Mapping[str, Any]) -> None:
+    """Random weights of the model of a config as safetensors."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = instantiate_from_config(config["model"])
+        for parameter in model.model.parameters():
+            if not parameter.any():  # published zero-initialized layers would make the U-Net's output 0
+                torch.nn.init.normal_(parameter, std=0.05)
+    save_safetensors(path, model.state_dict())
