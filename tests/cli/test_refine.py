@@ -61,6 +61,12 @@ def test_every_preset_with_every_sampler(settings: GenerateSettings, preset: str
     assert set(made.losses) == (set() if preset == "fixed" else {"total", "global", "local", "local_0", "local_1"})
 
 
+def test_the_documented_import() -> None:
+    from ldm.spacetime import generate as documented
+
+    assert documented.generate is generate and documented.GenerateSettings is GenerateSettings
+
+
 def test_same_seed_same_image_whatever_the_batch(settings: GenerateSettings) -> None:
     together = generate(replace(settings, samples=2, baseline=True))
     apart = [generate(replace(settings, seed=42 + i, baseline=True))[0] for i in range(2)]
