@@ -8,7 +8,7 @@ of the embedded model, in which starting an operation costs as much as computing
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,11 +20,12 @@ from bench.timing import Call, timed
 from bench.unet import CENTERS, make_control, own_unet
 from bench.work import Work, count_work, fit
 from ldm.extensions.packed import pack, unpack
-from ldm.generation.generate import make_batch
+from ldm.generation.draw import draw
 from ldm.generation.pipeline import choose_model, load_pipeline
-from ldm.generation.settings import GenerateSettings, fit_to_model
+from ldm.generation.settings import Sampling
 from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
 Case = dict[str, int | str]
@@ -122,16 +123,16 @@ def _images() -> Iterator[tuple[Case, Work, Call]]:
         raise UserError(f"{config} is not there; run this in the project's folder")
     pipeline = load_pipeline(choose_model(config))
     for schedule, steps, pixels, objects, batch in IMAGES:
-        settings = GenerateSettings(("",), sampler="plms", steps=steps, height=pixels, width=pixels, samples=batch)
-        settings = fit_to_model(settings, pipeline)
+        settings = Sampling(sampler="plms", steps=steps, height=pixels, width=pixels)
         plain = schedule == "plain"
         placed = tuple(LayoutObject(f"a {word}", *at) for word, at in zip(WORDS, CENTERS, strict=True))[:objects]
         layout = Layout(() if plain else placed)
         prompt = " and ".join(f"a {word}" for word in WORDS[:objects])
-        chosen = settings if plain else replace(settings, schedule=schedule)
+        draw_all = partial(draw, pipeline, [prompt] * batch, [layout] * batch, range(batch))
+        preset = None if plain else PRESETS[schedule]
 
-        def call(settings: GenerateSettings = chosen, prompt: str = prompt, layout: Layout = layout) -> None:
-            make_batch(pipeline, settings, prompt, layout, range(settings.samples))
+        def call(draw_all: Any = draw_all, preset: Preset | None = preset, settings: Sampling = settings) -> None:
+            draw_all(preset, settings)
 
         yield (
             {

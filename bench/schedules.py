@@ -11,17 +11,19 @@ from typing import Any
 from bench.memory import LAYOUT, PROMPT
 from bench.timing import in_turn
 from bench.work import count_work
-from ldm.generation.generate import make_batch
+from ldm.generation.draw import draw
 from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline
-from ldm.generation.settings import SCHEDULES, GenerateSettings, fit_to_model
+from ldm.generation.settings import Sampling
 from ldm.paths import EMOJI_CONFIG, project_file
-from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS
 
 PLAIN = "plain"
+METHODS = ("per-step", "april-2023", "iccv-2023")
 
 
-def measure(rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = SCHEDULES) -> dict[str, Any]:
+def measure(
+    rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = ("per-step", "april-2023", "iccv-2023")
+) -> dict[str, Any]:
     """By schedule: {"calls": forward calls, "backward": of them differentiated, "flops": of all}, and the seconds and
     their ratio to plain sampling, see :func:`bench.timing.in_turn`.
 
@@ -30,23 +32,23 @@ def measure(rounds: int = 5, steps: int = 50, schedules: tuple[str, ...] = SCHED
     only, and counted on one of their passes through the chain, which are all alike.
     """
     pipeline = load_pipeline(choose_model(project_file(EMOJI_CONFIG)))
-    settings = fit_to_model(GenerateSettings((PROMPT,), sampler="plms", steps=steps), pipeline)
+    settings = Sampling(sampler="plms", steps=steps)
     names = (PLAIN, *schedules)
     slow = {name for name in schedules if PRESETS[name].mode == "whole-chain"}
     rows = in_turn({name: partial(_draw, pipeline, settings, name) for name in names}, PLAIN, rounds, slow)
     for name in names:
         with _counted(pipeline) as calls:
-            flops = count_work(partial(_draw, pipeline, replace(settings, rounds=1), name)).flops
+            flops = count_work(partial(_draw, pipeline, settings, name, 1)).flops
         passes = 1 if name == PLAIN else PRESETS[name].rounds
         rows[name] |= {key: value * passes for key, value in {**calls, "flops": flops}.items()}
     return rows
 
 
-def _draw(pipeline: Pipeline, settings: GenerateSettings, schedule: str) -> None:
-    if schedule == PLAIN:
-        make_batch(pipeline, settings, PROMPT, Layout(()), [42])
-    else:
-        make_batch(pipeline, replace(settings, schedule=schedule), PROMPT, LAYOUT, [42])
+def _draw(pipeline: Pipeline, settings: Sampling, name: str, rounds: int | None = None) -> None:
+    preset = None if name == PLAIN else PRESETS[name]
+    if preset is not None and rounds is not None:
+        preset = replace(preset, rounds=rounds)
+    draw(pipeline, [PROMPT], [LAYOUT], [42], preset, settings)
 
 
 @contextmanager

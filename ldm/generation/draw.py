@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldm.backends.base import Backend
+from ldm.generation.chain import Callback, start_chain
 from ldm.generation.images import ImageArray, to_images
-from ldm.generation.pipeline import Pipeline, make_sampler
+from ldm.generation.pipeline import Pipeline
 from ldm.generation.settings import Sampling, fit_to_model
-from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.optimize import optimize
+from ldm.spacetime.optimize import Result, optimize
 from ldm.spacetime.presets import Preset
-
-Callback = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass
@@ -49,105 +48,74 @@ def draw(
     Args:
         preset: how the weights come about; None, as well as layouts without any object, is the plain model.
         sampling: what is None in it is taken as suits the model.
-        callback: called after every denoising step with the sampler's dict, "done" and "total" steps of the whole
-            batch, and for a preset with "round" and the latest "loss" by name, (B,).
+        callback: called after every denoising step with the sampler's dict and the steps "done" of the "total"; with a
+            preset also with "round" and the latest "loss" by name, (B,).
 
     Raises:
         UserError: a size, step count or eta that model and sampler cannot do.
     """
-    sampling = fit_to_model(sampling, pipeline)
-    assert sampling.height and sampling.width and sampling.scale is not None
-    sampler = make_sampler(sampling.sampler, pipeline.model)
-    length = len(sampler.schedule(sampling.steps, sampling.eta))  # for some counts not the number asked for
-    if preset is not None and not any(layout.objects for layout in layouts):
+    backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
+    if not any(layout.objects for layout in layouts):
         preset = None
-    shown = _Shown(callback, length * (preset.rounds if preset else 1), sampling.save_steps)
-    shape = (pipeline.channels, sampling.height // pipeline.factor, sampling.width // pipeline.factor)
-    weights, history = None, []
     with pipeline.precision(sampling.precision):
-        generators = seeded_generators(seeds)
-        noise = noise_like((len(seeds), *shape), generators, pipeline.device)  # (B, C, h, w)
-        unconditional, context = _contexts(pipeline, prompts)
+        passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
+        sampler, chain = start_chain(backend, sampling, seeds, latent_shape(backend, sampling), callback, passes)
+        chain |= contexts(backend, prompts)
         if preset is None:
             with torch.no_grad():
-                latents, _ = sampler.sample(
-                    S=sampling.steps,
-                    batch_size=len(seeds),
-                    shape=shape,
-                    conditioning=context,
-                    unconditional_conditioning=unconditional,
-                    unconditional_guidance_scale=sampling.scale,
-                    x_T=noise,
-                    eta=sampling.eta,
-                    generator=generators,
-                    callback=shown,
-                    verbose=False,
-                )
-                images = pipeline.decode(latents)
+                images = backend.decode(sampler.sample(**chain)[0])
+            result = None
         else:
             with torch.no_grad():
-                control = SpatialControl.build(layouts, pipeline.encode)
+                control = SpatialControl.build(layouts, backend.encode)
             result = optimize(
-                pipeline.model,
+                backend,
                 sampler,
                 control,
                 None if preset.mode == "fixed" else preset.objective(pipeline.clip, prompts, layouts),
                 preset,
                 layouts=layouts,
-                x_T=noise,
-                conditioning=context,
-                unconditional_conditioning=unconditional,
-                guidance_scale=sampling.scale,
-                steps=sampling.steps,
-                eta=sampling.eta,
-                generator=generators,
-                callback=shown,
                 checkpoint_steps=not sampling.keep_activations,
                 checkpoint_blocks=sampling.block_checkpointing,
+                **chain,
             )
-            images, weights, history = result.images, result.weights, result.history
-        with torch.no_grad():
-            steps = [to_images(pipeline.decode(x.to(pipeline.device))) for x in shown.predicted[-length:]]
-    made = []
-    for b, (prompt, layout, seed, image) in enumerate(zip(prompts, layouts, seeds, to_images(images), strict=True)):
-        count = len(layout.objects)
-        own = None if weights is None else weights[:, :count, b].cpu().numpy()
-        losses = _losses(history, b, count)
-        made.append(GeneratedImage(prompt, seed, layout, image, own, losses, [batch[b] for batch in steps]))
-    return made
+            images = result.images
+        length = chain["callback"].total // passes
+        with torch.no_grad():  # of several rounds, the one that made the images
+            predicted = [backend.decode(x.to(backend.device)) for x in chain["callback"].predicted[-length:]]
+        steps = [to_images(batch) for batch in predicted]
+    made = zip(prompts, seeds, layouts, to_images(images), strict=True)
+    return [
+        GeneratedImage(*entry, *_record(result, b, len(layouts[b].objects)), [batch[b] for batch in steps])
+        for b, entry in enumerate(made)
+    ]
+
+
+def latent_shape(backend: Backend, sampling: Sampling) -> tuple[int, int, int]:
+    """(C, h, w) of a latent, for settings that were fitted to the model."""
+    assert sampling.height and sampling.width
+    return backend.channels, sampling.height // backend.factor, sampling.width // backend.factor
 
 
 @torch.no_grad()
-def _contexts(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Contexts of the empty prompt and of the prompts, each (B, L, C); equal texts are encoded once."""
+def contexts(backend: Backend, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The sampler's contexts, each (B, L, C): of the prompts and of the empty prompt. Equal texts are encoded once."""
     texts = list(dict.fromkeys(["", *prompts]))
-    encoded = pipeline.encode(texts)
-    rows = [texts.index(prompt) for prompt in prompts]
-    return encoded[[0] * len(prompts)], encoded[rows]
+    encoded = backend.encode(texts)
+    return {
+        "conditioning": encoded[[texts.index(prompt) for prompt in prompts]],
+        "unconditional_conditioning": encoded[[0] * len(prompts)],
+    }
 
 
-class _Shown:
-    """Listens to the sampler: counts the steps, and keeps the predicted latents where they are wanted."""
-
-    def __init__(self, callback: Callback | None, total: int, keep: bool) -> None:
-        self.callback, self.total, self.keep = callback, total, keep
-        self.done = 0
-        self.predicted: list[torch.Tensor] = []  # pred_x0 of every step, each (B, C, h, w), on the CPU
-
-    def __call__(self, state: Mapping[str, Any]) -> None:
-        self.done += 1
-        if self.keep:
-            self.predicted.append(state["pred_x0"].cpu())
-        if self.callback is not None:
-            self.callback({**state, "done": self.done, "total": self.total})
-
-
-def _losses(history: Sequence[Mapping[str, Any]], b: int, objects: int) -> dict[str, list[float]]:
-    """The losses of image `b` of a batch by name, without those of objects that only other images have."""
-    curves: dict[str, list[float]] = {}
-    for entry in history:
+def _record(result: Result | None, b: int, objects: int) -> tuple[NDArray[Any] | None, dict[str, list[float]]]:
+    """Weights (S, N) and losses of image `b` of a batch, without those of objects that only other images have."""
+    if result is None:
+        return None, {}
+    losses: dict[str, list[float]] = {}
+    for entry in result.history:
         for name, values in entry["loss"].items():
             number = name.removeprefix("local_")
             if not number.isdigit() or int(number) < objects:
-                curves.setdefault(name, []).append(float(values[b]))
-    return curves
+                losses.setdefault(name, []).append(float(values[b]))
+    return result.weights[:, :objects, b].cpu().numpy(), losses

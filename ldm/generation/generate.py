@@ -1,4 +1,4 @@
-"""From prompts to images and files: what `scripts/txt2img-refine.py` does, as a function.
+"""From prompts to images and files.
 
 outcomes = generate(GenerateSettings(prompts=("a cat to the left of a dog",), outdir=Path("out")))
 """
@@ -7,124 +7,115 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
+from ldm.errors import UserError
 from ldm.extensions.packed import pack
-from ldm.generation.draw import GeneratedImage, draw
-from ldm.generation.images import ImageArray, file_hash
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline
-from ldm.generation.record import Recorder
-from ldm.generation.settings import GenerateSettings, check_settings, check_writable, fit_to_model
+from ldm.generation import draw as drawing
+from ldm.generation.chain import Progress, reporter
+from ldm.generation.draw import GeneratedImage
+from ldm.generation.images import ImageArray
+from ldm.generation.pipeline import Pipeline, open_pipeline
+from ldm.generation.record import Outcome, Recorder, describe_model
+from ldm.generation.settings import GenerateSettings as GenerateSettings
+from ldm.generation.settings import check_settings, fit_to_model
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
+Guard = Callable[[Sequence[ImageArray]], list[ImageArray]]  # see ldm.generation.safety
+Draw = Callable[..., list[GeneratedImage]]
 
 
-@dataclass
-class Outcome(GeneratedImage):
-    """One finished image of a run."""
-
-    index: int = 0  # of the run
-    baseline: ImageArray | None = None  # the plain model's image from the same noise
-    files: dict[str, Path] = field(default_factory=dict)
-
-
-def generate(settings: GenerateSettings, progress: Progress | None = None) -> list[Outcome]:
+def generate(
+    settings: GenerateSettings,
+    progress: Progress | None = None,
+    *,
+    guard: Guard = list,
+    pipeline: Pipeline | None = None,
+    draw: Draw = drawing.draw,
+) -> list[Outcome]:
     """Make the images of `settings` and, where it names a folder, write them with all that belongs to them.
 
     Args:
-        settings: see :class:`GenerateSettings`.
         progress: called after every denoising step.
+        guard: safety checker and watermark, see `ldm.generation.safety.Guard`.
+        pipeline: the opened model; by default the one that the settings name.
+        draw: makes a batch, with the arguments of `ldm.generation.draw.draw`.
 
     Raises:
         UserError: a setting, a file or a folder that cannot be used.
     """
-    layout = None if settings.layout is None else read_layout(settings.layout)
-    if layout is not None and layout.prompt and not settings.prompts:
-        settings = replace(settings, prompts=(layout.prompt,))
+    given = None if settings.layout is None else read_layout(settings.layout)
+    if given is not None and given.prompt and not settings.prompts:
+        settings = replace(settings, prompts=(given.prompt,))
     check_settings(settings)
-    if settings.outdir is not None:
-        check_writable(settings.outdir)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    choice = choose_model(settings.config, settings.ckpt)
-    if choice.notice:
-        logger.warning(choice.notice)
-    pipeline = load_pipeline(choice, device=settings.device, clip=settings.clip, predictor=settings.predictor)
+    if pipeline is None:
+        pipeline = open_pipeline(settings, settings.clip, settings.predictor)
     if settings.pack_weights and not pack(pipeline.model):
         logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
-    settings = fit_to_model(settings, pipeline)
-    recorder = make_recorder(settings, pipeline)
+    settings, preset = fit_to_model(settings, pipeline.backend), make_preset(settings)
+    recorder = None
+    if settings.outdir is not None:
+        recorder = Recorder(settings.outdir, settings, preset, describe_model(pipeline))
+
+    def make(prompt: str, layout: Layout, seeds: Sequence[int], preset: Preset | None) -> list[GeneratedImage]:
+        told = reporter(progress, "plain sampling" if preset is None else f"{preset.name} preset")
+        return draw(pipeline, [prompt] * len(seeds), [layout] * len(seeds), seeds, preset, settings, told)
+
     outcomes: list[Outcome] = []
-    for prompt, numbers, seeds in batches(settings):
-        objects = layout or pipeline.predict_layout(prompt, settings.all_nouns)
-        _tell_about(objects, prompt, pipeline)
-        for outcome in make_batch(pipeline, settings, prompt, objects, seeds, progress, numbers):
+    for prompt, seeds in batches(settings):
+        layout = given or Layout((), prompt)
+        if preset is not None:
+            layout = given or pipeline.predict_layout(prompt, settings.all_nouns)
+            _tell_about(layout, prompt, pipeline)
+        method = preset if layout.objects else None
+        if method is not None and method.mode != "fixed":
+            pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
+        plain = make(prompt, layout, seeds, None) if method is not None and settings.baseline else []
+        made = make(prompt, layout, seeds, method)
+        for i, pixels in enumerate(guard([image.image for image in made])):
+            made[i].image = pixels
+            baseline = plain[i].image if plain else None
+            outcomes.append(Outcome(**vars(made[i]), index=len(outcomes), baseline=baseline))
             if recorder is not None and not settings.skip_save:
-                recorder.write(outcome)
-            outcomes.append(outcome)
-    if recorder is not None and not settings.skip_grid and (sheet := recorder.write_grid(outcomes)):
-        outcomes[-1].files["grid"] = sheet
+                recorder.write(outcomes[-1])
+    if recorder is not None and not settings.skip_grid:
+        recorder.write_grid(outcomes)
     return outcomes
 
 
 def read_layout(path: Path) -> Layout:
-    """The layout in `path`: a layout file, or the settings.json of an earlier image. Raises UserError."""
+    """The layout in a layout file, or in the settings.json of an earlier image. Raises UserError."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None  # Layout.from_json says what is wrong with the file
-    if isinstance(record, dict) and "layout" in record and "objects" not in record:
-        return Layout.from_json(record["layout"])
-    return Layout.from_json(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise UserError(f"layout file {path} is not valid JSON: {error}") from error
+    record = isinstance(content, dict) and "layout" in content and "objects" not in content
+    return Layout.from_json(content["layout"] if record else content)
 
 
-def make_preset(settings: GenerateSettings) -> Preset:
-    """The constants of the schedule, with those that the settings override."""
-    overrides: dict[str, Any] = {
-        "inner_steps": settings.inner_steps,
-        "learning_rate": settings.learning_rate,
-        "rounds": settings.rounds,
-        "gradient_steps": settings.gradient_steps,
-        "blend": settings.blend,
-    }
-    return replace(PRESETS[settings.schedule], **{k: v for k, v in overrides.items() if v is not None})
-
-
-def make_recorder(settings: GenerateSettings, pipeline: Pipeline) -> Recorder | None:
-    """The writer of the run's files; None where the settings name no folder."""
-    if settings.outdir is None:
+def make_preset(settings: GenerateSettings) -> Preset | None:
+    """The preset with the constants that the settings override; None for the plain model."""
+    if settings.preset is None:
         return None
-    model = {
-        "config": str(pipeline.choice.config),
-        "ckpt": str(pipeline.choice.ckpt),
-        "ckpt_sha256": file_hash(pipeline.choice.ckpt),
-        "clip": str(pipeline.clip_source),
-        "embedded": pipeline.choice.embedded,
-        "device": str(pipeline.device),
-    }
-    constants = asdict(make_preset(settings)).items()
-    preset = {name: str(v) if isinstance(v, torch.dtype) else v for name, v in constants}
-    return Recorder(settings.outdir, settings, preset, model)
+    names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend")
+    given = {name: getattr(settings, name) for name in names}
+    return replace(PRESETS[settings.preset], **{name: value for name, value in given.items() if value is not None})
 
 
-def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int], list[int]]]:
-    """(prompt, image numbers, seeds) of each batch, in the order of making."""
-    number = 0
+def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int]]]:
+    """(prompt, seeds) of each batch, in the order of making."""
+    first = settings.seed
     for _ in range(settings.iterations):
         for prompt in settings.prompts:
-            numbers = list(range(number, number + settings.samples))
-            first = settings.seed if settings.fixed_code else settings.seed + number
-            yield prompt, numbers, list(range(first, first + settings.samples))
-            number += settings.samples
+            yield prompt, list(range(first, first + settings.samples))
+            first += 0 if settings.fixed_code else settings.samples
 
 
 def _tell_about(layout: Layout, prompt: str, pipeline: Pipeline) -> None:
@@ -133,35 +124,3 @@ def _tell_about(layout: Layout, prompt: str, pipeline: Pipeline) -> None:
     if unknown := pipeline.unknown_objects(layout):
         known = ", ".join(pipeline.categories)
         logger.warning("The embedded model never saw: %s. It knows: %s.", ", ".join(unknown), known)
-
-
-def make_batch(
-    pipeline: Pipeline,
-    settings: GenerateSettings,
-    prompt: str,
-    layout: Layout,
-    seeds: Sequence[int],
-    progress: Progress | None = None,
-    numbers: Sequence[int] | None = None,
-) -> list[Outcome]:
-    """Images of one prompt under one layout, one a seed."""
-
-    def make(preset: Preset | None, what: str) -> list[GeneratedImage]:
-        def told(state: Mapping[str, Any]) -> None:
-            losses = {name: float(values.mean()) for name, values in (state.get("loss") or {}).items()}
-            if progress is not None:
-                progress(what, state["done"], state["total"], losses)
-
-        count = len(seeds)
-        return draw(pipeline, [prompt] * count, [layout] * count, seeds, preset, settings, told)
-
-    if not layout.objects:
-        made, baselines = make(None, "plain sampling"), None
-    else:
-        pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
-        baselines = make(None, "plain sampling") if settings.baseline else None
-        made = make(make_preset(settings), f"{settings.schedule} schedule")
-    return [
-        Outcome(**vars(image), index=number, baseline=baselines[i].image if baselines else None)
-        for i, (number, image) in enumerate(zip(numbers or range(len(made)), made, strict=True))
-    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,6 @@ from torch import Tensor, nn
 
 from ldm.modules import lean
 from ldm.modules.diffusionmodules.util import checkpoint, zero_module
-
-if TYPE_CHECKING:
-    from ldm.spacetime.control import SpatialControl
-
 
 # Keys and values, each (B, L, H*D), of the prompt and of every local context, by layer and by what they were computed
 # with, beside the prompt's context that they are of. The texts stay the same over all steps of an image, so a frozen
@@ -37,6 +33,13 @@ class LocalAttention(NamedTuple):
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
     pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
     projections: Projections | None = None  # keys and values of all texts, by layer; filled at first use
+
+
+class Control(Protocol):
+    """What the layers need of a control; `ldm.spacetime.control.SpatialControl` is one."""
+
+    def local_attention(self, h: int, w: int, weights: Tensor | None) -> LocalAttention | None:
+        """Local attention over an h x w grid with weights (N, B); None without objects."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -245,11 +248,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zero_module(lean.Conv2d(inner, in_channels, 1))
 
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        control: SpatialControl | None = None,
-        weights: Tensor | None = None,
+        self, x: Tensor, context: Tensor | None = None, control: Control | None = None, weights: Tensor | None = None
     ) -> Tensor:
         """Map (R, C, h, w) to the same shape.
 

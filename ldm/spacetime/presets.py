@@ -1,7 +1,7 @@
-"""The three schedules by which the weights are optimized, with every constant of theirs.
+"""Presets: named sets of constants by which the weights come about.
 
-`april-2023` and `iccv-2023` reproduce the published releases; `per-step` is the project's default.
-Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`.
+`april-2023` and `iccv-2023` reproduce the published releases; `per-step` is the project's default; `fixed` optimizes
+nothing. Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ldm.spacetime.control import RADIUS, Blend, SpatialControl
-from ldm.spacetime.layout import Layout
-from ldm.spacetime.objective import HALF_SIDE, ClipLike, ClipObjective
-from ldm.util import UserError
+from ldm.errors import UserError
+from ldm.modules.encoders.openai_clip import ClipBundle
+from ldm.spacetime.control import Blend, SpatialControl
+from ldm.spacetime.layout import RADIUS, Layout
+from ldm.spacetime.objective import HALF_SIDE, ClipObjective
 
 Mode = Literal["fixed", "per-step", "whole-chain"]
 
@@ -28,20 +29,20 @@ class Preset:
     What is optimized is lambda (S, N, B), or (N, B) where it is `shared`; the attention takes w = scale * lambda.
 
     Raises:
-        UserError: one lambda for all steps, of a schedule that moves each step's own.
+        UserError: one lambda for all steps where each step moves its own.
     """
 
     name: str
-    # "fixed": they stay as they are; "per-step": within each step, from the predicted x_0; "whole-chain": by the
-    # gradient of the final image through all steps
+    # "fixed": no gradient; "per-step": within each step, from its predicted x_0; "whole-chain": once a round, from the
+    # final image through all steps
     mode: Mode
     blend: Blend  # which attention output the local one is measured against
     initial: float  # lambda before the first update
     learning_rate: float = 0.0  # of Adam with its default betas
-    shared: bool = False  # one lambda for all steps; in mode "whole-chain" only
-    rounds: int = 1  # passes through the chain; more than 1 in mode "whole-chain" only
+    shared: bool = False  # whole-chain: one lambda for all steps
+    rounds: int = 1  # whole-chain: passes through the chain
     gradient_steps: int = 0  # whole-chain: the gradient passes through so many of the last steps only; 0 is all of them
-    inner_steps: int = 0  # gradient steps within each denoising step; in mode "per-step" only
+    inner_steps: int = 0  # per-step: gradient steps within each denoising step
     initial_per_object: bool = False  # lambda starts at initial / N for an image of N objects
     scale: float = 1.0  # w = scale * lambda
     scale_per_object: bool = False  # w = scale / N * lambda
@@ -61,7 +62,7 @@ class Preset:
     def __post_init__(self) -> None:
         if self.shared and self.mode == "per-step":
             raise UserError(
-                f"the schedule {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "
+                f"the preset {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "
                 "or a small last (0.04), after which the weights of the first steps stay"
             )
 
@@ -69,8 +70,8 @@ class Preset:
         """The control with this preset's blend and discs."""
         return replace(control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius)
 
-    def objective(self, clip: ClipLike, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
-        """The loss with this preset's weights, crops and treatment of the pixels; a prompt and a layout per image."""
+    def objective(self, clip: ClipBundle, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
+        """The loss with this preset's constants; a prompt and a layout per image."""
         return ClipObjective(
             clip,
             prompts,
@@ -81,9 +82,20 @@ class Preset:
             half_side=self.half_side,
         )
 
-    def initial_weights(self, present: Tensor) -> Tensor:
-        """lambda before the first update, (N, B) float32; present (N, B) bool."""
-        return torch.full(present.shape, self.initial) / _count(present, self.initial_per_object)
+    def initial_weights(self, present: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
+        """lambda (N, B) float32 to start from: `initial`, or w / scale for an object of a layout with a weight w.
+
+        Args:
+            present: (N, B) bool.
+            layouts: one per image, or none.
+        """
+        weights = torch.full(present.shape, self.initial) / _count(present, self.initial_per_object)
+        scales = self.scales(present)
+        for b, layout in enumerate(layouts):
+            for i, entry in enumerate(layout.objects):
+                if entry.weight is not None:
+                    weights[i, b] = entry.weight / scales[i, b]
+        return weights
 
     def scales(self, present: Tensor) -> Tensor:
         """Factors (N, B) float32 with w = factor * lambda; present (N, B) bool."""
@@ -107,12 +119,11 @@ def _count(present: Tensor, per_object: bool) -> Tensor:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(name="fixed", mode="fixed", blend="conditional", initial=1.0),
         Preset(
             name="per-step",
             mode="per-step",
-            # All of these were chosen on the emoji world (README, "What it reaches"). The blend is that of the ICCV
-            # release: the paper's equation, "conditional", puts fewer objects where they should be at any weight tried.
+            # All of these were chosen on the emoji world (docs). The blend is that of the ICCV release: the paper's
+            # equation, "conditional", puts fewer objects where they should be at any weight tried.
             blend="unconditional",
             initial=1.0,
             learning_rate=0.1,
@@ -143,5 +154,6 @@ PRESETS: dict[str, Preset] = {
             normalize=False,
             mask_dtype=torch.float32,
         ),
+        Preset(name="fixed", mode="fixed", blend="conditional", initial=1.0),
     )
 }

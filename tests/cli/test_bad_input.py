@@ -15,16 +15,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ldm.backends.compvis import CompVis
 from ldm.cli import common
+from ldm.errors import UserError
+from ldm.generation.pipeline import ModelChoice
+from ldm.generation.settings import GenerateSettings, fit_to_model
+from ldm.paths import SD_CKPT, SD_CONFIG
+from ldm.util import load_config
 from tests import tiny_world
-from tests.cli.test_refine import ROOT, SCRIPT, load_script
+from tests.golden_data import ROOT
+from tests.scripts_under_test import load_script, refusal
 
 Check = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_world.TinyWorld:
-    return tiny_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -33,18 +35,10 @@ def refused(tmp_path: Path, world: tiny_world.TinyWorld, capfd: pytest.CaptureFi
 
     def run(*flags: str | Path, tiny: bool = True) -> str:
         out = tmp_path / "out"
-        words = ["--prompt", "a cat", "--outdir", str(out), *(world.flags() if tiny else []), *map(str, flags)]
-        try:
-            code = load_script().main(words)
-        except SystemExit as stop:  # from the parser of flags
-            code = stop.code
-        said = capfd.readouterr()
-        assert code == 2
-        assert said.out == ""
-        assert said.err.startswith("error: ") and said.err.count("\n") == 1 and said.err.endswith("\n")
-        assert "Traceback" not in said.err and len(said.err) < 500
+        words = ["--prompt", "a cat", "--outdir", out, *(world.flags() if tiny else []), *flags]
+        said = refusal(capfd, "txt2img-refine", *words)
         assert [path for path in out.rglob("*") if path.is_file()] == []
-        return said.err
+        return said
 
     return run
 
@@ -52,7 +46,7 @@ def refused(tmp_path: Path, world: tiny_world.TinyWorld, capfd: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--schedule", "sometimes"], ["sometimes", "per-step", "april-2023", "iccv-2023"]),
+        (["--preset", "sometimes"], ["sometimes", "per-step", "april-2023", "iccv-2023"]),
         (["--precision", "half"], ["half", "full", "autocast"]),
         (["--ddim_steps", "many"], ["--ddim_steps", "many"]),
         (["--no-such-flag"], ["--no-such-flag"]),
@@ -82,14 +76,7 @@ def test_flag_values(refused: Check, flags: list[str], words: list[str]) -> None
 
 
 def test_sizes_of_stable_diffusion_go_in_64() -> None:
-    from ldm.generation.pipeline import ModelChoice, Pipeline
-    from ldm.generation.settings import GenerateSettings, fit_to_model
-    from ldm.paths import SD_CONFIG
-    from ldm.util import UserError, load_config
-
-    config = load_config(ROOT / SD_CONFIG)
-    choice = ModelChoice(SD_CONFIG, Path("model.ckpt"), embedded=False)
-    model = Pipeline(None, config, choice, torch.device("cpu"), "ViT-B/32")
+    model = CompVis(None, load_config(ROOT / SD_CONFIG), ModelChoice(SD_CONFIG, SD_CKPT, embedded=False).guidance_scale)
     fitted = fit_to_model(GenerateSettings(("a cat",)), model)
     assert (fitted.height, fitted.width, fitted.scale, fitted.factor, fitted.channels) == (512, 512, 7.5, 8, 4)
     with pytest.raises(UserError, match="--W 544 is not a multiple of 64"):
@@ -234,18 +221,16 @@ def test_prompt_files(tmp_path: Path, world: tiny_world.TinyWorld, capfd: pytest
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     for name in ("blank.txt", "binary.txt", "nothing.txt"):
-        flags = ["--from-file", str(tmp_path / name), "--outdir", str(tmp_path / "out"), *world.flags()]
-        assert load_script().main(flags) == 2
-        said = capfd.readouterr().err
-        assert said.startswith("error: --from-file") and name in said and said.count("\n") == 1
+        flags = ["--from-file", tmp_path / name, "--outdir", tmp_path / "out", *world.flags()]
+        said = refusal(capfd, "txt2img-refine", *flags)
+        assert said.startswith("error: --from-file") and name in said
     assert not (tmp_path / "out").exists()
 
 
 def test_prompt_twice_or_never(refused: Check, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("a cat")
     assert "exclude each other" in refused("--from-file", tmp_path / "a.txt")
-    assert load_script().main(["--outdir", str(tmp_path)]) == 2
-    assert "--prompt" in capfd.readouterr().err
+    assert "--prompt" in refusal(capfd, "txt2img-refine", "--outdir", tmp_path)
 
 
 # --------------------------------------------------------------------------------------------- the folder
@@ -261,7 +246,16 @@ def test_output_folder_that_cannot_be_written(refused: Check, tmp_path: Path) ->
 def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, world: tiny_world.TinyWorld) -> None:
     """A real interrupt, in the middle of sampling, of the script as a user runs it."""
     out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--plms", "--prompt", "a cat", "--ddim_steps", "1000", *world.flags()]
+    command = [
+        sys.executable,
+        ROOT / "scripts/txt2img-refine.py",
+        "--plms",
+        "--prompt",
+        "a cat",
+        "--ddim_steps",
+        "1000",
+        *world.flags(),
+    ]
     process = subprocess.Popen(
         [*command, "--outdir", str(out)],
         stdout=subprocess.PIPE,
@@ -288,7 +282,7 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, world: tiny_world.TinyWor
 def test_ctrl_c_keeps_finished_images(
     tmp_path: Path, world: tiny_world.TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = load_script()
+    script = load_script("txt2img-refine")
     bar = common.ProgressBar.__call__
 
     def interrupt_second(self: object, what: str, done: int, total: int, losses: object) -> None:

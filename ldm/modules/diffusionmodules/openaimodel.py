@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import Control, SpatialTransformer
 from ldm.modules.diffusionmodules.unet_blocks import (
     AttentionBlock,
     AttentionPool2d,
@@ -24,9 +24,6 @@ from ldm.modules.diffusionmodules.unet_blocks import (
 from ldm.modules.diffusionmodules.util import conv_nd, linear, normalization, timestep_embedding, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from ldm.spacetime.control import SpatialControl
 
 __all__ = [
     "AttentionBlock",
@@ -249,7 +246,7 @@ class UNetModel(nn.Module):
         timesteps: Tensor | None = None,
         context: Tensor | None = None,
         y: Tensor | None = None,
-        control: SpatialControl | None = None,
+        control: Control | None = None,
         weights: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:

@@ -11,12 +11,13 @@ import logging
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.util import UserError, atomic_write
+from ldm.errors import UserError
+from ldm.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ class Database:
 
 
 def load_database(folder: Path) -> Database:
-    """All ``.npz`` files of a folder, joined in the order of their names, embeddings scaled to length 1.
+    """All .npz files of a folder, joined in the order of their names, embeddings scaled to length 1.
 
-    Each file holds ``embedding`` (N, D), ``img_id`` (N,) and ``patch_coords`` (N, 4), as published.
+    Each file holds `embedding` (N, D), `img_id` (N,) and `patch_coords` (N, 4), as published.
 
     Raises:
         UserError: no such folder, no file in it, or a file that is not of this kind.
@@ -77,27 +78,40 @@ def normalized(vectors: NDArray[Any]) -> Vectors:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-class Searcher(Protocol):
+class Searcher:
     """Finds the rows with the largest inner product."""
 
-    def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """(B, D) queries to the numbers of their k nearest rows, nearest first: (B, k)."""
-
-    def save(self, folder: Path) -> None:
-        """Write it into `folder`, where :func:`load_searcher` finds it."""
-
-
-class FaissSearcher:
-    """Inner-product search of faiss: exact for small databases, cells of an inverted file for large ones."""
-
-    FILE = "index.faiss"
+    FILE = ""  # by which a saved one is known
 
     def __init__(self, index: Any) -> None:
         self.index = index
 
     @classmethod
-    def build(cls, vectors: Vectors, knn: int) -> FaissSearcher:
+    def build(cls, vectors: Vectors, knn: int) -> Searcher:
         """An index over (N, D); `knn` is how many neighbors will be asked for."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path) -> Searcher:
+        """Read what `save` wrote. Raises UserError for a corrupt file."""
+        raise NotImplementedError
+
+    def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
+        """(B, D) queries to the numbers of their k nearest rows, nearest first: (B, k)."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write it into `folder`, where `load_searcher` finds it."""
+        raise NotImplementedError
+
+
+class FaissSearcher(Searcher):
+    """faiss: exact for small databases, cells of an inverted file for large ones."""
+
+    FILE = "index.faiss"
+
+    @classmethod
+    def build(cls, vectors: Vectors, knn: int) -> Searcher:
         faiss = importlib.import_module("faiss")
         width = vectors.shape[1]
         if len(vectors) < EXACT_BELOW:
@@ -111,8 +125,7 @@ class FaissSearcher:
         return cls(index)
 
     @classmethod
-    def load(cls, folder: Path) -> FaissSearcher:
-        """Read what :meth:`save` wrote. Raises UserError for a corrupt file."""
+    def load(cls, folder: Path) -> Searcher:
         faiss = importlib.import_module("faiss")
         try:
             return cls(faiss.read_index(str(folder / cls.FILE)))
@@ -120,26 +133,20 @@ class FaissSearcher:
             raise UserError(f"{folder / cls.FILE} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """See :class:`Searcher`."""
         return self.index.search(np.ascontiguousarray(queries, np.float32), k)[1]
 
     def save(self, folder: Path) -> None:
-        """See :class:`Searcher`."""
         with atomic_write(folder / self.FILE) as temporary:
             importlib.import_module("faiss").write_index(self.index, str(temporary))
 
 
-class ScannSearcher:
-    """Inner-product search of scann (Guo et al. 2020), with the published choice by the database's size."""
+class ScannSearcher(Searcher):
+    """scann (Guo et al. 2020), with the published choice by the database's size."""
 
     FILE = "scann_config.pb"
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
-
     @classmethod
-    def build(cls, vectors: Vectors, knn: int) -> ScannSearcher:
-        """An index over (N, D); `knn` is how many neighbors will be asked for."""
+    def build(cls, vectors: Vectors, knn: int) -> Searcher:
         builder = importlib.import_module("scann").scann_ops_pybind.builder(vectors, knn, "dot_product")
         if len(vectors) < 20_000:
             return cls(builder.score_brute_force().build())
@@ -150,28 +157,25 @@ class ScannSearcher:
         return cls(hashed.reorder(max(100, knn)).build())
 
     @classmethod
-    def load(cls, folder: Path) -> ScannSearcher:
-        """Read what :meth:`save` wrote. Raises UserError for corrupt files."""
+    def load(cls, folder: Path) -> Searcher:
         try:
             return cls(importlib.import_module("scann").scann_ops_pybind.load_searcher(str(folder)))
         except (RuntimeError, OSError, ValueError) as err:
             raise UserError(f"the searcher in {folder} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
-        """See :class:`Searcher`."""
         return np.asarray(self.index.search_batched(queries, final_num_neighbors=k)[0], np.int64)
 
-    def save(self, folder: Path) -> None:
-        """See :class:`Searcher`; scann writes several files."""
+    def save(self, folder: Path) -> None:  # several files
         folder.mkdir(parents=True, exist_ok=True)
         self.index.serialize(str(folder))
 
 
-KINDS: dict[str, type[FaissSearcher] | type[ScannSearcher]] = {"scann": ScannSearcher, "faiss": FaissSearcher}
+KINDS: dict[str, type[Searcher]] = {"scann": ScannSearcher, "faiss": FaissSearcher}
 
 
 def available(backend: str | None = None) -> str:
-    """The backend to use: the named one, or the first of :data:`BACKENDS` that is installed. Raises UserError."""
+    """The backend to use: the named one, or the first of BACKENDS that is installed. Raises UserError."""
     if backend is not None and backend not in BACKENDS:
         raise UserError(f"search backend '{backend}' is unknown; choose {' or '.join(BACKENDS)}")
     for name in (backend,) if backend else BACKENDS:
@@ -195,10 +199,10 @@ def load_searcher(folder: Path) -> Searcher | None:
 
 
 def train_searcher(database: Path, target: Path, knn: int, backend: str | None = None) -> Path:
-    """Build an index over a retrieval database and save it: what `scripts/train_searcher.py` does.
+    """Build an index over a retrieval database and save it.
 
     Raises:
-        UserError: see :func:`load_database`, :func:`available`, or a folder that cannot be written.
+        UserError: see `load_database` and `available`, or a folder that cannot be written.
     """
     if knn < 1:
         raise UserError(f"--knn must be at least 1, not {knn}")
