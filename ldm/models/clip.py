@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ldm.categories import BACKGROUND_CAPTIONS, NAMES
 from ldm.models.clip_augment import half_denoised, random_strength
-from ldm.modules.encoders.modules import clip_package
-from ldm.modules.encoders.openai_clip import MEAN, STD
+from ldm.modules.encoders.openai_clip import MEAN, STD, clip_package
 from ldm.modules.encoders.tokenizer import WordTokenizer
 from ldm.relations import with_article
 

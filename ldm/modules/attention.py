@@ -1,8 +1,7 @@
-"""Attention layers of the latent-diffusion U-Net, with the spatial control of the paper.
+"""Attention layers of the latent-diffusion U-Net, with the spatial control of Wu et al. (ICCV 2023, arXiv 2304.03869).
 
-The control (Wu et al., ICCV 2023, arXiv 2304.03869) replaces the output of every cross-attention, on the
-rows of the batch that carry the prompt and inside each object's disc, by a combination of the prompt's
-attention and the attention to that object's own description. See `CrossAttention.forward`.
+On the rows of the batch that carry the prompt, and inside each object's disc, every cross-attention blends the
+attention to the prompt with the attention to the object's own description. See `CrossAttention.forward`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 from ldm.modules import lean
 from ldm.modules.diffusionmodules.util import checkpoint, zero_module
 
-# Keys and values, each (B, L, H*D), of the prompt and of every local context, by layer and by what they were computed
-# with, beside the prompt's context that they are of. The texts stay the same over all steps of an image, so a frozen
-# layer projects each of them once.
+# Keys and values, each (B, L, H*D), of the prompt and of every local context, beside the prompt's context, by layer and
+# by what they were computed with. The texts of an image stay the same, so a frozen layer projects each of them once.
 Projections = dict[tuple[Any, ...], tuple[Tensor | None, list[tuple[Tensor, Tensor]]]]
 
 
@@ -106,9 +104,8 @@ class CrossAttention(nn.Module):
 
             o(p) = g(p) + sum_i  w_i m_i(p) (a_i(p) - g(p))
 
-        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"`
-        subtracts the g of the first B rows instead (the ICCV 2023 release). Without local contexts: plain
-        attention.
+        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"` subtracts the g
+        of the first B rows instead (the ICCV 2023 release). Without local contexts: plain attention.
 
         Args:
             x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
@@ -151,8 +148,7 @@ class CrossAttention(nn.Module):
     def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
         """Add sum_i w_i m_i (a_i - g) to the last B rows of `out` (R, P, H*D).
 
-        It stands before the output projection, which is affine: the bias cancels in each difference, so one
-        projection serves the prompt and all objects.
+        The output projection comes after: it is affine, and its bias cancels in each difference.
         """
         batch, rows = local.local_contexts[0].shape[0], out.shape[0]
         if rows not in (batch, 2 * batch) or (local.blend == "unconditional" and rows == batch):

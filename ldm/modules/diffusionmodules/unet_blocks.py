@@ -1,7 +1,4 @@
-"""Building blocks of the U-Nets in `openaimodel`: residual blocks, resampling and attention over pixels.
-
-Names follow the state dicts of the published checkpoints.
-"""
+"""Blocks of the U-Nets in `openaimodel`, under the names of the published state dicts."""
 
 from __future__ import annotations
 
