@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ldm.pixels import read_image
 from ldm.util import UserError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
@@ -33,14 +34,8 @@ def interpolation(name: str) -> Image.Resampling:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3). UserError where it is no image."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as err:
-        raise UserError(f"image {path} of the data set does not exist; look at its data_root") from err
-    except (UnidentifiedImageError, OSError, ValueError) as err:
-        raise UserError(f"{path} of the data set is not an image that can be read; remove or replace it") from err
+    """An image file as (H, W, 3), see :func:`ldm.pixels.read_image`. UserError where it is no image."""
+    return np.asarray(read_image(path))
 
 
 def center_square(image: NDArray[np.uint8]) -> Square:
