@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,20 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     if not names:
         raise UserError(f"{what}: the list {path} is empty; it names one file a line")
     return names
+
+
+def check_files(folder: Path, names: Iterable[str], what: str) -> None:
+    """UserError that tells the first of `names` that is no file under `folder`; each folder is listed once."""
+    listed: dict[str, set[str]] = {}
+    for name in names:
+        inner, file = os.path.split(name)
+        if inner not in listed:
+            try:
+                listed[inner] = set(os.listdir(folder / inner))
+            except OSError:
+                listed[inner] = set()
+        if file not in listed[inner]:
+            raise UserError(f"{what}: the list names {name}, but image {folder / name} does not exist")
 
 
 def draw_flip(p: float, rng: np.random.Generator, image: NDArray[Any]) -> NDArray[Any]:
