@@ -45,7 +45,7 @@ PUBLISHED_TARGETS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = boundary.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs; later ones win")
     p.add_argument("-t", "--train", action="store_true", help="train")
     p.add_argument("--no-test", action="store_true", help="accepted for compatibility; nothing is tested")
@@ -338,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = any(folder.glob("checkpoints/*.ckpt"))
         return f"interrupted; go on with --resume {folder}" if kept else "interrupted before the first checkpoint"
 
-    return boundary.run(lambda: train(args), interrupted)
+    return boundary.run(lambda: train(args), interrupted, tell=first_process())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from ldm.errors import UserError
 
@@ -51,12 +53,21 @@ def sentence(error: BaseException) -> str:
     return f"{one_line(f'{kind}: {text}')} (LDM_TRACEBACK=1 shows where)"
 
 
-def run(action: Callable[[], object], interrupted: Callable[[], str] = lambda: "interrupted") -> int:
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake on the command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the exit code 2."""
+        self.exit(2, f"error: {one_line(message)} (--help lists all flags)\n")
+
+
+def run(action: Callable[[], object], interrupted: Callable[[], str] = lambda: "interrupted", tell: bool = True) -> int:
     """Run a command; the exit code is 0, 2 after an error, told in one line, or 130 for Ctrl-C.
 
     Args:
         action: the command, which prints its own results.
         interrupted: what to say after Ctrl-C; asked then.
+        tell: write the line; of the processes of a run only the first needs to.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -65,19 +76,20 @@ def run(action: Callable[[], object], interrupted: Callable[[], str] = lambda: "
         action()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _end(interrupted(), 130)
+        return _end(interrupted(), 130, tell)
     except Exception as error:
         if isinstance(error, BrokenPipeError):
             _close_output()
         if os.environ.get("LDM_TRACEBACK"):
             traceback.print_exc()
-        return _end(f"error: {sentence(error)}", 2)
+        return _end(f"error: {sentence(error)}", 2, tell)
     return 0
 
 
-def _end(text: str, code: int) -> int:
+def _end(text: str, code: int, tell: bool) -> int:
     try:
-        print(text, file=sys.stderr, flush=True)
+        if tell:
+            print(text, file=sys.stderr, flush=True)
     except OSError:  # nobody listens there either
         sys.stderr = None  # type: ignore[assignment]
     return code

@@ -38,7 +38,7 @@ def model_of(kind: str) -> dict[str, Any]:
     """A plain first stage, one with two optimizers and averaged weights, or a latent diffusion model."""
     if kind == "plain":
         loss = parts.target("modules.losses.ReconstructionLoss", l1_weight=1.0, l2_weight=1.0, kl_weight=1e-4)
-        return parts.first_stage(ddconfig={**SMALL, "dropout": 0.1}, lossconfig=loss, total_steps=20)
+        return parts.first_stage(ddconfig={**SMALL, "dropout": 0.1}, lossconfig=loss, total_steps=100)
     if kind == "discriminator":
         loss = parts.target("modules.losses.VQLPIPSWithDiscriminator", **DISCRIMINATOR, codebook_weight=1.0)
         own = {"ddconfig": {**SMALL, "double_z": False}, "lossconfig": loss, "use_ema": True}
