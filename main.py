@@ -11,33 +11,41 @@ kill -USR1 PID writes a checkpoint after the present step.
 from __future__ import annotations
 
 import argparse
-import errno
+import contextlib
 import inspect
 import logging
+import math
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm import boundary
+from ldm.locks import hold
 from ldm.suggest import did_you_mean
-from ldm.util import UserError, atomic_write, instantiate_from_config, load_config
+from ldm.util import UserError, instantiate_from_config, load_config
 
 logger = logging.getLogger("main")
 SECTIONS = ("model", "data", "lightning")
+MAPPINGS = (
+    *SECTIONS,
+    *("model.params", "data.params", "lightning.trainer", "lightning.callbacks"),
+    *("lightning.modelcheckpoint", "lightning.modelcheckpoint.params"),
+)
 # Published configs name these classes as main.py's own.
 PUBLISHED_TARGETS = {
     "main.DataModuleFromConfig": "ldm.data.base.DataModuleFromConfig",
     "main.ImageLogger": "ldm.callbacks.ImageLogger",
 }
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = boundary.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs; later ones win")
     p.add_argument("-t", "--train", action="store_true", help="train")
     p.add_argument("--no-test", action="store_true", help="accepted for compatibility; nothing is tested")
@@ -46,12 +54,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-f", "--postfix", default="", help="appended to the name")
     p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
-    p.add_argument("-s", "--seed", type=int, default=23, help="of weights and noise")
+    p.add_argument("-s", "--seed", type=_number(0), default=23, help="of weights, noise and the order of the data")
     scaled = "learning rate = base rate x batch x devices x accumulated batches (model.scale_lr, else true)"
     p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL", help=scaled)
-    p.add_argument("--threads", type=int, help="CPU threads of torch")
+    p.add_argument("--threads", type=_number(1), help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
+
+
+def _number(least: int) -> Any:
+    """A whole number on the command line, from `least` to 2**32 - 1."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"\d{1,10}", text) or not least <= int(text) < 2**32:
+            raise argparse.ArgumentTypeError(f"'{text:.40}' is no whole number from {least} to {2**32 - 1}")
+        return int(text)
+
+    return number
 
 
 def _boolean(text: str) -> bool:
@@ -68,19 +87,32 @@ def first_process() -> bool:
 
 
 def locate_run(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to go on from. UserError where it is missing, or the new folder taken."""
+    """The run's folder, and the checkpoint to go on from. UserError where the first is missing."""
     if args.resume:
         path = Path(args.resume)
-        folder, ckpt = (path, path / "checkpoints" / "last.ckpt") if path.is_dir() else (path.parent.parent, path)
-        if not ckpt.is_file():
+        names_file = path.is_file() or path.suffix == ".ckpt"
+        folder, ckpt = (path.parent.parent, path) if names_file else (path, path / "checkpoints" / "last.ckpt")
+        if not folder.is_dir():
             raise UserError(f"no checkpoint to resume from at {ckpt}; name the folder or checkpoint of a run")
         return folder, ckpt
     if not args.base:
         raise UserError("no config given; name one with --base, such as configs/emoji/unet.yaml")
-    folder = Path(args.logdir) / ((args.name or Path(args.base[-1]).stem) + args.postfix)
-    if first_process() and (folder / "checkpoints").exists():
-        raise UserError(f"{folder} holds another run; go on with --resume {folder}, or choose a name with --name")
-    return folder, None
+    return Path(args.logdir) / ((args.name or Path(args.base[-1]).stem) + args.postfix), None
+
+
+@contextlib.contextmanager
+def own_run(folder: Path, resumed: bool) -> Iterator[None]:
+    """Hold the folder of the run while it trains; the other processes of a run leave that to the first one.
+
+    UserError where another process holds it, or a fresh run would overwrite what is there.
+    """
+    if not first_process():
+        yield
+        return
+    with hold(folder):
+        if not resumed and any(folder.glob("checkpoints/*.ckpt")):
+            raise UserError(f"{folder} holds another run; go on with --resume {folder}, or choose a name with --name")
+        yield
 
 
 def build_config(args: argparse.Namespace, folder: Path) -> Any:
@@ -88,20 +120,35 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
     from omegaconf import OmegaConf
 
     for text in args.overrides:
-        if "=" not in text:
+        if not re.match(r"[^=\s]+=", text):
             raise UserError(f"'{text}' is no config entry; write key=value, such as lightning.trainer.max_steps=100")
     paths = [str(folder / "config.yaml")] if args.resume and (folder / "config.yaml").exists() else []
     configs = [load_config(path) for path in [*paths, *args.base]]
     config = OmegaConf.merge(*configs, OmegaConf.from_dotlist(list(args.overrides)))
-    for section in ("model", "data"):
-        if section not in config:
-            raise UserError(f"the config has no '{section}' section")
-    if args.scale_lr is not None:
-        config.model.scale_lr = args.scale_lr  # saved with the run, so that going on takes the same rate
     for name in map(str, config):
         if name not in SECTIONS:
             raise UserError(f"the config has an unknown section '{name}'{did_you_mean(name, SECTIONS)}")
+    for section in ("model", "data"):
+        if section not in config:
+            raise UserError(f"the config has no '{section}' section")
+    for name in MAPPINGS:
+        if not isinstance(OmegaConf.select(config, name, default={}), Mapping):
+            raise UserError(
+                f"the config's '{name}' is {OmegaConf.select(config, name)!r:.60}, not a section of entries"
+            )
+    _check_numbers(OmegaConf.to_container(config, resolve=True), "")
+    if args.scale_lr is not None:
+        config.model.scale_lr = args.scale_lr  # saved with the run, so that going on takes the same rate
     return config
+
+
+def _check_numbers(value: Any, name: str) -> None:
+    """UserError for a number in the config that is infinite or none at all."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"the config's '{name}' is {value}; give a finite number")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        _check_numbers(inner, f"{name}.{key}".removeprefix("."))
 
 
 def build(config: Any) -> Any:
@@ -112,23 +159,37 @@ def build(config: Any) -> Any:
 
 
 def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
-    """Checkpoints (`last` and, with a monitored metric, the best), signal, log lines, and the config's own."""
+    """Checkpoints (`last` and, with a monitored metric, the best), random numbers, log lines, and the config's own."""
+    from omegaconf import OmegaConf
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from ldm.callbacks import LastCheckpoint, NoiseSeed, ProgressLog
+    from ldm.callbacks import LastCheckpoint, NoiseSeed, ProgressLog, RunConfig, StopAtNaN
+    from ldm.checkpoints import LAST
 
     lightning = config.get("lightning", {})
-    every = lightning.get("modelcheckpoint", {}).get("params", {}).get("every_n_train_steps", 500)
+    every = _at_least_one(config, "lightning.modelcheckpoint.params.every_n_train_steps", 500)
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Any] = [
-        ModelCheckpoint(**where, filename="last", every_n_train_steps=every, save_on_train_epoch_end=False),
-        LastCheckpoint(folder / "checkpoints" / "last.ckpt"),
+        RunConfig(folder / "config.yaml", OmegaConf.to_yaml(config)),
         NoiseSeed(seed),
-        ProgressLog(lightning.get("log_every", 100)),
+        StopAtNaN(),
+        ProgressLog(_at_least_one(config, "lightning.log_every", 100)),
+        ModelCheckpoint(**where, filename="last", every_n_train_steps=every, save_on_train_epoch_end=False),
+        LastCheckpoint(folder / "checkpoints" / LAST),
     ]
     if monitor := config.model.get("params", {}).get("monitor"):
         callbacks.append(ModelCheckpoint(**where, filename="best", monitor=monitor, save_top_k=1))
     return callbacks + [build(callback) for callback in lightning.get("callbacks", {}).values()]
+
+
+def _at_least_one(config: Any, name: str, default: int) -> int:
+    """A count in the config. UserError for anything but a whole number above 0."""
+    from omegaconf import OmegaConf
+
+    value = OmegaConf.select(config, name, default=default)
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"the config's '{name}' is {value!r:.60}; it must be a whole number of at least 1")
+    return value
 
 
 def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = None) -> Any:
@@ -137,9 +198,12 @@ def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = 
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.loggers import CSVLogger
 
+    from ldm.checkpoints import CheckpointFiles
+
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, "num_sanity_val_steps": 0}
     options["enable_progress_bar"] = sys.stderr.isatty()
     options |= dict(config.get("lightning", {}).get("trainer", {}))
+    options["plugins"] = [*(options.get("plugins") or ()), CheckpointFiles()]
     listed = options.pop("gpus", None)
     if (gpus := gpus if gpus is not None else listed) is not None:
         options.update(accelerator="gpu", devices=_gpu_numbers(str(gpus)))
@@ -150,7 +214,7 @@ def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = 
     log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
     try:
         return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder, seed), **options)
-    except (MisconfigurationException, ValueError) as err:
+    except (MisconfigurationException, ValueError, TypeError) as err:
         raise UserError(f"lightning.trainer cannot be set up: {' '.join(str(err).split())}") from err
 
 
@@ -172,9 +236,11 @@ def scales_rate(config: Any) -> bool:
 
 def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
     """The config's base rate; multiplied by the images of an optimizer step where `scale`."""
-    base = float(config.model.get("base_learning_rate", 1e-4))
+    base = config.model.get("base_learning_rate", 1e-4)
+    if not isinstance(base, (int, float)) or isinstance(base, bool) or base < 0:
+        raise UserError(f"model.base_learning_rate is {base!r:.60}; it must be a number of at least 0")
     if not scale:
-        return base
+        return float(base)
     if "batch_size" not in config.data.get("params", {}):
         raise UserError("the config has no data.params.batch_size to scale the learning rate by; add --scale_lr false")
     batch = int(config.data.params.batch_size)
@@ -199,18 +265,23 @@ def train(args: argparse.Namespace) -> Path:
     """Train as the command line says; returns the run's folder. UserError for what cannot be trained."""
     folder, ckpt = locate_run(args)
     config = build_config(args, folder)
+    with own_run(folder, resumed=ckpt is not None):
+        _train(args, config, folder, ckpt)
+    return folder
 
+
+def _train(args: argparse.Namespace, config: Any, folder: Path, ckpt: Path | None) -> None:
     import pytorch_lightning as pl
     import torch
-    from omegaconf import OmegaConf
+
+    from ldm.checkpoints import check_resumable
 
     if args.threads:
         torch.set_num_threads(args.threads)
     pl.seed_everything(args.seed, verbose=False)
-    if first_process():
-        with atomic_write(folder / "config.yaml") as temporary:
-            OmegaConf.save(config, temporary)
     model = instantiate_from_config(config.model)
+    if ckpt is not None:
+        check_resumable(ckpt, model.state_dict())
     if config.get("lightning", {}).get("channels_last"):  # convolutions on a CPU are about 1.5x faster so
         model = model.to(memory_format=torch.channels_last)
     data = build(config.data)
@@ -220,10 +291,36 @@ def train(args: argparse.Namespace) -> Path:
     notes = (" (base rate x images of a step)" if scale else "") + (f", resumed from {ckpt}" if ckpt else "")
     logger.info("run %s, learning rate %.3g%s", folder, model.learning_rate, notes)
     check_manual(model, trainer)
-    trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return folder
+    with lightning_errors(trainer):
+        trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
+    if trainer.global_step == 0:
+        raise UserError("nothing was trained; look at max_steps, max_epochs and limit_train_batches of the trainer")
+
+
+@contextlib.contextmanager
+def lightning_errors(trainer: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM as an interrupt, and samples of a wrong size as a sentence."""
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    listener = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException:
+        raise KeyboardInterrupt from None
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        raise (KeyboardInterrupt if trainer.interrupted else SystemExit(1)) from None
+    except RuntimeError as err:
+        if not re.search(
+            r"must match|size mismatch|Kernel size can't be greater|shapes cannot be multiplied", str(err)
+        ):
+            raise
+        raise UserError(
+            f"the network cannot take samples of this size ({boundary.one_line(str(err), 200)}); "
+            "sides must be multiples of what it halves them by: change the size of the data set"
+        ) from err
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, listener)  # Lightning leaves it ignored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,20 +332,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("nothing to do; add -t to train")
     if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
-    try:
-        train(args)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
-    except OSError as err:
-        if err.errno not in CANNOT_WRITE:
-            raise
-        print(f"error: {err}; free some space or choose another --logdir, then go on with --resume", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the last checkpoint stays, go on with --resume", file=sys.stderr)
-        return 130
-    return 0
+
+    def interrupted() -> str:
+        folder, _ = locate_run(args)
+        kept = any(folder.glob("checkpoints/*.ckpt"))
+        return f"interrupted; go on with --resume {folder}" if kept else "interrupted before the first checkpoint"
+
+    return boundary.run(lambda: train(args), interrupted, tell=first_process())
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@ python -m bench                        # all of it: three quarters of an hour on
 python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of diffusers
 python -m bench gradient               # the same, forward and backward
 python -m bench memory                 # what a differentiated image of 512x512 keeps alive, counted
-python -m bench schedules              # the schedules beside plain sampling, embedded model
+python -m bench presets                # the presets beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
-python -m bench compile                # a call with compiled blocks beside the usual one; needs g++
 python -m bench page                   # the tables of docs/performance.md from the results
 
 With --out FOLDER each writes bench-NAME.json there; the published ones are in docs/results.
@@ -18,7 +17,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,86 +24,67 @@ from ldm.paths import SD_CONFIG, project_file
 from ldm.util import UserError
 
 RESULTS = Path("docs/results")
+PARTS = ("calls", "gradient", "memory", "presets", "cost", "startup")
 
 
-def _calls(options: argparse.Namespace, gradient: bool = False) -> dict[str, Any]:
-    from bench.unet import measure
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The result of a part."""
+    if name in ("calls", "gradient"):
+        from bench import unet
 
-    size = options.size or 256
-    return {"size": size, "rows": measure(size, options.rounds, gradient)}
+        size = options.size or 256
+        return {"size": size, "rows": unet.measure(size, options.rounds, gradient=name == "gradient")}
+    if name == "memory":
+        from bench import memory
 
+        return {"rows": memory.measure(options.size or 512, options.config)}
+    if name == "presets":
+        from bench import presets
 
-def _compile(options: argparse.Namespace) -> dict[str, Any]:
-    from bench.compiled import measure
+        return {"rows": presets.measure(options.rounds)}
+    if name == "cost":
+        from bench import cost
 
-    size = options.size or 256
-    return {"size": size, "rows": measure(size, options.rounds)}
+        return cost.measure(options.rounds)
+    from bench import startup
 
-
-def _memory(options: argparse.Namespace) -> dict[str, Any]:
-    from bench.memory import measure
-
-    return {"rows": measure(options.size or 512, options.config)}
-
-
-def _schedules(options: argparse.Namespace) -> dict[str, Any]:
-    from bench.schedules import measure
-
-    return {"rows": measure(options.rounds)}
-
-
-def _cost(options: argparse.Namespace) -> dict[str, Any]:
-    from bench.cost import measure
-
-    return measure(options.rounds)
-
-
-def _startup(options: argparse.Namespace) -> dict[str, Any]:
-    from bench.startup import measure
-
-    return dict(measure(project_file(options.config), options.rounds, options.threads))
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "calls": _calls,
-    "gradient": lambda options: _calls(options, gradient=True),
-    "memory": _memory,
-    "schedules": _schedules,
-    "cost": _cost,
-    "startup": _startup,
-    "compile": _compile,  # last, since it needs a compiler
-}
+    return startup.measure(project_file(options.config), options.rounds, options.threads)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print, and write what the flags say."""
-    from bench.page import PAGES, lines, write_pages
+    from bench.page import PAGE, lines, write_page
 
     if options.what == "page":
-        write_pages(options.out or RESULTS)
-        print(*PAGES, sep="\n")
+        write_page(options.out or RESULTS)
+        print(PAGE)
         return
     import torch
 
-    from ldm.evaluation.manifest import write_json
+    from ldm.files import write_json
 
     torch.set_num_threads(options.threads)
     settings = {"rounds": options.rounds, "threads": options.threads, "torch": torch.__version__}
-    for name, measure in PARTS.items():
-        if options.what in (None, name):
-            result = {"settings": settings, **measure(options)}
-            print("\n".join(lines(name, result)), flush=True)
-            if options.out:
-                write_json(options.out / f"bench-{name}.json", result)
+    for name in [options.what] if options.what else PARTS:
+        result = {"settings": settings, **measure(name, options)}
+        print("\n".join(lines(name, result)), flush=True)
+        if options.out:
+            write_json(options.out / f"bench-{name}.json", result)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the flags say; 0, 2 for a user's mistake, 130 for Ctrl-C."""
     what = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=what)
-    parser.add_argument("what", nargs="?", choices=(*PARTS, "page"), help="(all)")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=(*PARTS, "page"),
+        type=lambda name: "presets" if name == "schedules" else name,  # its earlier name
+        help="(all)",
+    )
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model for memory and startup")
-    parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for calls, gradient and compile)")
+    parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for calls and gradient)")
     parser.add_argument("--rounds", type=int, default=5, help="after a warm-up (5)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (1)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go")

@@ -1,8 +1,7 @@
 """Memory that autograd keeps alive in a differentiated chain, counted tensor by tensor, weights excluded.
 
 Nothing is computed: with fake tensors, which have shapes but no numbers, 50 steps of Stable Diffusion v1 at 512x512 are
-counted in a minute on any machine. What is counted is every storage that an operation makes, for as long as something
-holds it (`bench.live`); what a kernel needs inside for itself is not.
+counted in a minute on any machine (`bench.counting.LivePeak`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.live import live_peak
+from bench.counting import LivePeak
 from ldm.generation.pipeline import make_sampler
 from ldm.models.diffusion.sampler import Sampler
 from ldm.paths import SD_CONFIG, project_file
@@ -39,15 +38,14 @@ class Case:
     """One way of differentiating an image.
 
     Attributes:
-        schedule: "whole chain", as the published ones, or "per-step": the predicted image of one step.
+        preset: "whole chain", as the published ones, or "per-step": the predicted image of one step.
         size: pixels a side.
-        steps: of the chain.
         blocks: whether the blocks of U-Net and decoder are checkpointed too.
         autocast: U-Net and decoder in bfloat16; latents, weights, CLIP and the loss stay float32.
         whole: chain, decoder and CLIP; else the chain alone.
     """
 
-    schedule: str = "whole chain"
+    preset: str = "whole chain"
     size: int = 512
     steps: int = 50
     blocks: bool = False
@@ -80,7 +78,8 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
         config: of the diffusion model; its U-Net and decoder get random weights.
         fake: count shapes only; else compute, which takes hours at full size.
     """
-    mode = _mode(fake)  # one for all: the tensors of another would be taken for new ones
+    # One for all: the tensors of another would be taken for new ones.
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
     with mode:
         model = Model(config)
         clip = _clip() if case.whole else None
@@ -94,16 +93,27 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
     chain = make_sampler(sampler, model)
     schedule = chain.schedule(case.steps)  # it reads numbers, which fake tensors do not have
     chain.schedule = lambda steps, eta=0.0: schedule  # type: ignore[method-assign]
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.autocast)
     # Keys and values are kept by their weights' addresses, which fake tensors have none of.
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-    with frozen(model), block_checkpoints(model, case.blocks), mode, _precision(case):
+    with frozen(model), block_checkpoints(model, case.blocks), mode, autocast:
         weights = torch.ones(len(schedule), 2, 1, requires_grad=True)
-        with live_peak() as counter:
-            if case.schedule == PER_STEP:
-                latents = _predicted(chain, latent, width, control, weights)
+        with LivePeak() as counter:
+            guided = {
+                "S": case.steps,
+                "batch_size": 1,
+                "shape": latent.shape[1:],
+                "conditioning": torch.randn(1, 77, width),
+                "unconditional_conditioning": torch.randn(1, 77, width),
+                "unconditional_guidance_scale": 7.5,
+                "x_T": latent,
+                "control": control,
+                "verbose": False,
+            }
+            if case.preset == PER_STEP:
+                latents = _predicted(chain, guided, weights)
             else:
-                arguments = _guided(case.steps, latent, width, control)
-                latents, _ = chain.sample(**arguments, weights=weights, checkpoint_steps=True)
+                latents, _ = chain.sample(**guided, weights=weights, checkpoint_steps=True)
             if objective is None:
                 loss = latents.square().sum()
             else:
@@ -113,27 +123,12 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
     return counter.peak
 
 
-def _guided(steps: int, latent: Tensor, width: int, control: SpatialControl) -> dict[str, Any]:
-    """Arguments of a guided, controlled chain."""
-    return {
-        "S": steps,
-        "batch_size": 1,
-        "shape": latent.shape[1:],
-        "conditioning": torch.randn(1, 77, width),
-        "unconditional_conditioning": torch.randn(1, 77, width),
-        "unconditional_guidance_scale": 7.5,
-        "x_T": latent,
-        "control": control,
-        "verbose": False,
-    }
-
-
 class _Seen(Exception):
     """Ends the sampling once the first step's prediction is there."""
 
 
-def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialControl, weights: Tensor) -> Tensor:
-    """The predicted image's latents of the first step, which the default schedule's loss looks at."""
+def _predicted(sampler: Sampler, arguments: dict[str, Any], weights: Tensor) -> Tensor:
+    """The predicted image's latents of the first step, which the default preset's loss looks at."""
     first: list[Tensor] = []
 
     def look(index: int, _: Tensor | None, predict_x0: Any) -> Tensor:
@@ -142,7 +137,7 @@ def _predicted(sampler: Sampler, latent: Tensor, width: int, control: SpatialCon
         raise _Seen
 
     with torch.no_grad(), contextlib.suppress(_Seen):
-        sampler.sample(**_guided(1, latent, width, control), weight_update=look)
+        sampler.sample(**arguments, weight_update=look)
     return first[0]
 
 
@@ -171,7 +166,7 @@ class Model(nn.Module):
 
 def _clip() -> Any:
     """A ViT-B/32 with random weights, as `ClipObjective` takes it."""
-    from ldm.modules.encoders.modules import clip_package
+    from ldm.modules.encoders.openai_clip import clip_package
 
     model = clip_package().model.CLIP(CLIP_WIDTH, CLIP_SIDE, 12, 768, 32, 77, 49408, 512, 8, 12)
     return SimpleNamespace(
@@ -181,11 +176,3 @@ def _clip() -> Any:
         std=(0.25, 0.25, 0.25),
         resolution=CLIP_SIDE,
     )
-
-
-def _precision(case: Case) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.autocast)
-
-
-def _mode(fake: bool) -> contextlib.AbstractContextManager[Any]:
-    return FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()

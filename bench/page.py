@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.markdown import markdown_table, update_page
+from ldm.evaluation.report.markdown import markdown_table, update_page
 from ldm.util import UserError, atomic_write
 
-GIB, GB = 2**30, 1e9
-PAGES = (Path("docs/performance.md"),)
+GIB = 2**30
+PAGE = Path("docs/performance.md")
 PLOT = Path("docs/images/cost.png")
 Result = dict[str, Any]
 Table = list[list[str]]  # the first row is the head
@@ -29,13 +29,11 @@ def blocks(results: Path) -> dict[str, str]:
     return {name: markdown_table(table(_read(results, name))) for name, table in TABLES.items()}
 
 
-def write_pages(results: Path) -> None:
-    """Bring the tables of `PAGES` and the plot up to date. UserError where a result or a page is missing."""
+def write_page(results: Path) -> None:
+    """Bring the tables of `PAGE` and the plot up to date. UserError where a result or the page is missing."""
     from bench.cost import plot
 
-    made = blocks(results)
-    for page in PAGES:
-        update_page(page, made)
+    update_page(PAGE, blocks(results))
     with atomic_write(PLOT) as temporary:
         plot(_read(results, "cost"), temporary)
 
@@ -48,117 +46,86 @@ def _read(results: Path, name: str) -> Result:
         raise UserError(f"{path} is missing or damaged; make it by python -m bench {name} --out {results}") from None
 
 
-def calls_table(result: Result) -> Table:
-    """Of `bench.unet`."""
-    rows = [[name, f"{row['median']:.2f}", f"{row['ratio']:.2f}"] for name, row in result["rows"].items()]
-    return [["", "seconds", "of the library's"], *rows]
+def _table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
+    """The rows by format strings, each under its head."""
+    return [[*columns], *([cell.format(**row) for cell in columns.values()] for row in rows)]
 
 
-def compile_table(result: Result) -> Table:
-    """Of `bench.compiled`."""
-    head = ["", "seconds", "of the call as it is", "in products", "first call, seconds", "kept, GiB", "departure"]
-    rows = [
-        [
-            name,
-            f"{row['median']:.2f}",
-            f"{row['ratio']:.2f}",
-            f"{row['products']:.0%}",
-            f"{row['first']:.0f}",
-            "" if row["saved"] is None else f"{row['saved'] / GIB:.2f}",
-            f"{row['departure']:.0e}" if row["departure"] else "",
-        ]
-        for name, row in result["rows"].items()
-    ]
-    return [head, *rows]
+def _calls(result: Result) -> Table:
+    rows = ({"name": name, **row} for name, row in result["rows"].items())
+    return _table(rows, {"": "{name}", "seconds": "{median:.2f}", "of the library's": "{ratio:.2f}"})
 
 
-def memory_table(result: Result) -> Table:
-    """Of `bench.memory`."""
-    head = ["schedule", "steps", "checkpoints", "precision", "counted", "GiB"]
-    rows = [
-        [
-            row["schedule"],
-            str(row["steps"]),
-            "steps and blocks" if row["blocks"] else "steps",
-            "bfloat16 autocast" if row["autocast"] else "float32",
-            "with decoder and CLIP" if row["whole"] else "the chain",
-            f"{row['peak'] / GIB:.2f}",
-        ]
+def _memory(result: Result) -> Table:
+    rows = (
+        {
+            **row,
+            "checkpoints": "steps and blocks" if row["blocks"] else "steps",
+            "precision": "bfloat16 autocast" if row["autocast"] else "float32",
+            "counted": "with decoder and CLIP" if row["whole"] else "the chain",
+            "GiB": f"{row['peak'] / GIB:.2f}",
+        }
         for row in result["rows"]
-    ]
-    return [head, *rows]
+    )
+    return _table(
+        rows, {name: f"{{{name}}}" for name in ("preset", "steps", "checkpoints", "precision", "counted", "GiB")}
+    )
 
 
-def schedules_table(result: Result) -> Table:
-    """Of `bench.schedules`."""
-    rows = result["rows"]
-    flops = rows["plain"]["flops"]
-    return [
-        ["", "U-Net calls", "backward passes", "both, of plain", "operations, of plain", "seconds", "of plain"],
-        *(
-            [
-                name,
-                str(row["calls"]),
-                str(row["backward"]),
-                f"{(row['calls'] + row['backward']) / rows['plain']['calls']:.1f}",
-                f"{row['flops'] / flops:.1f}",
-                f"{row['median']:.2f}",
-                f"{row['ratio']:.1f}",
-            ]
-            for name, row in rows.items()
-        ),
-    ]
+def _presets(result: Result) -> Table:
+    plain = result["rows"]["plain"]
+    rows = (
+        {
+            "name": name,
+            **row,
+            "both": (row["calls"] + row["backward"]) / plain["calls"],
+            "operations": row["flops"] / plain["flops"],
+        }
+        for name, row in result["rows"].items()
+    )
+    columns = {
+        "": "{name}",
+        "U-Net calls": "{calls}",
+        "backward passes": "{backward}",
+        "both, of plain": "{both:.1f}",
+        "operations, of plain": "{operations:.1f}",
+        "seconds": "{median:.2f}",
+        "of plain": "{ratio:.1f}",
+    }
+    return _table(rows, columns)
 
 
-def cost_table(result: Result) -> Table:
-    """Of `bench.cost`."""
-    head = ["", "steps", "pixels", "objects", "batch", "TFLOP", "GB moved", "operations", "seconds", "the model says"]
-    rows = []
-    for name, part in (("call", result["calls"]), ("image", result["images"])):
-        for row in part["rows"]:
-            what = f"{name}, {row['schedule']}" if "schedule" in row else name
-            rows.append(
-                [
-                    what,
-                    str(row.get("steps", "")),
-                    str(row["pixels"]),
-                    str(row["objects"]),
-                    str(row["batch"]),
-                    f"{row['flops'] / 1e12:.3f}",
-                    f"{row['bytes'] / GB:.1f}",
-                    str(row["operations"]),
-                    f"{row['median']:.2f}",
-                    f"{row['model']:.2f}",
-                ]
-            )
-    return [head, *rows]
+def _cost(result: Result) -> Table:
+    calls = ({"name": "call", "steps": "", **row} for row in result["calls"]["rows"])
+    images = ({"name": f"image, {row['preset']}", **row} for row in result["images"]["rows"])
+    rows = ({**row, "tflop": row["flops"] / 1e12, "gb": row["bytes"] / 1e9} for row in (*calls, *images))
+    columns = {
+        "": "{name}",
+        **{name: f"{{{name}}}" for name in ("steps", "pixels", "objects", "batch")},
+        "TFLOP": "{tflop:.3f}",
+        "GB moved": "{gb:.1f}",
+        "operations": "{operations}",
+        "seconds": "{median:.2f}",
+        "the model says": "{model:.2f}",
+    }
+    return _table(rows, columns)
 
 
 def startup_table(result: Result) -> Table:
     """Of `bench.startup`."""
-    head = ["", "seconds", "of the processor", "peak memory, of the weights", "without interpreter and libraries"]
-    timed = {f"`{script} --help`": row for script, row in result["help"].items()}
-    timed["emoji image, to the end of the first step"] = result["first denoising step"]
-    rows = [[name, f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", "", ""] for name, row in timed.items()]
-    for suffix, row in result["loading"].items():
-        rows.append(
-            [
-                f"loading SD v1, `{suffix}`",
-                f"{row['seconds']:.2f}",
-                f"{row['cpu']:.2f}",
-                f"{row['ratio']:.2f}",
-                f"{row['beyond']:.2f}",
-            ]
-        )
-    return [head, *rows]
+    columns = {"": "{name}", "seconds": "{seconds:.2f}", "of the processor": "{cpu:.2f}"}
+    memory = {"peak memory, of the weights": "{ratio:.2f}", "without interpreter and libraries": "{beyond:.2f}"}
+    runs = [{"name": f"`{script} --help`", **row} for script, row in result["help"].items()]
+    runs.append({"name": "emoji image, to the end of the first step", **result["first denoising step"]})
+    loads = ({"name": f"loading SD v1, `{suffix}`", **row} for suffix, row in result["loading"].items())
+    return [*_table(runs, {**columns, **dict.fromkeys(memory, "")}), *_table(loads, {**columns, **memory})[1:]]
 
 
 TABLES: dict[str, Callable[[Result], Table]] = {
-    "calls": calls_table,
-    "gradient": calls_table,
-    "compile": compile_table,
-    "memory": memory_table,
-    "schedules": schedules_table,
-    "cost": cost_table,
+    "calls": _calls,
+    "gradient": _calls,
+    "memory": _memory,
+    "presets": _presets,
+    "cost": _cost,
     "startup": startup_table,
 }

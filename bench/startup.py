@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.paths import ROOT
 from ldm.util import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (
     "scripts/txt2img-refine.py",
     "scripts/txt2img.py",
@@ -45,7 +44,7 @@ Row = dict[str, Any]
 
 
 def measure(config: Path, rounds: int = 5, threads: int = 1) -> Row:
-    """All rows of the report, by what was measured.
+    """Rows by what was measured.
 
     Args:
         config: of the model whose loading is measured, with random weights in a temporary folder.
@@ -57,17 +56,17 @@ def measure(config: Path, rounds: int = 5, threads: int = 1) -> Row:
     """
     with tempfile.TemporaryDirectory(prefix="bench-startup-") as name:
         folder = Path(name)
-        size = weight_bytes(config)
-        check_space(folder, size)
-        rows: Row = {"help": {script: _repeat(partial(_help, script), rounds) for script in SCRIPTS}}
-        first = _repeat(partial(first_image_step, folder / "images", threads), rounds)
-        rows["first denoising step"] = {"command": " ".join(IMAGE), **first}
-        rows["loading"] = {suffix: loading(config, folder / f"model{suffix}", threads) for suffix in SUFFIXES}
-    return rows
+        check_space(folder, weight_bytes(config))
+        first = summary([first_image_step(folder / "images", threads) for _ in range(rounds)])
+        return {
+            "help": {script: summary([_help(script) for _ in range(rounds)]) for script in SCRIPTS},
+            "first denoising step": {"command": " ".join(IMAGE), **first},
+            "loading": {suffix: loading(config, folder / f"model{suffix}", threads) for suffix in SUFFIXES},
+        }
 
 
 def check_space(folder: Path, size: int) -> None:
-    """Refuse a folder where a file of `size` bytes finds no room. Raises UserError."""
+    """UserError for a folder where a file of `size` bytes finds no room."""
     free = shutil.disk_usage(folder).free
     if free < size * MARGIN:
         raise UserError(
@@ -77,7 +76,7 @@ def check_space(folder: Path, size: int) -> None:
 
 
 def summary(runs: Sequence[Row]) -> Row:
-    """Medians of ``seconds`` and ``cpu``, and all values of both."""
+    """Medians of "seconds" and "cpu", and all values of both."""
     medians = {name: statistics.median(run[name] for run in runs) for name in ("seconds", "cpu")}
     return {**medians, "runs": [[round(run["seconds"], 3), round(run["cpu"], 3)] for run in runs]}
 
@@ -103,13 +102,6 @@ def weight_bytes(config: Path) -> int:
     return sum(value.nbytes for value in model.state_dict().values())
 
 
-# ------------------------------------------------------------------------------------ in the measuring process
-
-
-def _repeat(run: Callable[[], Row], rounds: int) -> Row:
-    return summary([run() for _ in range(rounds)])
-
-
 def _help(script: str) -> Row:
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, check=True)
@@ -119,7 +111,7 @@ def _help(script: str) -> Row:
 
 
 def _child(threads: int, *arguments: Any) -> Row:
-    """What a step below prints, run by a new interpreter. Raises UserError where it fails."""
+    """What a function below prints, run by a new interpreter. UserError where it fails."""
     command = [sys.executable, "-m", "bench.startup", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -144,14 +136,14 @@ def loading(config: Path, path: Path, threads: int) -> Row:
         path.unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------------- in the measured processes
+# -------------------------------------------------------------------------------- in the measured processes
 
 
 def first_step(begun: str, outdir: str) -> None:
     """Run the script until its progress bar hears of the first denoising step, then end the process."""
     from ldm.cli import common
 
-    def told(self: Any, what: str, done: int, total: int, losses: Any = None) -> None:
+    def told(*_: Any, **__: Any) -> None:
         print(json.dumps({"seconds": time.time() - float(begun), "cpu": time.process_time()}), flush=True)
         os._exit(0)
 
@@ -180,8 +172,8 @@ def make(config: str, path: str) -> None:
 def load(config: str, path: str) -> None:
     """Load `path`, read every weight once, and tell seconds and memory.
 
-    ``peak`` is of the whole process, ``interpreter`` its part before loading; ``ratio`` is the peak to the bytes of
-    the loaded weights, ``beyond`` the same without the interpreter's part.
+    "peak" is of the whole process, "interpreter" its part before loading; "ratio" is the peak over the bytes of the
+    weights, "beyond" the same without the interpreter's part.
     """
     import torch
 

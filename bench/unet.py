@@ -6,13 +6,14 @@ Random weights: only the architecture decides the time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bench.timing import Call, in_turn
+from bench.counting import Call, in_turn
 from ldm.extensions.packed import pack, paused
 from ldm.paths import SD_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
@@ -25,66 +26,48 @@ CENTERS = ((0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75))
 
 
 def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[str, dict[str, Any]]:
-    """Seconds of a call by row, and the ratio to the library's; see :func:`bench.timing.in_turn`.
+    """Seconds of a call by row, and the ratio to the library's; see `bench.counting.in_turn`.
 
     Args:
         size: pixels a side; the latents are an eighth of it, two rows of them (guidance).
-        rounds: after one of warming up.
         gradient: also the backward pass, to the weights of the objects or, without objects, to the latents; ours
             computes the call twice, as the checkpoint of every step does, the library keeps its activations.
 
     Raises:
         UserError: `diffusers` is not installed.
     """
-    return in_turn(_calls(size // 8, gradient), LIBRARY, rounds)
-
-
-def _calls(side: int, gradient: bool) -> dict[str, Call]:
-    """A call by name of its row."""
     torch.manual_seed(0)
-    x, t = torch.randn(2, 4, side, side), torch.tensor([500, 500])
-    context = torch.randn(2, 77, 768)
-    library, own = _library(side), own_unet()
-    shared = torch.randn(len(CENTERS), 77, 768)
-    calls: dict[str, Call] = {LIBRARY: lambda: run(lambda y: library(y, t, context).sample, x, gradient, False)}
+    side = size // 8
+    x, t, context = torch.randn(2, 4, side, side), torch.tensor([500, 500]), torch.randn(2, 77, 768)
+    library, own = _library(side), make_unet()
+    texts = torch.randn(len(CENTERS), 77, 768)
     pack(own)
-    for packed in (True, False):
-        for objects in (0, 1, 2, 3) if packed else (0, 2):
-            name = f"{objects} objects" if objects else "plain"
-            control = make_control(objects, shared)
-            calls[f"ours, {name}{', packed weights' if packed else ''}"] = _own_call(
-                own, packed, x, t, context, control, gradient
-            )
-    return calls
 
-
-def _own_call(
-    own: torch.nn.Module, packed: bool, x: Tensor, t: Tensor, context: Tensor, control: Any, grad: bool
-) -> Call:
-    def call() -> None:
+    def ours(packed: bool, control: SpatialControl | None) -> None:
         with paused(own, not packed):  # packed once, in the warm-up
             if control is None:
-                run(lambda y: own(y, t, context), x, grad)
+                _run(lambda y: own(y, t, context), x, gradient)
                 return
             weights = torch.ones(control.num_objects, 1)
-            if grad:
-                run(lambda w: own(x, t, context, control=control, weights=w), weights, True)
-            else:
-                run(lambda y: own(y, t, context, control=control, weights=weights), x, False)
+            _run(lambda w: own(x, t, context, control=control, weights=w), weights, gradient)
 
-    return call
+    calls: dict[str, Call] = {LIBRARY: lambda: _run(lambda y: library(y, t, context).sample, x, gradient, False)}
+    for packed in (True, False):
+        for objects in (0, 1, 2, 3) if packed else (0, 2):
+            name = f"ours, {f'{objects} objects' if objects else 'plain'}{', packed weights' if packed else ''}"
+            calls[name] = partial(ours, packed, make_control(objects, texts))
+    return in_turn(calls, LIBRARY, rounds)
 
 
-def run(
-    function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True
-) -> tuple[Tensor, ...]:
+def _run(function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True) -> None:
     """The function once; with `gradient` also the derivative, recomputed from its input as a step of our chain is."""
     if not gradient:
         with torch.no_grad():
-            return (function(argument),)
+            function(argument)
+        return
     argument = argument.detach().clone().requires_grad_()
     out = checkpoint(function, argument, use_reentrant=False) if recompute else function(argument)
-    return (out.detach(), *torch.autograd.grad(out.square().sum(), argument))
+    torch.autograd.grad(out.square().sum(), argument)
 
 
 def make_control(objects: int, contexts: Tensor, batch: int = 1) -> SpatialControl | None:
@@ -95,16 +78,7 @@ def make_control(objects: int, contexts: Tensor, batch: int = 1) -> SpatialContr
     return SpatialControl.build([layout] * batch, lambda texts: contexts[: len(texts)])
 
 
-def _library(side: int) -> Any:
-    try:
-        from diffusers import UNet2DConditionModel
-    except ImportError as error:
-        raise UserError("the comparison needs the package diffusers: pip install diffusers") from error
-    model: Any = UNet2DConditionModel(sample_size=side, cross_attention_dim=768)
-    return model.eval().requires_grad_(False)
-
-
-def own_unet() -> torch.nn.Module:
+def make_unet() -> torch.nn.Module:
     """The U-Net of v1-inference.yaml with random weights; layers that begin at zero get some, too."""
     params = load_config(project_file(SD_CONFIG)).model.params
     model = instantiate_from_config(params.unet_config).eval().requires_grad_(False)
@@ -113,3 +87,12 @@ def own_unet() -> torch.nn.Module:
             torch.nn.init.normal_(parameter, std=0.01)
     set_block_checkpoints(model, False)
     return model
+
+
+def _library(side: int) -> Any:
+    try:
+        from diffusers import UNet2DConditionModel
+    except ImportError as error:
+        raise UserError("the comparison needs the package diffusers: pip install diffusers") from error
+    model: Any = UNet2DConditionModel(sample_size=side, cross_attention_dim=768)
+    return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Lightning callbacks of training: frozen parts, images, checkpoints on a signal and at the end, a log line a while."""
+"""Lightning callbacks of training: images, log lines, checkpoints, random numbers, a stop at NaN, frozen parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ldm.random_state import random_state, restore_random_state
 from ldm.util import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class ProgressLog(pl.Callback):
         self._mark = (step, now)
 
 
-class LastCheckpoint(pl.Callback):
+class LastCheckpoint(pl.callbacks.Checkpoint):
     """A checkpoint at `path` when training ends by itself, and after the step in which a process gets SIGUSR1."""
 
     def __init__(self, path: str | Path) -> None:
@@ -138,10 +139,10 @@ class LastCheckpoint(pl.Callback):
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_asked", True))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write what was asked for; all processes together, whichever was asked."""
-        if trainer.world_size > 1:
-            self._asked = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
-        if self._asked:
+        """Write what was asked for, once no gradients are half gathered; all processes together."""
+        self._asked = anywhere(trainer, self._asked)
+        gathered = getattr(pl_module, "accumulate_grad_batches", 1) * trainer.accumulate_grad_batches
+        if self._asked and ((batch_idx + 1) % gathered == 0 or trainer.is_last_batch):
             self._asked = False
             self._save(trainer)
 
@@ -154,20 +155,83 @@ class LastCheckpoint(pl.Callback):
         logger.info("checkpoint %s written at step %d", self.path, trainer.global_step)
 
 
-class NoiseSeed(pl.Callback):
-    """Other noise in every process, and after going on other noise than at the start of the run.
+def anywhere(trainer: pl.Trainer, flag: bool) -> bool:
+    """Whether `flag` is set in any process of the run."""
+    return trainer.strategy.reduce_boolean_decision(flag, all=False) if trainer.world_size > 1 else flag
 
-    The first process of a fresh run keeps the generator as it is.
+
+class RunConfig(pl.Callback):
+    """Writes the config of a run into its folder once training begins, when nothing in it can be refused any more."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it."""
+        if trainer.is_global_zero:
+            with atomic_write(self.path) as temporary:
+                temporary.write_text(self.text, encoding="utf-8")
+
+
+class StopAtNaN(pl.Callback):
+    """Ends training with a sentence at the first loss that is no finite number, before a checkpoint is written."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Mapping[str, Any] | Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the loss, or with two optimizers at the losses that the model logs."""
+        losses = {name: value for name, value in trainer.callback_metrics.items() if name.endswith("loss")}
+        if isinstance(outputs, Mapping) and "loss" in outputs:
+            losses = {"loss": outputs["loss"]}
+        wrong = {name: float(value) for name, value in losses.items() if not math.isfinite(value)}
+        if anywhere(trainer, bool(wrong)):
+            name, value = next(iter(wrong.items()), ("loss of another process", math.nan))
+            raise UserError(
+                f"the {name} is {value} at step {trainer.global_step}; the last checkpoint with finite weights stays: "
+                "lower model.base_learning_rate, and look at the data"
+            )
+
+
+class NoiseSeed(pl.Callback):
+    """The random numbers of training: others in every process; after going on those that would have come next.
+
+    Checkpoints hold the generators of all processes, validation changes none of them, and the first process of a
+    fresh run keeps its generator as it is. A run resumed from a checkpoint of another number of processes, or of an
+    older release, draws other numbers than at the start.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._saved: Sequence[Mapping[str, Any]] = ()
+        self._training: Mapping[str, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed torch's generators by seed, process and step."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the generators' states; every process takes part."""
+        states: list[Any] = [random_state(pl_module.device)] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, states[0])
+        checkpoint["random_states"] = states
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Remember them until training starts."""
+        self._saved = checkpoint.get("random_states", ())
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Restore the generators, or seed torch's by seed, process and step."""
         rank, step = trainer.global_rank, trainer.global_step
-        if rank or step:
+        if len(self._saved) == trainer.world_size:
+            restore_random_state(self._saved[rank], pl_module.device)
+        elif rank or step:
             torch.manual_seed((self.seed + 1_000_003 * rank + 7_919 * step) % 2**63)
+        self._saved = ()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Remember where training is."""
+        self._training = random_state(pl_module.device)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Go back there."""
+        restore_random_state(self._training, pl_module.device)
 
 
 class Freeze(pl.Callback):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,3 +78,58 @@ def save_safetensors(
             save_file(own, temporary, dict(metadata or {}))
         except SafetensorError as err:
             raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8, all of it or nothing. Raises UserError as `atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write indented JSON, all of it or nothing. Raises UserError as `atomic_write` does."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: str | Path, lines: Iterable[Any]) -> None:
+    """Write JSON Lines, all of them or nothing. Raises UserError as `atomic_write` does."""
+    write_text(path, "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines))
+
+
+def save_torch(path: str | Path, state: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write a checkpoint with `torch.save`, atomically and down to the disk.
+
+    Args:
+        path: written whole or not at all.
+        state: what `torch.load` can read with ``weights_only=True``.
+        keep: where the checkpoint that was at `path` stays.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    import torch
+
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        try:
+            with temporary.open("wb") as handle:
+                torch.save(dict(state), handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except RuntimeError as err:  # torch's own writer says so of a full disk
+            reason = str(err).splitlines()[0]
+            raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from err
+        if keep is not None and zipfile.is_zipfile(path):  # a damaged one must not replace the last good one
+            _keep(path, keep)
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Let `kept` be the file at `path`, which stays there: at no moment is neither of them whole."""
+    link = path.with_name(f".tmp-{kept.name}")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, kept)
+        link.unlink(missing_ok=True)  # where both names were one file already
+    except OSError:  # a disk without links
+        os.replace(path, kept)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ldm.errors import UserError as UserError
 from ldm.files import atomic_write as atomic_write
 from ldm.files import save_safetensors as save_safetensors
+from ldm.files import save_torch as save_torch
 from ldm.suggest import did_you_mean, target_hint, wrong_argument
 from ldm.weights import check_fit as check_fit
 from ldm.weights import load_into as load_into

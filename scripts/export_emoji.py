@@ -12,13 +12,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldm.util import UserError, load_config, load_into, load_model_from_config, load_state_dict, save_safetensors  # noqa: E402
+from ldm.cli import common
+from ldm.errors import UserError
+from ldm.files import save_safetensors
+from ldm.util import load_config, load_into, load_model_from_config, load_state_dict
 
 SCENES = 1024  # for the statistics of the latents
 
@@ -100,26 +103,27 @@ EXPORTS: dict[str, Callable[..., None]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 for a user's mistake."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=tuple(EXPORTS))
+def build_parser() -> common.Parser:
+    """What to export and where to."""
+    parser = common.Parser(__doc__)
+    parser.add_argument("part", choices=sorted(EXPORTS))
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--first-stage", type=Path, help="for a model: take this first stage instead of the run's")
-    args = parser.parse_args(argv)
-    if args.first_stage and args.part != "model":
-        parser.error("--first-stage goes with 'model' alone")
-    try:
-        options = {"first_stage": args.first_stage} if args.first_stage else {}
-        EXPORTS[args.part](args.run, args.out, **options)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
-    return 0
+    return parser
 
+
+def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
+    """Export; yields what was written."""
+    given = dict(vars(options))
+    if "first_stage" in given and options.part != "model":
+        raise UserError("--first-stage goes with 'model' alone")
+    logging.getLogger().setLevel(logging.INFO)
+    EXPORTS[given.pop("part")](**given)
+    yield f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB"
+
+
+main = common.Script(build_parser, action)
 
 if __name__ == "__main__":
     sys.exit(main())

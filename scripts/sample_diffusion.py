@@ -1,58 +1,12 @@
 #!/usr/bin/env python
-"""Samples of an unconditional model: PNG files and one .npz for measures such as FID.
+"""Samples of an unconditional model; the flags are in ldm/cli/sample_diffusion.py."""
 
-python scripts/sample_diffusion.py -r models/ldm/celeba256 -n 1000 -c 100 -e 1.0
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from ldm.cli import common
-from ldm.util import UserError
-
-
-def build_parser() -> common.Parser:
-    """All flags, as published."""
-    parser = common.Parser(__doc__)
-    add = parser.add_argument
-    add("-r", "--resume", type=Path, required=True, metavar="PATH", help="folder of a model or run, or a checkpoint")
-    add("-n", "--n_samples", type=int, metavar="N", help="(50000)")
-    add("-e", "--eta", type=float, help="noise of DDIM, 0 to 1 (1)")
-    add("-v", "--vanilla_sample", action="store_true", help="all training steps instead of DDIM")
-    add("-l", "--logdir", type=Path, metavar="DIR", help="where samples/ goes (the model's folder)")
-    add("-c", "--custom_steps", type=int, metavar="N", help="steps of DDIM (50)")
-    add("--batch_size", type=int, metavar="N", help="(10)")
-    add("--seed", type=int, metavar="N", help="(42)")
-    common.add_device_flags(parser)
-    common.add_asked_guard_flags(parser)
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
-    return parser
-
-
-def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
-    """Sample; yields where the samples are."""
-    given = dict(vars(options))
-    overrides = tuple(given.pop("overrides", ()))
-    for text in overrides:
-        if "=" not in text:
-            raise UserError(f"'{text}' is no config entry; write key=value, such as model.params.image_size=32")
-    from ldm.cli import sample
-
-    guard = common.take_guard(given)
-    settings = sample.SampleSettings(overrides=overrides, **given)
-    yield f"samples: {sample.sample_folder(settings, guard, progress)}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the script; returns the exit code."""
-    return common.run_script(build_parser(), arguments, action)
-
+from ldm.cli.sample_diffusion import main
 
 if __name__ == "__main__":
     sys.exit(main())

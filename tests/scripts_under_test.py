@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
-from ldm.util import instantiate_from_config, save_safetensors
 from tests import tiny_world
 from tests.golden_data import ROOT
 
@@ -82,13 +80,7 @@ def write_model(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
     """Config and random weights of a model as files: (config.yaml, model.safetensors)."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = instantiate_from_config(config["model"])
-        for parameter in model.model.parameters():
-            if not parameter.any():  # published zero-initialized layers would make the U-Net's output 0
-                torch.nn.init.normal_(parameter, std=0.05)
-    save_safetensors(folder / "model.safetensors", model.state_dict())
+    tiny_world.write_weights(folder / "model.safetensors", config)
     return folder / "config.yaml", folder / "model.safetensors"
 
 

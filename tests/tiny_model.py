@@ -54,6 +54,9 @@ class TinyDiffusion(nn.Module):
     ) -> Tensor:
         return self.unet(x, t, context=context, control=control, weights=weights)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((self.decode_first_stage(latents) + 1) / 2).clamp(0, 1)
+
     def decode_first_stage(self, z: Tensor) -> Tensor:
         return torch.tanh(0.3 * self.decoder(F.interpolate(z, scale_factor=2.0)))  # within (-1, 1)
 

@@ -105,3 +105,14 @@ class Line(pl.LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Stop(pl.Callback):
+    """Ctrl-C before the step after so many."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt

@@ -1,30 +1,36 @@
 """Manners that the scripts share: flags, one line for a mistake, progress on stderr, results on stdout.
 
-Imports nothing heavy, so that ``--help`` and a mistyped flag answer at once.
+Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ldm.util import UserError
+from ldm.errors import UserError
+from ldm.generation.pipeline import set_threads as set_threads
+from ldm.generation.settings import PRECISIONS, SAMPLERS
 
 if TYPE_CHECKING:
+    from ldm.generation.record import Outcome
     from ldm.generation.safety import Guard
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
+Action = Callable[[argparse.Namespace, Progress], Iterable[str]]  # what a script does; yields lines to print
 
 
 class Parser(argparse.ArgumentParser):
     """Tells a mistake in one line; a flag that is not given sets nothing, so that defaults live in one place.
 
-    `more` goes to argparse, as its parsers of subcommands need; ``argument_default=None`` gives flags a value.
+    `more` goes to argparse; `argument_default=None` gives every flag a value.
     """
 
     def __init__(self, description: str | None = None, **more: Any) -> None:
@@ -60,27 +66,10 @@ class ProgressBar:
             self._bar = None
 
 
-class StepCounter:
-    """A sampler's ``callback`` that tells the progress of one chain of `total` steps."""
-
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self.progress, self.what, self.total, self.done = progress, what, total, 0
-
-    def __call__(self, state: Mapping[str, Any]) -> None:
-        self.done += 1
-        self.progress(self.what, self.done, self.total, {})
-
-
-def no_progress(what: str, done: int, total: int, losses: Mapping[str, float]) -> None:
-    """For callers that do not want to know."""
-
-
-def run_script(
-    parser: Parser, arguments: Sequence[str] | None, action: Callable[[argparse.Namespace, Progress], Iterable[str]]
-) -> int:
+def run_script(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, action: Action) -> int:
     """Parse, run `action` and print each line that it yields.
 
-    A command that keeps what it finishes and makes only what lacks sets the default ``resumes=True`` on its parser:
+    A command that keeps what it finishes and makes only what lacks sets the default `resumes=True` on its parser:
     whoever interrupts it is told that the same command goes on.
 
     Returns:
@@ -106,18 +95,59 @@ def run_script(
     return 0
 
 
+class Script:
+    """The `main` of a script: called with its arguments, by default the process's, it returns the exit code."""
+
+    def __init__(self, build_parser: Callable[[], Parser], action: Action) -> None:
+        self.build_parser, self.action = build_parser, action
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        return run_script(self.build_parser(), arguments, self.action)
+
+
+def told_files(outcomes: Iterable[Outcome]) -> list[str]:
+    """A line for each file that was written."""
+    return [f"{kind}: {path}" for outcome in outcomes for kind, path in outcome.files.items()]
+
+
 # ------------------------------------------------------------------------------------------- shared flags
+# Each sets the setting that its dest names, see ldm.generation.settings.
 
 
 def add_prompt_flags(parser: Parser) -> None:
-    """--prompt and --from-file; see :func:`take_prompts`."""
+    """--prompt and --from-file; see `take_prompts`."""
     add = parser.add_argument_group("what to make").add_argument
     add("--prompt", default=None, help="the text to draw")
     add("--from-file", type=Path, default=None, metavar="FILE", help="one prompt a line, instead of --prompt")
 
 
+def add_number_flags(parser: Parser, samples: int = 1, iterations: int = 1, size: str = "") -> None:
+    """How many images from which seeds; with `size`, a text for the help, also of which size."""
+    add = parser.add_argument_group("size and number" if size else "number").add_argument
+    for flag, dest in (("--H", "height"), ("--W", "width")) if size else ():
+        add(flag, type=int, dest=dest, metavar="PX", help=f"{dest} ({size})")
+    number = partial(add, type=int, metavar="N")
+    number("--n_samples", dest="samples", default=samples, help=f"images made together ({samples})")
+    number("--n_iter", dest="iterations", default=iterations, help=f"times every prompt is taken ({iterations})")
+    number("--seed", help="image i starts from seed + i (42)")
+
+
+def add_sampling_flags(
+    parser: Parser, samplers: Sequence[str] = ("plms", "dpm_solver"), scale: str = "7.5, or 5 for the embedded model"
+) -> None:
+    """How to sample; `scale` tells the default guidance."""
+    group = parser.add_argument_group("sampling (DDIM without a flag)")
+    kind = group.add_mutually_exclusive_group()
+    for name in samplers:
+        kind.add_argument(f"--{name}", dest="sampler", action="store_const", const=name, help=SAMPLERS[name])
+    add = group.add_argument
+    add("--ddim_steps", type=int, dest="steps", metavar="N", help="steps of any sampler, 1 to 1000 (50)")
+    add("--ddim_eta", type=float, dest="eta", metavar="ETA", help="DDIM's noise, 0 to 1 (0)")
+    add("--scale", type=float, help=f"guidance ({scale})")
+
+
 def add_output_flags(parser: Parser, outdir: Path) -> None:
-    """Where images and grid go; the names are dests of :class:`ldm.generation.settings.GenerateSettings`."""
+    """Where images and grid go."""
     add = parser.add_argument_group("where it goes").add_argument
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"({outdir})")
     add("--skip_grid", action="store_true", help="no grid of all images")
@@ -125,14 +155,16 @@ def add_output_flags(parser: Parser, outdir: Path) -> None:
     add("--n_rows", type=int, dest="columns", metavar="N", help="images in a row of the grid (n_samples)")
 
 
-def add_model_flags(parser: Parser) -> None:
-    """The model, its numbers, and where it runs."""
+def add_model_flags(parser: Parser, numbers: bool = True) -> None:
+    """The model and where it runs; with `numbers` also what is checked against it, precision and starting noise."""
     add = parser.add_argument_group("the model").add_argument
     add("--config", type=Path, metavar="YAML", help="of the diffusion model")
     add("--ckpt", type=Path, metavar="FILE", help=".ckpt or .safetensors")
-    add("--C", type=int, dest="channels", metavar="N", help="channels of the latents (the model's)")
-    add("--f", type=int, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
-    add("--precision", choices=("full", "autocast"), help="(full)")
+    if numbers:
+        add("--C", type=int, dest="channels", metavar="N", help="channels of the latents (the model's)")
+        add("--f", type=int, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
+        add("--precision", choices=PRECISIONS, help="(full)")
+        add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     add_device_flags(parser)
 
 
@@ -143,41 +175,24 @@ def add_device_flags(parser: Parser) -> None:
     add("--threads", type=int, metavar="N", help="CPU threads")
 
 
-def add_guard_flags(parser: Parser) -> None:
-    """What is done to a finished image; see :mod:`ldm.generation.safety`."""
-    add = parser.add_argument_group("safety checker and watermark").add_argument
-    add("--no-safety-checker", dest="safety", action="store_false", default=True, help="leave it out")
-    add("--no-watermark", dest="watermark", action="store_false", default=True, help="leave it out")
-    add(
-        "--safety-checker",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        dest="safety_folder",
-        help="folder with its weights (the cache of Hugging Face)",
+def add_guard_flags(parser: Parser, asked: bool = False) -> None:
+    """Safety checker and watermark; `asked` for scripts whose published images have neither: off without a flag."""
+    add = parser.add_argument_group(f"safety checker and watermark{' (off)' if asked else ''}").add_argument
+    if asked:
+        add("--watermark", action="store_true", default=False, help="mark images invisibly, as txt2img.py does")
+    else:
+        add("--no-safety-checker", dest="safety", action="store_false", default=True, help="leave it out")
+        add("--no-watermark", dest="watermark", action="store_false", default=True, help="leave it out")
+    where = (
+        "check images, with the weights in this folder"
+        if asked
+        else "folder with its weights (the cache of Hugging Face)"
     )
-
-
-def add_asked_guard_flags(parser: Parser) -> None:
-    """The same, for scripts whose published images have neither: off unless asked for."""
-    add = parser.add_argument_group("safety checker and watermark (off)").add_argument
-    add("--watermark", action="store_true", default=False, help="mark images invisibly, as txt2img.py does")
-    add(
-        "--safety-checker",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        dest="safety_folder",
-        help="check images, with the weights in this folder",
-    )
+    add("--safety-checker", type=Path, default=None, metavar="DIR", dest="safety_folder", help=where)
 
 
 def take_guard(given: dict[str, Any]) -> Guard:
-    """Move the flags of :func:`add_guard_flags` or :func:`add_asked_guard_flags` out of the parsed ones.
-
-    Raises:
-        UserError: what is asked for cannot be had.
-    """
+    """Move the flags of `add_guard_flags` out of the parsed ones. UserError for what is asked for and missing."""
     from ldm.generation.safety import Guard
 
     asked = "safety" not in given
@@ -188,7 +203,7 @@ def take_guard(given: dict[str, Any]) -> Guard:
 
 
 def take_prompts(given: dict[str, Any]) -> tuple[str, ...]:
-    """Move ``prompt`` and ``from_file`` out of the parsed flags into a tuple of prompts.
+    """Move `prompt` and `from_file` out of the parsed flags into a tuple of prompts.
 
     Raises:
         UserError: both are given, or the file cannot be used.
@@ -211,12 +226,6 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return prompts
 
 
-def set_threads(threads: int | None) -> None:
-    """Use that many CPU threads. Raises UserError for fewer than one."""
-    if threads is None:
-        return
-    if threads < 1:
-        raise UserError(f"threads must be at least 1, not {threads}")
-    import torch
-
-    torch.set_num_threads(threads)
+def command_line(name: str, arguments: Sequence[str] | None) -> str:
+    """The command by which a script was called, for the record."""
+    return shlex.join(["python", f"scripts/{name}.py", *(sys.argv[1:] if arguments is None else arguments)])

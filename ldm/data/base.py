@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, get_worker_info
 
+from ldm.random_state import seeded
 from ldm.util import UserError, instantiate_from_config
 
 Config = Mapping[str, Any]
@@ -58,6 +62,88 @@ def share_ids(worker_id: int) -> None:
     np.random.seed((info.seed + worker_id) % 2**32)
 
 
+class Draws(DistributedSampler[Any]):
+    """The samples of an epoch, each with a seed for what it draws itself: a function of run, epoch and index alone.
+
+    `epoch` and `skip`, the samples to leave out at the epoch's beginning, are set by :class:`TrainingLoader`.
+    """
+
+    skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: Lightning's number of the epoch moves on where a run is stopped in the middle of one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in islice(super().__iter__(), self.skip, None):
+            text = f"{self.seed}/{self.epoch}/{index}"
+            yield index, int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+class Drawn(Dataset[Any]):
+    """A data set by the pairs of :class:`Draws`: a sample is the same in any worker and at any time of the epoch."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __getitem__(self, draw: tuple[int, int]) -> Any:
+        index, seed = draw
+        with seeded(seed):
+            return self.data[index]
+
+
+class TrainingLoader(DataLoader[Any]):
+    """Training batches that go on, after a run is resumed, where its epoch was left.
+
+    Lightning saves and restores the number of the epoch with a checkpoint, by this class's two methods.
+
+    Args:
+        dataset: with items (then `seed`, `rank` and `world` say which) or iterable.
+        done: gives the number of the epoch's batches that are behind.
+        seed: of the run.
+        rank, world: this process and how many train together.
+        shuffle: draw in random order.
+        options: of the loader.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        done: Callable[[], int],
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = False,
+        **options: Any,
+    ) -> None:
+        self.done, self.epoch = done, -1
+        self.draws: Draws | None = None
+        if not isinstance(dataset, IterableDataset):
+            self.draws = Draws(dataset, world, rank, shuffle=shuffle, seed=seed)
+            dataset = Drawn(dataset)
+        super().__init__(dataset, sampler=self.draws, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        done = self.done()
+        if not done:
+            self.epoch += 1
+        if self.draws is None:
+            yield from islice(super().__iter__(), done, None)
+        else:
+            self.draws.epoch, self.draws.skip = self.epoch, done * (self.batch_size or 1)
+            yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """What tells the order of the samples: the run's seed, and which epoch it is in."""
+        return {"epoch": self.epoch, "seed": self.draws.seed if self.draws else 0}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Be in the epoch of a checkpoint."""
+        self.epoch = state["epoch"]
+        if self.draws is not None:
+            self.draws.seed = state["seed"]
+
+
 class DataModuleFromConfig(pl.LightningDataModule):
     """Training, validation and test data built from ``{"target": ..., "params": ...}`` descriptions.
 
@@ -88,12 +174,14 @@ class DataModuleFromConfig(pl.LightningDataModule):
         shuffle_val_dataloader: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.params.batch_size must be at least 1, not {batch_size}")
+        workers = batch_size * 2 if num_workers is None else num_workers
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", workers, 0)):
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"data.params.{name} must be a whole number of at least {least}, not {value}")
         self.wrap, self.use_worker_init_fn = wrap, use_worker_init_fn
         self.shuffle_test_loader, self.shuffle_val_dataloader = shuffle_test_loader, shuffle_val_dataloader
         self.batch_size, self.shuffle_train, self.drop_last = batch_size, shuffle_train, drop_last
-        self.num_workers = batch_size * 2 if num_workers is None else num_workers
+        self.num_workers, self.seed = workers, torch.initial_seed() % 2**63
         described = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.dataset_configs = {split: config for split, config in described.items() if config is not None}
         self.datasets: dict[str, Dataset[Any]] = {}
@@ -104,8 +192,19 @@ class DataModuleFromConfig(pl.LightningDataModule):
             if split not in self.datasets:
                 dataset = self.share(instantiate_from_config(config))
                 self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
-                if hasattr(dataset, "__len__") and len(dataset) == 0:
-                    raise UserError(f"the {split} data set {config['target']} is empty; look at its parameters")
+                if hasattr(dataset, "__len__"):
+                    self._check_size(split, config["target"], len(dataset))
+
+    def _check_size(self, split: str, target: str, count: int) -> None:
+        if count == 0:
+            raise UserError(f"the {split} data set {target} is empty; look at its parameters")
+        _, world = self._process()
+        if split == "train" and self.drop_last and count < self.batch_size * world:
+            batch = f"a batch of {self.batch_size}" + (f" in each of {world} processes" if world > 1 else "")
+            raise UserError(
+                f"the train data set {target} holds {count} samples, fewer than {batch}; "
+                "lower data.params.batch_size, or set data.params.drop_last=false"
+            )
 
     def _process(self) -> tuple[int, int]:
         """The number of this process and how many train together."""
@@ -120,7 +219,12 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return dataset
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", shuffle=self.shuffle_train, drop_last=self.drop_last)
+        dataset, (rank, world) = self._dataset("train"), self._process()
+        options: dict[str, Any] = {"seed": self.seed, "rank": rank, "world": world, "shuffle": self.shuffle_train}
+        return TrainingLoader(dataset, self._done, drop_last=self.drop_last, **options, **self._options(dataset))
+
+    def _done(self) -> int:
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def val_dataloader(self) -> Any:
         shuffle = self.shuffle_val_dataloader
@@ -132,25 +236,26 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def predict_dataloader(self) -> Any:
         return self._loader("predict") if "predict" in self.datasets else []
 
-    def _loader(self, split: str, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:
+    def _dataset(self, split: str) -> Dataset[Any]:
         if split not in self.datasets:
             raise UserError(f"the config has no data.params.{split}; describe that data set there")
-        dataset = self.datasets[split]
-        rank, world = self._process()
+        return self.datasets[split]
+
+    def _options(self, dataset: Dataset[Any]) -> dict[str, Any]:
+        shares = self.use_worker_init_fn or isinstance(dataset, Txt2ImgIterableBaseDataset)
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": share_ids if shares else None,
+            "generator": torch.Generator().manual_seed(self.seed),  # no loader draws from the generator of training
+        }
+
+    def _loader(self, split: str, *, shuffle: bool = False) -> DataLoader[Any]:
+        dataset, (rank, world) = self._dataset(split), self._process()
         shuffle = shuffle and not isinstance(dataset, IterableDataset)
         sampler: DistributedSampler[Any] | None = None
         if world > 1 and not isinstance(dataset, IterableDataset):
-            # Lightning's own sampler always shuffles the training data. This one deals the samples out in turn, so
-            # that without shuffling the processes' batches together are the batch that one process would see.
+            # Deals the samples out in turn: without shuffling the processes' batches together are those of one process.
             sampler = DistributedSampler(dataset, world, rank, shuffle=shuffle)
-        shares = self.use_worker_init_fn or isinstance(dataset, Txt2ImgIterableBaseDataset)
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            shuffle=shuffle and sampler is None,
-            sampler=sampler,
-            drop_last=drop_last,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=share_ids if shares else None,
-        )
+        return DataLoader(dataset, shuffle=shuffle and sampler is None, sampler=sampler, **self._options(dataset))

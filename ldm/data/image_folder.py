@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ldm.pixels import read_image
 from ldm.util import UserError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
@@ -33,14 +36,8 @@ def interpolation(name: str) -> Image.Resampling:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3). UserError where it is no image."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as err:
-        raise UserError(f"image {path} of the data set does not exist; look at its data_root") from err
-    except (UnidentifiedImageError, OSError, ValueError) as err:
-        raise UserError(f"{path} of the data set is not an image that can be read; remove or replace it") from err
+    """An image file as (H, W, 3), see :func:`ldm.pixels.read_image`. UserError where it is no image."""
+    return np.asarray(read_image(path))
 
 
 def center_square(image: NDArray[np.uint8]) -> Square:
@@ -78,6 +75,20 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     if not names:
         raise UserError(f"{what}: the list {path} is empty; it names one file a line")
     return names
+
+
+def check_files(folder: Path, names: Iterable[str], what: str) -> None:
+    """UserError that tells the first of `names` that is no file under `folder`; each folder is listed once."""
+    listed: dict[str, set[str]] = {}
+    for name in names:
+        inner, file = os.path.split(name)
+        if inner not in listed:
+            try:
+                listed[inner] = set(os.listdir(folder / inner))
+            except OSError:
+                listed[inner] = set()
+        if file not in listed[inner]:
+            raise UserError(f"{what}: the list names {name}, but image {folder / name} does not exist")
 
 
 def draw_flip(p: float, rng: np.random.Generator, image: NDArray[Any]) -> NDArray[Any]:

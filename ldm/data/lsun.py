@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.image_folder import (
     center_square,
+    check_files,
     draw_flip,
     existing_folder,
     interpolation,
@@ -46,6 +47,7 @@ class LSUNBase(Dataset[dict[str, Any]]):
         self.image_paths = read_lines(txt_file, "LSUN")
         self.size, self.flip_p = size, flip_p
         self.interpolation = _filter(interpolation)
+        check_files(self.data_root, self.image_paths, "LSUN")
 
     def __len__(self) -> int:
         return len(self.image_paths)

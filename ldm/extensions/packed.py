@@ -1,9 +1,9 @@
 """Frozen convolutions and linear layers on a CPU with weights in the layout that oneDNN computes in.
 
-PyTorch hands oneDNN plain weights, which are rearranged anew at every call. Where a feature map is small, as in the
-inner half of a U-Net, that takes longer than the convolution. `pack` does it once for each layer of a frozen model,
-in both directions: the gradient with respect to the input of a stride-1 convolution is a convolution, too. The cost
-is memory: one more copy of the weights, and a second one once a gradient is taken.
+PyTorch hands oneDNN plain weights, which are rearranged at every call; for small feature maps, as in the inner half of
+a U-Net, that takes longer than the convolution. `pack` does it once a layer, in both directions: the gradient to the
+input of a stride-1 convolution is a convolution, too. The cost is a second copy of the weights, and a third once a
+gradient is taken.
 """
 
 from __future__ import annotations
@@ -98,16 +98,14 @@ class _PackedLayer:
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel() or torch.is_autocast_enabled("cpu"):
             return self.usual(x)
-        if self.paused or not _fits(self.layer):
+        linear = isinstance(self.layer, nn.Linear)
+        if self.paused or not _fits(self.layer) or (not linear and x.dim() != 4):
             return self.usual(x)
         version = (self.layer.weight.data_ptr(), self.layer.weight._version)
         if version != self.version:
             self.version, self.weight, self.turned = version, None, None
-        if isinstance(self.layer, nn.Linear):
-            return _Linear.apply(x, self) if x.requires_grad else self.linear(x)
-        if x.dim() != 4:
-            return self.usual(x)
-        return _Convolution.apply(x, self) if x.requires_grad else self.convolve(x)
+        compute, back = (self.linear, self.linear_gradient) if linear else (self.convolve, self.convolution_gradient)
+        return lean.Affine.apply(x, compute, back) if x.requires_grad else compute(x)
 
     def linear(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -117,62 +115,40 @@ class _PackedLayer:
         out = torch.ops.mkldnn._linear_pointwise(flat, self.weight, self.layer.bias, "none", [], "")
         return out.view(*x.shape[:-1], out.shape[-1])
 
+    def linear_gradient(self, gradient: Tensor, _: torch.Size) -> Tensor:
+        """Of the output (..., out) to that of the input (..., in)."""
+        return gradient @ self.layer.weight
+
     def convolve(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C_out, h', w')."""
         layer = self.layer
+        geometry = (layer.padding, layer.stride, layer.dilation, layer.groups)
         if self.weight is None:
-            self.weight = _reorder(layer.weight.detach(), x, layer.padding, layer.stride, layer.dilation, layer.groups)
-        return _apply(x, self.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups)
+            self.weight = _reorder(layer.weight.detach(), x, *geometry)
+        return _apply(x, self.weight, layer.bias, *geometry)
 
-    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """Of the convolution's output (B, C_out, h', w') to that of its input of `shape` (B, C, h, w)."""
+    def convolution_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+        """Of the output (B, C_out, h', w') to that of the input of `shape` (B, C, h, w)."""
         layer = self.layer
         sides = zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
         padding = tuple(dilation * (size - 1) - own for dilation, size, own in sides)
         if layer.stride != (1, 1) or layer.groups != 1 or min(padding) < 0:
-            return lean.convolution_input_gradient(layer, gradient, shape)
+            return lean.input_gradient(layer, gradient, shape)
+        geometry = (padding, (1, 1), layer.dilation, 1)
         if self.turned is None:
             turned = layer.weight.detach().flip(2, 3).transpose(0, 1).contiguous()  # (C, C_out, kh, kw)
-            self.turned = _reorder(turned, gradient, padding, (1, 1), layer.dilation, 1)
-        return _apply(gradient, self.turned, None, padding, (1, 1), layer.dilation, 1)
+            self.turned = _reorder(turned, gradient, *geometry)
+        return _apply(gradient, self.turned, None, *geometry)
 
 
-def _reorder(weight: Tensor, x: Tensor, padding: Any, stride: Pair, dilation: Pair, groups: int) -> Tensor:
-    """The weight in the layout that suits inputs like x; others are computed with it, too."""
-    return torch.ops.mkldnn._reorder_convolution_weight(
-        weight, list(padding), list(stride), list(dilation), groups, list(x.shape)
-    )
+def _reorder(weight: Tensor, x: Tensor, padding: Pair, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """The weight in the layout that suits inputs like x; others can be computed with it, too."""
+    sides = (list(padding), list(stride), list(dilation))
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *sides, groups, list(x.shape))
 
 
 def _apply(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any, stride: Pair, dilation: Pair, groups: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, stride: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, list(padding), list(stride), list(dilation), groups, "none", [], ""
-    )
-
-
-class _Linear(torch.autograd.Function):
-    """A packed linear layer, differentiable in its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _PackedLayer) -> Tensor:  # type: ignore[override]
-        ctx.layer = layer
-        return layer.linear(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient @ ctx.layer.layer.weight, None
-
-
-class _Convolution(torch.autograd.Function):
-    """A packed convolution, differentiable in its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _PackedLayer) -> Tensor:  # type: ignore[override]
-        ctx.layer, ctx.shape = layer, x.shape
-        return layer.convolve(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.layer.input_gradient(gradient, ctx.shape), None
+    sides = (list(padding), list(stride), list(dilation))
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sides, groups, "none", [], "")

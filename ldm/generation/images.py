@@ -1,7 +1,6 @@
-"""What a run leaves behind: images with their parameters inside, plots, and one JSON to make it all again.
+"""Images in and out: files and tensors, PNG with parameters inside, sheets, plots.
 
-Every file is written under a temporary name and renamed, so an interrupted run leaves whole files or none.
-Images are uint8 arrays (H, W, 3); centers are fractions of the image's width and height, y down.
+Images are uint8 arrays (H, W, 3). Every file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from ldm.spacetime.layout import Layout
-from ldm.util import atomic_write
+from ldm.errors import UserError
+from ldm.files import atomic_write
+from ldm.spacetime.layout import RADIUS, Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,20 +31,45 @@ COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0
 MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor on sheets and overlays
 
 
-def to_images(images: Tensor, low: float = 0.0) -> list[ImageArray]:
-    """Images (B, 3, H, W) as B uint8 arrays (H, W, 3); white is 1, black is `low`: 0, or -1 as a first stage has it."""
-    pixels = ((images.detach().float() - low) * (255 / (1 - low))).round().clamp(0, 255).byte()
+def to_images(images: Tensor) -> list[ImageArray]:
+    """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3), rounded."""
+    pixels = (images.detach().float() * 255).round().clamp(0, 255).byte()
     return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def image_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as (1, 3, H, W), or a gray one as (1, 1, H, W), in [0, 1]."""
+    import torch
+
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
+    return pixels.view(1, image.height, image.width, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def read_image(path: Path, mode: str = "RGB") -> Image.Image:
+    """The image in a file, converted to `mode`. Raises UserError where the file is no image."""
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except FileNotFoundError as err:
+        raise UserError(f"image {path} does not exist; give the path of an image file") from err
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as err:
+        raise UserError(f"{path} is not an image that can be read; give a PNG, JPEG or WebP file") from err
+
+
+def fit_size(image: Image.Image, multiple: int) -> Image.Image:
+    """`image` with both sides cut down to a multiple of `multiple`, by resampling as published (Lanczos)."""
+    width, height = (max(multiple, side - side % multiple) for side in image.size)
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 # ------------------------------------------------------------------------------------------- parameters
 
 
 def parameters_text(prompt: str, fields: Mapping[str, Any], negative_prompt: str = "") -> str:
-    """The text that web UIs read from a PNG's ``parameters`` chunk.
+    """The text that web UIs read from a PNG's "parameters" chunk.
 
-    Three parts, a line each: the prompt, ``Negative prompt: ...`` where there is one, and ``Key: value``
-    pairs joined by commas, with values that hold a separator quoted as JSON. None fields are left out.
+    Three lines: the prompt, "Negative prompt: ..." where there is one, and "Key: value" pairs joined by commas, values
+    with a separator quoted as JSON. None is left out.
     """
     pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items() if value is not None)
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
@@ -94,11 +119,10 @@ def enlarge(image: ImageArray, at_least: int = MIN_SHEET_SIDE) -> Image.Image:
     return pil.resize((pil.width * factor, pil.height * factor), Image.Resampling.LANCZOS)
 
 
-def draw_layout(image: ImageArray, layout: Layout, radius: float = 0.2) -> Image.Image:
+def draw_layout(image: ImageArray, layout: Layout, radius: float = RADIUS) -> Image.Image:
     """The image, enlarged where small, with each object's disc, center and name drawn over it.
 
-    The disc is that of the attention mask: `radius` is a fraction of width and of height, so on a rectangle
-    it is an ellipse.
+    The disc is that of the attention mask: an ellipse on a rectangle.
     """
     base = enlarge(image).convert("RGBA")
     veil = Image.new("RGBA", base.size, (0, 0, 0, 0))
@@ -186,27 +210,18 @@ def grid(images: Sequence[ImageArray], columns: int | None = None) -> ImageArray
 # ------------------------------------------------------------------------------------------------ plots
 
 
-def plot_weights(path: Path, weights: NDArray[np.floating[Any]], layout: Layout) -> Path:
-    """Plot each object's weight over the denoising steps. `weights` is (S, N): steps by objects."""
-    figure, axes = _axes("denoising step", "weight of the local description")
-    steps = np.arange(1, len(weights) + 1)
-    for i, thing in enumerate(layout.objects):
-        axes.plot(steps, weights[:, i], color=COLORS[i % len(COLORS)], label=thing.phrase, marker=".")
-    axes.legend()
-    return _save_figure(path, figure)
+def plot_weights(path: Path, weights: NDArray[np.floating[Any]], names: Sequence[str]) -> Path:
+    """Plot the weights (S, N) of the objects, whose names are given, over the denoising steps."""
+    curves = list(zip(names, weights.T, strict=True))
+    return _plot(path, curves, "denoising step", "weight of the local description")
 
 
 def plot_losses(path: Path, curves: Mapping[str, Sequence[float]]) -> Path:
     """Plot every named loss over the evaluations of the loss, in the order they were made."""
-    figure, axes = _axes("evaluation of the loss", "CLIP loss")
-    for i, (name, values) in enumerate(curves.items()):
-        color = COLORS[i % len(COLORS)]
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, color=color, marker=".")
-    axes.legend()
-    return _save_figure(path, figure)
+    return _plot(path, list(curves.items()), "evaluation of the loss", "CLIP loss")
 
 
-def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:
+def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: str) -> Path:
     # The object interface with the Agg canvas: no display, and no figure left in pyplot's global list.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -216,10 +231,10 @@ def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _save_figure(path: Path, figure: Any) -> Path:
+    for i, (name, values) in enumerate(curves):
+        steps = np.arange(1, len(values) + 1)
+        axes.plot(steps, values, label=name, color=COLORS[i % len(COLORS)], marker=".")
+    axes.legend()
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return path

@@ -9,6 +9,8 @@ details/00000/losses.png     the losses over the course of the optimization
 details/00000/settings.json  everything needed to make the image again
 details/00000/steps/001.png  the predicted image of a step
 grid-0000.png                all images of the run
+
+A run of the plain model writes samples and grid only.
 """
 
 from __future__ import annotations
@@ -19,16 +21,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ldm.generation import images as outputs
+from ldm.generation import images
+from ldm.generation.draw import GeneratedImage
+from ldm.generation.images import ImageArray
+from ldm.generation.pipeline import Pipeline
 from ldm.generation.settings import SAMPLERS, GenerateSettings
-
-if TYPE_CHECKING:
-    from ldm.generation.generate import Outcome
-    from ldm.spacetime.layout import Layout
+from ldm.spacetime.layout import Layout
+from ldm.spacetime.presets import Preset
 
 RECORDED_PACKAGES = ("spacetime-diffusion", "torch", "torchvision", "transformers", "clip-anytorch", "numpy", "pillow")
+
+
+@dataclass
+class Outcome(GeneratedImage):
+    """One finished image of a run."""
+
+    index: int = 0  # of the run
+    baseline: ImageArray | None = None  # the plain model's image from the same noise
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -42,23 +54,33 @@ def versions() -> dict[str, str]:
     return found
 
 
-@dataclass
+def describe_model(pipeline: Pipeline) -> dict[str, Any]:
+    """What was loaded: paths, hash, device."""
+    return {
+        "config": str(pipeline.choice.config),
+        "ckpt": str(pipeline.choice.ckpt),
+        "ckpt_sha256": images.file_hash(pipeline.choice.ckpt),
+        "clip": str(pipeline.clip_source),
+        "embedded": pipeline.choice.embedded,
+        "device": str(pipeline.device),
+    }
+
+
 class Recorder:
     """Writes the files of a run; numbering goes on where an earlier run in the same folder stopped."""
 
-    outdir: Path
-    settings: GenerateSettings  # with the model's sizes filled in
-    preset: Mapping[str, Any]  # constants of the schedule, as plain values
-    model: Mapping[str, Any]  # what was loaded: paths, hashes, device
-    first: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        taken = [int(p.stem) for p in (self.outdir / "samples").glob("*.png") if p.stem.isdigit()]
+    def __init__(
+        self, outdir: Path, settings: GenerateSettings, preset: Preset | None, model: Mapping[str, Any]
+    ) -> None:
+        """settings: fitted to the model. model: see `describe_model`."""
+        self.outdir, self.settings, self.preset, self.model = outdir, settings, preset, model
+        taken = [int(path.stem) for path in (outdir / "samples").glob("*.png") if path.stem.isdigit()]
         self.first = max(taken, default=-1) + 1
 
     def parameters(self, outcome: Outcome, *, plain: bool) -> str:
         """The text chunk of an image; `plain` for one that was made without spatial control."""
         s = self.settings
+        places = "; ".join(f"{thing.phrase} ({thing.x:.3f} {thing.y:.3f})" for thing in outcome.layout.objects)
         fields = {
             "Steps": s.steps,
             "Sampler": SAMPLERS[s.sampler],
@@ -68,80 +90,80 @@ class Recorder:
             "Model hash": self.model["ckpt_sha256"][:10],
             "Model": Path(self.model["ckpt"]).stem if not self.model["embedded"] else "emoji",
             "Eta": s.eta or None,
-            "Spacetime schedule": None if plain else s.schedule,
-            "Spacetime layout": None if plain else _layout_text(outcome),
+            "Spacetime schedule": None if plain else s.preset,  # its name since the first images
+            "Spacetime layout": None if plain else places,
+            **s.more_parameters(),
         }
-        return outputs.parameters_text(outcome.prompt, fields)
+        return images.parameters_text(outcome.prompt, fields)
 
     def write(self, outcome: Outcome) -> None:
         """Write all files of one image and note their paths on it. Raises UserError where that fails."""
         name = f"{self.first + outcome.index:05d}"
-        details = self.outdir / "details" / name
-        plain = outcome.weights is None
-        text = self.parameters(outcome, plain=plain)
-        files = {"image": outputs.save_png(self.outdir / "samples" / f"{name}.png", outcome.image, text)}
+        details, files = self.outdir / "details" / name, outcome.files
+        text = self.parameters(outcome, plain=outcome.weights is None)
+        files["image"] = images.save_png(self.outdir / "samples" / f"{name}.png", outcome.image, text)
+        if self.preset is None:
+            return
         if outcome.baseline is not None:
             text = self.parameters(outcome, plain=True)
-            files["baseline"] = outputs.save_png(details / "baseline.png", outcome.baseline, text)
+            files["baseline"] = images.save_png(details / "baseline.png", outcome.baseline, text)
         if outcome.layout.objects:
-            files |= self._write_explanation(outcome, details)
+            files |= self._write_explanation(outcome, details, self.preset.radius)
         for i, image in enumerate(outcome.steps, start=1):
-            files["steps"] = outputs.save_png(details / "steps" / f"{i:03d}.png", image).parent
-        files["settings"] = outputs.save_json(details / "settings.json", self.record(outcome, files))
-        outcome.files.update(files)
+            files["steps"] = images.save_png(details / "steps" / f"{i:03d}.png", image).parent
+        files["settings"] = images.save_json(details / "settings.json", self.record(outcome))
 
-    def _write_explanation(self, outcome: Outcome, details: Path) -> dict[str, Path]:
-        overlay = outputs.draw_layout(outcome.image, outcome.layout, self.preset["radius"])
-        panels = {} if outcome.baseline is None else {"plain model": outcome.baseline}
-        sheet = outputs.comparison_sheet(
-            {**panels, "with the method": outcome.image, "layout": overlay}, outcome.prompt
-        )
+    def _write_explanation(self, outcome: Outcome, details: Path, radius: float) -> dict[str, Path]:
+        overlay = images.draw_layout(outcome.image, outcome.layout, radius)
+        panels: dict[str, Any] = {} if outcome.baseline is None else {"plain model": outcome.baseline}
+        panels |= {"with the method": outcome.image, "layout": overlay}
         files = {
-            "layout": outputs.save_png(details / "layout.png", overlay),
-            "comparison": outputs.save_png(details / "comparison.png", sheet),
+            "layout": images.save_png(details / "layout.png", overlay),
+            "comparison": images.save_png(details / "comparison.png", images.comparison_sheet(panels, outcome.prompt)),
         }
         if outcome.weights is not None:
-            path = details / "weights.png"
-            files["weights"] = outputs.plot_weights(path, outcome.weights, outcome.layout)
+            names = [thing.phrase for thing in outcome.layout.objects]
+            files["weights"] = images.plot_weights(details / "weights.png", outcome.weights, names)
         if outcome.losses:
             named = {_curve_name(name, outcome.layout): curve for name, curve in outcome.losses.items()}
-            files["losses"] = outputs.plot_losses(details / "losses.png", named)
+            files["losses"] = images.plot_losses(details / "losses.png", named)
         return files
 
-    def record(self, outcome: Outcome, files: Mapping[str, Path]) -> dict[str, Any]:
+    def record(self, outcome: Outcome) -> dict[str, Any]:
         """Everything needed to make the image again, as JSON values."""
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.settings).items()}
-        settings |= {"prompts": [outcome.prompt], "seed": outcome.seed, "samples": 1, "iterations": 1}
+        settings = asdict(self.settings) | {"prompts": [outcome.prompt], "seed": outcome.seed}
         return {
             "prompt": outcome.prompt,
             "seed": outcome.seed,
             "command": settings.pop("command"),
-            "settings": settings,
-            "schedule": dict(self.preset),
+            "settings": _plain(settings | {"samples": 1, "iterations": 1}),
+            "schedule": None if self.preset is None else _plain(asdict(self.preset)),  # its name since the first images
             "layout": outcome.layout.to_json(),
             "weights": None if outcome.weights is None else outcome.weights.tolist(),  # (steps, objects)
             "losses": outcome.losses,
             "model": dict(self.model),
             "versions": versions(),
-            "files": {kind: str(path) for kind, path in files.items()},
+            "files": {kind: str(path) for kind, path in outcome.files.items()},
             "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
 
-    def write_grid(self, outcomes: Sequence[Outcome]) -> Path | None:
-        """Write all images on one sheet, where there is more than one."""
+    def write_grid(self, outcomes: Sequence[Outcome]) -> None:
+        """Write all images on one sheet, where there is more than one, and note its path on the last."""
         if len(outcomes) < 2:
-            return None
+            return
         columns = self.settings.columns or self.settings.samples
         number = len(list(self.outdir.glob("grid-*.png")))
-        sheet = outputs.grid([outcome.image for outcome in outcomes], columns)
-        return outputs.save_png(self.outdir / f"grid-{number:04d}.png", sheet)
+        sheet = images.grid([outcome.image for outcome in outcomes], columns)
+        outcomes[-1].files["grid"] = images.save_png(self.outdir / f"grid-{number:04d}.png", sheet)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths and dtypes as text."""
+    known = (str, int, float, bool, list, tuple, type(None))
+    return {name: value if isinstance(value, known) else str(value) for name, value in values.items()}
 
 
 def _curve_name(name: str, layout: Layout) -> str:
     """For the legend: "local_1" is the loss of the second object."""
     kind, _, number = name.partition("_")
     return f"{layout.objects[int(number)].phrase} ({int(number) + 1})" if number.isdigit() else kind
-
-
-def _layout_text(outcome: Outcome) -> str:
-    return "; ".join(f"{thing.phrase} ({thing.x:.3f} {thing.y:.3f})" for thing in outcome.layout.objects)

@@ -1,8 +1,8 @@
 """What is done to a finished image before it is saved: the safety checker and the invisible watermark.
 
-txt2img, img2img and knn2img have both on where their package and weights are there; where not, one warning says what
-is missing. inpaint and sample_diffusion have neither unless asked, as published: the first is to leave a user's image
-as it is outside the mask, and the second's samples are measured. What is asked for and missing ends the script.
+txt2img, img2img and knn2img have both on where package and weights are there, and warn where not. inpaint and
+sample_diffusion have neither unless asked, as published: the first leaves a user's image as it is outside the mask, and
+the second's samples are measured. What is asked for and missing ends the script.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm.generation.images import ImageArray
-from ldm.util import UserError
+from ldm.errors import UserError
+from ldm.generation.images import ImageArray, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -72,20 +72,14 @@ class Watermark:
 
 
 class Guard:
-    """Safety checker and watermark, each where wanted and available; loaded for the first image.
-
-    Args:
-        safety, watermark: whether they are wanted.
-        safety_source: folder or name of the checker's weights.
-        required: refuse to go on without what is wanted, instead of a warning.
-    """
+    """Safety checker and watermark, each where wanted and available; loaded for the first image."""
 
     def __init__(
         self,
         safety: bool = True,
         watermark: bool = True,
-        safety_source: str | Path | None = None,
-        required: bool = False,
+        safety_source: str | Path | None = None,  # folder or name of the checker's weights
+        required: bool = False,  # refuse to go on without what is wanted, instead of a warning
     ) -> None:
         self.wants_safety, self.wants_watermark, self.required = safety, watermark, required
         self.safety_source = safety_source or SAFETY_MODEL
@@ -96,18 +90,11 @@ class Guard:
         _ = self.checker, self.watermark
         return self
 
-    def _missing(self, problem: str, flag: str) -> None:
-        if self.required:
-            raise UserError(f"{problem}, or leave out --{flag}")
-        logger.warning("%s; --no-%s leaves out this line.", problem, flag)
-
     @cached_property
     def checker(self) -> SafetyChecker | None:
         """The safety checker, or None after one warning."""
-        if not self.wants_safety:
-            return None
         try:
-            return SafetyChecker(self.safety_source)
+            return SafetyChecker(self.safety_source) if self.wants_safety else None
         except ImportError:
             reason = "the package diffusers is not installed (pip install diffusers)"
         except (OSError, ValueError):
@@ -118,14 +105,17 @@ class Guard:
     @cached_property
     def watermark(self) -> Watermark | None:
         """The watermark, or None after one warning."""
-        if not self.wants_watermark:
-            return None
         try:
-            return Watermark()
+            return Watermark() if self.wants_watermark else None
         except ImportError:
-            missing = "the package invisible-watermark is not installed (pip install invisible-watermark)"
-            self._missing(f"Images get no watermark: {missing}", "watermark")
-            return None
+            reason = "the package invisible-watermark is not installed (pip install invisible-watermark)"
+        self._missing(f"Images get no watermark: {reason}", "watermark")
+        return None
+
+    def _missing(self, problem: str, flag: str) -> None:
+        if self.required:
+            raise UserError(f"{problem}, or leave out --{flag}")
+        logger.warning("%s; --no-%s leaves out this line.", problem, flag)
 
     def __call__(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """The images as they may be saved."""
@@ -155,8 +145,6 @@ def read_watermark(path: Path) -> str | None:
     Raises:
         UserError: the file is no image, or `invisible-watermark` is not installed.
     """
-    from ldm.cli.images import read_image
-
     try:
         from imwatermark import WatermarkDecoder
     except ImportError as err:

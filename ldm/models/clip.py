@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ldm.categories import BACKGROUND_CAPTIONS, NAMES
 from ldm.models.clip_augment import half_denoised, random_strength
-from ldm.modules.encoders.modules import clip_package
-from ldm.modules.encoders.openai_clip import MEAN, STD
+from ldm.models.training import AfterStep
+from ldm.modules.encoders.openai_clip import MEAN, STD, clip_package
 from ldm.modules.encoders.tokenizer import WordTokenizer
 from ldm.relations import with_article
 
@@ -200,7 +200,11 @@ class SmallCLIP(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What calls :meth:`after_step`."""
+        return [AfterStep()]
+
+    def after_step(self) -> None:
         """Keeps the temperature inside its bound, or it would stop learning beyond it."""
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, math.log(self.max_scale))

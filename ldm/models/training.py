@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -19,6 +20,17 @@ def images_of(batch: Mapping[str, Any], key: str) -> Tensor:
     x = batch[key]
     x = x[..., None] if x.ndim == 3 else x
     return x.permute(0, 3, 1, 2).contiguous().float()
+
+
+class AfterStep(pl.Callback):
+    """Calls ``module.after_step()`` before a checkpoint of the step is written.
+
+    A module's own ``on_train_batch_end`` runs after the callbacks: what it changes would be missing in checkpoints.
+    """
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        """Let the module do what follows each batch."""
+        pl_module.after_step()
 
 
 def frozen(module: Module) -> Module:

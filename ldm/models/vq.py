@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.models.first_stage import FirstStage
-from ldm.models.training import scheduled
+from ldm.models.training import AfterStep, scheduled
 from ldm.modules import lean
 from ldm.modules.ema import LitEma
 from ldm.util import UserError
@@ -134,7 +135,11 @@ class VQModel(FirstStage):
             with self.ema_scope():
                 self._validate(batch, "val_ema")
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What calls :meth:`after_step`."""
+        return [AfterStep()]
+
+    def after_step(self) -> None:
         """Move the averaged weights."""
         if self.use_ema:
             self.model_ema(self)

@@ -1,15 +1,14 @@
-"""Attention layers of the latent-diffusion U-Net, with the spatial control of the paper.
+"""Attention layers of the latent-diffusion U-Net, with the spatial control of Wu et al. (ICCV 2023, arXiv 2304.03869).
 
-The control (Wu et al., ICCV 2023, arXiv 2304.03869) replaces the output of every cross-attention, on the
-rows of the batch that carry the prompt and inside each object's disc, by a combination of the prompt's
-attention and the attention to that object's own description. See `CrossAttention.forward`.
+On the rows of the batch that carry the prompt, and inside each object's disc, every cross-attention blends the
+attention to the prompt with the attention to the object's own description. See `CrossAttention.forward`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +17,8 @@ from torch import Tensor, nn
 from ldm.modules import lean
 from ldm.modules.diffusionmodules.util import checkpoint, zero_module
 
-if TYPE_CHECKING:
-    from ldm.spacetime.control import SpatialControl
-
-
-# Keys and values, each (B, L, H*D), of the prompt and of every local context, by layer and by what they were computed
-# with, beside the prompt's context that they are of. The texts stay the same over all steps of an image, so a frozen
-# layer projects each of them once.
+# Keys and values, each (B, L, H*D), of the prompt and of every local context, beside the prompt's context, by layer and
+# by what they were computed with. The texts of an image stay the same, so a frozen layer projects each of them once.
 Projections = dict[tuple[Any, ...], tuple[Tensor | None, list[tuple[Tensor, Tensor]]]]
 
 
@@ -37,6 +31,13 @@ class LocalAttention(NamedTuple):
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
     pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
     projections: Projections | None = None  # keys and values of all texts, by layer; filled at first use
+
+
+class Control(Protocol):
+    """What the layers need of a control; `ldm.spacetime.control.SpatialControl` is one."""
+
+    def local_attention(self, h: int, w: int, weights: Tensor | None) -> LocalAttention | None:
+        """Local attention over an h x w grid with weights (N, B); None without objects."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -103,9 +104,8 @@ class CrossAttention(nn.Module):
 
             o(p) = g(p) + sum_i  w_i m_i(p) (a_i(p) - g(p))
 
-        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"`
-        subtracts the g of the first B rows instead (the ICCV 2023 release). Without local contexts: plain
-        attention.
+        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"` subtracts the g
+        of the first B rows instead (the ICCV 2023 release). Without local contexts: plain attention.
 
         Args:
             x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
@@ -148,8 +148,7 @@ class CrossAttention(nn.Module):
     def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
         """Add sum_i w_i m_i (a_i - g) to the last B rows of `out` (R, P, H*D).
 
-        It stands before the output projection, which is affine: the bias cancels in each difference, so one
-        projection serves the prompt and all objects.
+        The output projection comes after: it is affine, and its bias cancels in each difference.
         """
         batch, rows = local.local_contexts[0].shape[0], out.shape[0]
         if rows not in (batch, 2 * batch) or (local.blend == "unconditional" and rows == batch):
@@ -245,11 +244,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zero_module(lean.Conv2d(inner, in_channels, 1))
 
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        control: SpatialControl | None = None,
-        weights: Tensor | None = None,
+        self, x: Tensor, context: Tensor | None = None, control: Control | None = None, weights: Tensor | None = None
     ) -> Tensor:
         """Map (R, C, h, w) to the same shape.
 

@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 
 class LitEma(nn.Module):
-    """Shadow copy of the trainable weights of `model`.
+    """Averages of those weights of `model` that require gradients.
 
-    The average of parameter ``a.b.c`` is the buffer ``abc`` (buffer names may not hold dots), as checkpoints
-    have it. The decay warms up: ``min(decay, (1 + n) / (10 + n))`` after n updates.
+    That of ``a.b.c`` is the buffer ``abc``, as checkpoints have it.
 
     Args:
-        model: whose parameters are averaged; only those that require gradients.
         decay: of the average, in [0, 1].
-        use_num_upates: warm the decay up (the published spelling of the argument).
+        use_num_upates: (published spelling) warm up to ``min(decay, (1 + n) / (10 + n))`` after n updates.
     """
 
     decay: Tensor

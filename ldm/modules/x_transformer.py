@@ -1,7 +1,7 @@
 """The token transformer of the BERT-like conditioners: pre-norm attention and feed-forward blocks.
 
-Of the many variants known under this name only the one that published checkpoints use is here; the state-dict
-names (``attn_layers.layers.<i>.<0: norm, 1: attention or feed-forward>``) are theirs.
+Of the variants known under this name, the one that published checkpoints use, under their state-dict names
+(``attn_layers.layers.<i>.<0: norm, 1: attention or feed-forward>``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,7 @@ class AbsolutePositionalEmbedding(nn.Module):
         nn.init.normal_(self.emb.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) to (1, L, dim).
-
-        Raises:
-            UserError: more tokens than there are positions.
-        """
+        """Tokens (B, L) to (1, L, dim). UserError for more tokens than positions."""
         length, positions = tokens.shape[1], self.emb.num_embeddings
         if length > positions:
             raise UserError(f"{length} tokens do not fit the {positions} positions of this conditioner; cut the text")
@@ -66,13 +62,7 @@ class Attention(nn.Module):
 
 
 class AttentionLayers(nn.Module):
-    """`depth` pairs of attention and feed-forward, each behind a layer norm and with a residual.
-
-    Args:
-        dim: width of a token.
-        ff_mult: hidden width of the feed-forward over `dim`.
-        attn_dropout, ff_dropout: on attention weights and hidden features.
-    """
+    """`depth` pairs of attention and feed-forward, each behind a layer norm and with a residual."""
 
     layers: Any  # ModuleList of [norm, block], whose items the type checker cannot know
 
@@ -112,14 +102,7 @@ class Encoder(AttentionLayers):
 
 
 class TransformerWrapper(nn.Module):
-    """Token and position embeddings, attention layers, a last norm, and logits over the vocabulary.
-
-    Args:
-        num_tokens: size of the vocabulary.
-        max_seq_len: positions.
-        attn_layers: the layers; their width is that of the embeddings.
-        emb_dropout: on the embedded tokens.
-    """
+    """Embeddings of tokens and positions, attention layers, a last norm, and logits over `num_tokens` words."""
 
     def __init__(
         self, *, num_tokens: int, max_seq_len: int, attn_layers: AttentionLayers, emb_dropout: float = 0.0

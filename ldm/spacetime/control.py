@@ -1,33 +1,31 @@
 """Spatial control: the local descriptions of a batch of layouts and the discs in which they act.
 
-Section 3.2 of Wu et al., ICCV 2023 (arXiv 2304.03869). A `SpatialControl` is built once per batch and handed
-from the sampler through the U-Net to every cross-attention; nothing is kept on a module or in a file.
+Section 3.2 of Wu et al., ICCV 2023 (arXiv 2304.03869). Built once per batch and handed from the sampler through
+the U-Net to every cross-attention; nothing is kept on a module or in a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ldm.modules.attention import LocalAttention, Projections
-from ldm.spacetime.layout import Layout
+from ldm.spacetime.layout import RADIUS, Layout
 
 Blend = Literal["conditional", "unconditional"]
-RADIUS = 0.2  # of the disc around an object's center, as a fraction of the image side
 
 
 def disc_mask(center: Tensor, h: int, w: int, radius: float = RADIUS, dtype: torch.dtype = torch.float64) -> Tensor:
     """Which pixels of an h x w grid lie inside the disc: (c/w - x)^2 + (r/h - y)^2 < radius^2.
 
-    A pixel can lie exactly on the rim (0.25 against a center at 0.45 and radius 0.2), where rounding decides;
-    hence the arithmetic is done in `dtype`, whatever the dtype of `center` (CPU).
+    On the rim (0.25 against a center at 0.45 and radius 0.2) rounding decides: the arithmetic is done in `dtype`.
 
     Args:
-        center: (..., 2), x then y, as fractions of width and height.
+        center: (..., 2) on the CPU, x then y, as fractions of width and height.
     Returns: (..., h*w) bool, pixels in row-major order.
     """
     x, y = center.to(dtype).unbind(-1)
@@ -42,27 +40,18 @@ def disc_mask(center: Tensor, h: int, w: int, radius: float = RADIUS, dtype: tor
 class SpatialControl:
     """Local contexts and discs of N objects for each of B images; images with fewer objects are padded.
 
-    The controlled rows are always the last B rows of the U-Net's batch: the batch has B rows, or 2B with the
-    unconditional rows first, as guided sampling stacks them.
-
-    Attributes:
-        local_contexts: (N, B, L, C), encoded descriptions.
-        centers: (N, B, 2) float64 on the CPU, x then y.
-        present: (N, B) bool on the CPU, False for padding: such an object's mask is zero.
-        radius: of the discs, as a fraction of the image side.
-        blend: which attention output is subtracted from the local one: the prompt's ("conditional", the
-            paper's equation) or the unconditional row's (the ICCV 2023 release; needs 2B rows).
-        mask_dtype: of the arithmetic at the rim, see `disc_mask`.
-        clamp: move centers into [0, 1] first (the April 2023 release).
+    It acts on the last B rows of the U-Net's batch, which has B rows, or 2B with the unconditional ones first.
     """
 
-    local_contexts: Tensor
-    centers: Tensor
-    present: Tensor
+    local_contexts: Tensor  # (N, B, L, C), encoded descriptions
+    centers: Tensor  # (N, B, 2) float64 on the CPU, x then y
+    present: Tensor  # (N, B) bool on the CPU; False for padding, whose mask is zero
     radius: float = RADIUS
+    # The attention subtracted from the local one: the prompt's, as in the paper, or the unconditional row's, as in the
+    # ICCV 2023 release, which needs 2B rows.
     blend: Blend = "conditional"
-    mask_dtype: torch.dtype = torch.float64
-    clamp: bool = False
+    mask_dtype: torch.dtype = torch.float64  # of the arithmetic at the rim, see `disc_mask`
+    clamp: bool = False  # move centers into [0, 1] first, as the April 2023 release
     _cache: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = field(default_factory=dict, init=False, repr=False)
     _projections: Projections = field(default_factory=dict, init=False, repr=False)
 
@@ -85,7 +74,7 @@ class SpatialControl:
         mask_dtype: torch.dtype = torch.float64,
         clamp: bool = False,
     ) -> SpatialControl:
-        """Control for one batch, one layout per image.
+        """The control of a batch with one layout per image.
 
         Args:
             encode: texts -> (number of texts, L, C); called once, with every different local prompt.
@@ -107,31 +96,12 @@ class SpatialControl:
         """N, the largest number of objects of an image."""
         return self.local_contexts.shape[0]
 
-    @property
-    def batch_size(self) -> int:
-        """B, the number of images."""
-        return self.local_contexts.shape[1]
-
     def masks(self, h: int, w: int) -> Tensor:
         """Masks of every object on an h x w grid: (N, B, h*w), 0 or 1, in the dtype of the contexts."""
         return self._grid(h, w)[0]
 
-    def select(self, rows: Sequence[int] | Tensor) -> SpatialControl:
-        """The control of some images of the batch, in the order of `rows`."""
-        index = torch.as_tensor(rows, dtype=torch.long)
-        return replace(
-            self,
-            local_contexts=self.local_contexts[:, index.to(self.local_contexts.device)],
-            centers=self.centers[:, index],
-            present=self.present[:, index],
-        )
-
     def local_attention(self, h: int, w: int, weights: Tensor | None) -> LocalAttention | None:
-        """What a cross-attention over an h x w grid needs; None when there is no object at all.
-
-        Args:
-            weights: (N, B), w_{i,t} of this denoising step.
-        """
+        """What a cross-attention over an h x w grid needs, with w_{i,t} (N, B); None when there is no object at all."""
         if self.num_objects == 0:
             return None
         if weights is None or weights.shape != self.present.shape:

@@ -1,7 +1,6 @@
 """Layouts: the objects of a prompt, where their centers lie, and how hard each is steered.
 
-The JSON form, as a user writes it and as it is saved beside an image (`prompt`, `weight` and `name` are
-optional):
+As JSON, where `prompt`, `weight` and `name` are optional:
 
     {"prompt": "A cat to the left of a dog.",
      "objects": [{"phrase": "A cat", "x": 0.25, "y": 0.5, "weight": 1.0, "name": "cat"},
@@ -10,37 +9,30 @@ optional):
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ldm.util import UserError
+from ldm.errors import UserError
+
+RADIUS = 0.2  # of an object's disc, and half the side of its crop, as a fraction of the image's sides
 
 
 @dataclass(frozen=True)
 class LayoutObject:
-    """One object: its phrase as it stands in the prompt, and its center.
+    """An object of a prompt and its center."""
 
-    Attributes:
-        phrase: e.g. "a bus".
-        x, y: center as a fraction of the image's width and height; x to the right, y down.
-        weight: initial attention weight, None for the schedule's own.
-        name: category name where it is known, e.g. "bus".
-    """
-
-    phrase: str
-    x: float
-    y: float
-    weight: float | None = None
-    name: str | None = None
+    phrase: str  # as it stands in the prompt, e.g. "a bus"
+    x: float  # center as a fraction of the image's width, to the right
+    y: float  # and of its height, down
+    weight: float | None = None  # initial attention weight; None for the preset's own
+    name: str | None = None  # category where it is known, e.g. "bus"
 
     @property
     def local_prompt(self) -> str:
-        """The local description L_i whose attention is blended in (paper, section 3.2)."""
+        """The local description L_i whose attention is blended in (section 3.2)."""
         return f"a photo of {self.phrase}"
 
     @property
@@ -50,7 +42,7 @@ class LayoutObject:
 
     @classmethod
     def from_json(cls, entry: Any, where: str = "object") -> LayoutObject:
-        """Check and build one entry of "objects"; `where` names it in the UserError."""
+        """Check and build an entry of "objects"; `where` names it in the UserError."""
         _check_keys(entry, {"phrase", "x", "y"}, {"weight", "name"}, where)
         phrase, name, weight = entry["phrase"], entry.get("name"), entry.get("weight")
         if not isinstance(phrase, str) or not phrase.strip():
@@ -61,14 +53,11 @@ class LayoutObject:
         for key, value in (("x", x), ("y", y)):
             if not 0 <= value <= 1:
                 raise UserError(f'layout: "{key}" of {where} must lie between 0 and 1, got {value:g}')
-        if weight is not None:
-            weight = _number(weight, f'"weight" of {where}')
-        return cls(phrase.strip(), x, y, weight, name)
+        return cls(phrase.strip(), x, y, None if weight is None else _number(weight, f'"weight" of {where}'), name)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of "objects" that `from_json` reads; unknown values are left out."""
-        entry = {"phrase": self.phrase, "x": self.x, "y": self.y, "weight": self.weight, "name": self.name}
-        return {key: value for key, value in entry.items() if value is not None}
+        """What `from_json` reads; unknown values are left out."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -79,35 +68,21 @@ class Layout:
     prompt: str | None = None
 
     @classmethod
-    def from_json(cls, source: str | Path | Mapping[str, Any]) -> Layout:
-        """Read a layout from a JSON file or from its parsed content.
-
-        Raises: UserError, one sentence, for a file that cannot be read or content of another form.
-        """
-        content: Any = _read(Path(source)) if isinstance(source, (str, Path)) else source
+    def from_json(cls, content: Any) -> Layout:
+        """A layout from its parsed JSON. Raises UserError for content of another form."""
         _check_keys(content, {"objects"}, {"prompt"}, "the file")
         prompt, objects = content.get("prompt"), content["objects"]
         if prompt is not None and not isinstance(prompt, str):
             raise UserError(f'layout: "prompt" must be a text, got {prompt!r}')
-        if not isinstance(objects, (list, tuple)):
+        if not isinstance(objects, list | tuple):
             raise UserError('layout: "objects" must be a list of objects with "phrase", "x" and "y"')
         numbered = enumerate(objects, start=1)
         return cls(tuple(LayoutObject.from_json(entry, f"object {i}") for i, entry in numbered), prompt)
 
     def to_json(self) -> dict[str, Any]:
-        """The content that `from_json` reads."""
-        content: dict[str, Any] = {} if self.prompt is None else {"prompt": self.prompt}
-        content["objects"] = [entry.to_json() for entry in self.objects]
-        return content
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise UserError(f"layout file {path} is not valid JSON: {error}") from error
+        """What `from_json` reads."""
+        prompt = {} if self.prompt is None else {"prompt": self.prompt}
+        return {**prompt, "objects": [entry.to_json() for entry in self.objects]}
 
 
 def _check_keys(entry: Any, needed: set[str], optional: set[str], where: str) -> None:
@@ -125,6 +100,6 @@ def _listed(keys: set[str]) -> str:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"layout: {where} must be a finite number, got {value!r}")
     return float(value)

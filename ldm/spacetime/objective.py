@@ -1,42 +1,23 @@
 """The loss that steers the weights: CLIP similarity of the image with its prompt and of crops with objects.
 
-Section 3.3 of Wu et al., ICCV 2023 (arXiv 2304.03869): a global term 1 - cos(image, prompt), and for each
-object a local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its center.
+Section 3.3 of Wu et al., ICCV 2023 (arXiv 2304.03869): a global term 1 - cos(image, prompt), and for each object a
+local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its center.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.spacetime.layout import Layout
+from ldm.modules.encoders.openai_clip import ClipBundle
+from ldm.spacetime.layout import RADIUS, Layout
 
-HALF_SIDE = 0.2  # of a crop, as a fraction of the image side
-
-
-class ClipLike(Protocol):
-    """What the objective needs of a CLIP; `ldm.modules.encoders.openai_clip.ClipBundle` is one."""
-
-    @property
-    def model(self) -> Any: ...  # encode_image (B, 3, R, R), encode_text (B, L): features (B, D)
-
-    @property
-    def tokenize(self) -> Callable[[list[str]], Tensor]: ...
-
-    @property
-    def mean(self) -> Any: ...  # three numbers, of the red, green and blue channel in [0, 1]
-
-    @property
-    def std(self) -> Any: ...
-
-    @property
-    def resolution(self) -> int: ...
+HALF_SIDE = RADIUS  # of a crop, as a fraction of the image side
 
 
 @lru_cache(maxsize=16)
@@ -49,8 +30,8 @@ def area_matrix(size: int, resolution: int) -> Tensor:
     divisor = math.gcd(size, resolution)
     repeat, pool = resolution // divisor, size // divisor
     source = torch.arange(resolution * pool) // repeat  # (resolution * pool,) pixel that is repeated there
-    matrix = torch.zeros(resolution, size, dtype=torch.float64)
     target = torch.arange(resolution * pool) // pool
+    matrix = torch.zeros(resolution, size, dtype=torch.float64)
     matrix.index_put_((target, source), torch.tensor(1.0 / pool, dtype=torch.float64), accumulate=True)
     return matrix
 
@@ -64,10 +45,8 @@ def resize_area(image: Tensor, resolution: int) -> Tensor:
 
 def crop_bounds(center: float, size: int, half_side: float = HALF_SIDE) -> tuple[int, int]:
     """First and one-past-last pixel of a crop on an axis of `size` pixels; cut to the image, never empty."""
-    low = int(size * max(center - half_side, 0))
-    high = int(size * min(center + half_side, 1))
-    low = min(low, size - 1)
-    return low, max(high, low + 1)
+    low = min(int(size * max(center - half_side, 0)), size - 1)
+    return low, max(int(size * min(center + half_side, 1)), low + 1)
 
 
 def crop(image: Tensor, x: float, y: float, half_side: float = HALF_SIDE) -> Tensor:
@@ -80,28 +59,26 @@ def crop(image: Tensor, x: float, y: float, half_side: float = HALF_SIDE) -> Ten
 class ClipObjective:
     """CLIP losses of a batch of images under their prompts and layouts.
 
-    Calling it with images (B, 3, H, W) in [0, 1] returns (B,) tensors by name: "global"; "local_{i}" of
-    object i (zero where an image has fewer objects); "local", their sum; "total" = global_weight * global +
-    local_weight * local. A term of weight 0 is reported but carries no gradient.
+    Images (B, 3, H, W) in [0, 1] give (B,) losses by name: "global"; "local_{i}" of object i, zero where an image
+    has fewer; "local", their sum; "total" = global_weight * global + local_weight * local. A term of weight 0 is
+    reported but carries no gradient.
     """
 
     def __init__(
         self,
-        bundle: ClipLike,
+        bundle: ClipBundle,
         prompts: Sequence[str],
         layouts: Sequence[Layout],
         *,
-        normalize: bool = True,
+        normalize: bool = True,  # apply CLIP's mean and standard deviation to the pixels
         global_weight: float = 1.0,
         local_weight: float = 5.0,
         half_side: float = HALF_SIDE,
     ) -> None:
-        """One prompt and one layout per image. normalize: apply CLIP's mean and deviation to the pixels."""
+        """One prompt and one layout per image."""
         if len(prompts) != len(layouts):
             raise ValueError(f"{len(prompts)} prompts for {len(layouts)} layouts")
-        self.bundle = bundle
-        self.layouts = tuple(layouts)
-        self.normalize = normalize
+        self.bundle, self.layouts, self.normalize = bundle, tuple(layouts), normalize
         self.global_weight, self.local_weight, self.half_side = global_weight, local_weight, half_side
         self.num_objects = max((len(layout.objects) for layout in layouts), default=0)
         self._places = [(b, i) for b, layout in enumerate(layouts) for i in range(len(layout.objects))]
@@ -113,20 +90,17 @@ class ClipObjective:
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """Losses by name, each (B,), of images (B, 3, H, W) in [0, 1]; in float32 at least, under autocast too."""
-        with torch.autocast(image.device.type, enabled=False):
-            return self._losses(image.to(torch.promote_types(image.dtype, torch.float32)))
-
-    def _losses(self, image: Tensor) -> dict[str, Tensor]:
         if len(image) != len(self.layouts):
             raise ValueError(f"{len(image)} images for {len(self.layouts)} layouts")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.global_weight != 0):
-            whole = self._distance(resize_area(image, self.bundle.resolution), self._prompt_features)  # (B,)
-        losses = {"global": whole}
-        local = self._local(image)  # (N, B)
-        losses["local"] = local.sum(0)
-        losses.update({f"local_{i}": row for i, row in enumerate(local)})
-        losses["total"] = self.global_weight * whole + self.local_weight * losses["local"]
-        return losses
+        with torch.autocast(image.device.type, enabled=False):
+            image = image.to(torch.promote_types(image.dtype, torch.float32))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.global_weight != 0):
+                whole = self._distance(resize_area(image, self.bundle.resolution), self._prompt_features)  # (B,)
+            rows = self._local(image)  # (N, B)
+            local = rows.sum(0)
+            numbered = {f"local_{i}": row for i, row in enumerate(rows)}
+            total = self.global_weight * whole + self.local_weight * local
+            return {"global": whole, "local": local, **numbered, "total": total}
 
     def _local(self, image: Tensor) -> Tensor:
         """(N, B) losses of the crops; all crops of the batch go through CLIP together."""

@@ -1,8 +1,8 @@
 """Optimizing the attention weights through the sampler (Wu et al., ICCV 2023, section 3.3).
 
-Two ways: "rounds" samples the whole chain again and again and follows the gradient of the loss on the final
-image for all steps together, as both releases do; "per-step" moves the weights of a step when the chain is
-there, by the loss on the decoded predicted x_0, and never looks back. Images of a batch are independent.
+"whole-chain" samples the chain again and again and follows the gradient of the loss on the final image for all steps
+together, as both releases do; "per-step" moves the weights of a step when the chain is there, by the loss on the
+decoded predicted x_0, and never looks back. Images of a batch are independent.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ldm.models.diffusion.sampler import PredictX0, Sampler
-from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
@@ -25,13 +24,20 @@ Callback = Callable[[dict[str, Any]], None]
 Objective = Callable[[Tensor], dict[str, Tensor]]  # a ClipObjective
 
 
+class Decoder(Protocol):
+    """What is needed of a model here; `ldm.backends` has them."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]."""
+
+
 @dataclass
 class Result:
     """Images with the weights that made them.
 
-    history has one entry per gradient: "loss" (by name, (B,)), "grad", "before" and "after" of lambda, and
-    either "round", with lambda (S, N, B) or, where the steps share it, (N, B), and "latents" and "images" of that
-    round, or "step" and "inner", with lambda (N, B). Its tensors are detached and on the CPU.
+    `history` has an entry per gradient: "loss" (by name, (B,)), "grad", "before" and "after" of lambda; of a whole
+    chain also "round", "latents" and "images" with lambda (S, N, B) or, where shared, (N, B); else "step" and "inner"
+    with lambda (N, B). Its tensors are detached and on the CPU.
     """
 
     images: Tensor  # (B, 3, H, W) in [0, 1]
@@ -45,16 +51,16 @@ class _Chain:
 
     def __init__(
         self,
-        model: Any,
+        model: Decoder,
         sampler: Sampler,
         control: SpatialControl,
-        arguments: dict[str, Any],
         callback: Callback | None,
+        arguments: dict[str, Any],
     ) -> None:
         self.model, self.sampler, self.control, self.callback = model, sampler, control, callback
         self.arguments = arguments  # of Sampler.sample
-        self.length = len(sampler.schedule(arguments["S"], arguments["eta"]))
-        given = arguments["generator"]
+        self.length = len(sampler.schedule(arguments["S"], arguments.get("eta", 0.0)))
+        given = arguments.get("generator")
         self.generators = () if given is None else (given,) if isinstance(given, torch.Generator) else tuple(given)
         self.states = [generator.get_state() for generator in self.generators]
         self.loss: dict[str, Tensor] = {}  # the latest, for the callback
@@ -70,89 +76,76 @@ class _Chain:
 
         return self.sampler.sample(**self.arguments, **extra, callback=report)[0]
 
-    def images(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]."""
-        return ((self.model.decode_first_stage(latents) + 1.0) / 2.0).clamp(0.0, 1.0)
-
-    def result(self, latents: Tensor, weights: Tensor, history: list[dict[str, Any]]) -> Result:
+    def result(self, latents: Tensor, weights: Tensor, history: Sequence[dict[str, Any]] = ()) -> Result:
         """The finished images; weights (S, N, B) are those of their chain."""
         latents = latents.detach()
         with torch.no_grad():
-            return Result(self.images(latents), latents, weights.detach(), history)
+            return Result(self.model.decode(latents), latents, weights.detach(), list(history))
 
 
 def optimize(
-    model: Any,
+    model: Decoder,
     sampler: Sampler,
     control: SpatialControl,
-    objective: Objective,
+    objective: Objective | None,
     preset: Preset,
     *,
-    x_T: Tensor,
-    conditioning: Any,
-    unconditional_conditioning: Any,
-    guidance_scale: float,
-    steps: int,
+    layouts: Sequence[Layout] = (),
     callback: Callback | None = None,
     checkpoint_steps: bool = True,
     checkpoint_blocks: bool = False,
-    eta: float = 0.0,
-    generator: Generators = None,
+    **chain: Any,
 ) -> Result:
-    """Samples images from x_T (B, C, h, w) while optimizing the weights of `control` as `preset` says.
+    """Sample images while the weights of `control` come about as `preset` says.
 
-    objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized. Objects of
-    its layouts that carry a weight start from it. The control takes the preset's blend and discs.
-    callback: called after every denoising step with the sampler's dict, "round" and the latest "loss".
-    checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
-        of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
-    checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too in the backward pass.
-    Without any object this is plain sampling. The model is frozen and in eval mode while this runs.
-    UserError for a step count outside 1..1000 or an eta that the sampler can't do.
+    The model is frozen and in eval mode while this runs. Without any object this is plain sampling.
+
+    Args:
+        control: takes the preset's blend and discs.
+        objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized; None for fixed
+            weights.
+        layouts: of the control; an object of them that carries a weight starts from it.
+        callback: called after every denoising step with the sampler's dict, "round" and the latest "loss".
+        checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
+            of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
+        checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too.
+        chain: arguments of `Sampler.sample`, x_T (B, C, h, w) among them.
+
+    Raises:
+        UserError: a step count outside 1..1000, or an eta that the sampler cannot do.
     """
-    control = preset.adapt(control)
-    arguments = {
-        "S": steps,
-        "batch_size": x_T.shape[0],
-        "shape": tuple(x_T.shape[1:]),
-        "conditioning": conditioning,
-        "unconditional_conditioning": unconditional_conditioning,
-        "unconditional_guidance_scale": guidance_scale,
-        "x_T": x_T,
-        "eta": eta,
-        "generator": generator,
-        "verbose": False,
-    }
+    x_T, present = chain["x_T"], control.present
     with frozen(model), block_checkpoints(model, checkpoint_blocks):
-        chain = _Chain(model, sampler, control, arguments, callback)
-        if not control.present.any():
+        passes = _Chain(model, sampler, preset.adapt(control), callback, {"verbose": False, **chain})
+        if not present.any():
             with torch.no_grad():
-                latents = chain.sample()
-            return chain.result(latents, x_T.new_zeros(chain.length, *control.present.shape), [])
-        scales = preset.scales(control.present)  # (N, B), w = scales * lambda
-        start = initial_weights(preset, control.present, getattr(objective, "layouts", ()))
+                latents = passes.sample()
+            return passes.result(latents, x_T.new_zeros(passes.length, *present.shape))
+        scales = preset.scales(present).to(x_T)  # (N, B), w = scales * lambda
+        start = preset.initial_weights(present, layouts).to(x_T)
+        if preset.mode == "fixed":
+            return _fixed(passes, preset, start * scales)
+        assert objective is not None
         if preset.mode == "per-step":
-            return _by_steps(chain, objective, preset, start.to(x_T), scales.to(x_T))
-        return _by_rounds(chain, objective, preset, start.to(x_T), scales.to(x_T), checkpoint_steps)
+            return _per_step(passes, objective, preset, start, scales)
+        return _whole_chain(passes, objective, preset, start, scales, checkpoint_steps)
 
 
-def initial_weights(preset: Preset, present: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
-    """lambda (N, B) to start from: the preset's, or w / scale for an object of a layout with a weight w."""
-    weights, scales = preset.initial_weights(present), preset.scales(present)
-    for b, layout in enumerate(layouts):
-        for i, entry in enumerate(layout.objects):
-            if entry.weight is not None:
-                weights[i, b] = entry.weight / scales[i, b]
-    return weights
+@torch.no_grad()
+def _fixed(chain: _Chain, preset: Preset, weights: Tensor) -> Result:
+    """One pass with weights (N, B) up to the preset's release, and 0 afterwards."""
+    held = torch.arange(chain.length)[:, None, None] < preset.release * chain.length  # (S, 1, 1)
+    used = weights * (held & chain.control.present).to(weights)  # (S, N, B)
+    return chain.result(chain.sample(control=chain.control, weights=used), used)
 
 
-def _by_rounds(
+def _whole_chain(
     chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor, checkpoint_steps: bool
 ) -> Result:
-    """The published schedules: one update a round, of all steps at once; Adam's state lasts over the rounds.
+    """One update a round, of all steps at once; Adam's state lasts over the rounds.
 
-    Where the steps share their weights, the gradient is the sum of those of all steps.
-    The images are those of the last round, rendered before its update.
+    Where the steps share their weights, the gradient is the sum of those of all steps. The images are those of the
+    last round, rendered before its update.
     """
     every_step = (chain.length, *start.shape)
     # lambda (N, B) or (S, N, B)
@@ -169,18 +162,15 @@ def _by_rounds(
                 checkpoint_steps=checkpoint_steps,
                 gradient_steps=preset.gradient_steps,
             )
-            images = chain.images(latents)
+            images = chain.model.decode(latents)
             entry = _descend(adam, weights, objective(images))
         chain.loss = entry["loss"]
         history.append({"round": round_, **entry, "latents": _keep(latents), "images": _keep(images)})
     return chain.result(latents, used, history)
 
 
-def _by_steps(chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor) -> Result:
-    """The default schedule: within each step, `inner_steps` updates by the loss on its predicted x_0.
-
-    Only the graph of one evaluation is alive at a time.
-    """
+def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor) -> Result:
+    """Within each step `inner_steps` updates by the loss on its predicted x_0; one evaluation's graph is alive."""
     weights = start.clone().requires_grad_()  # lambda (N, B) of the present step
     adam = torch.optim.Adam([weights], lr=preset.learning_rate)
     used = start.new_zeros(chain.length, *start.shape)  # w (S, N, B)
@@ -195,7 +185,7 @@ def _by_steps(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
             adam.state.clear()
         for inner in range(preset.inner_steps if preset.moves(step, chain.length) else 0):
             with torch.enable_grad():
-                losses = objective(chain.images(predict_x0(weights * scales)))
+                losses = objective(chain.model.decode(predict_x0(weights * scales)))
                 entry = _descend(adam, weights, losses)
             chain.loss = entry["loss"]
             history.append({"step": step, "inner": inner, **entry})
@@ -208,7 +198,7 @@ def _by_steps(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
 
 
 def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor]) -> dict[str, Any]:
-    """One Adam step on the weights alone; what happened, detached and on the CPU.
+    """One Adam step on the weights alone; the record of it.
 
     The losses of the images are summed: each image's weights get the gradient of its own loss.
     """
@@ -261,7 +251,7 @@ def block_checkpoints(model: Any, enabled: bool) -> Iterator[None]:
 
 
 def set_block_checkpoints(model: Any, enabled: bool) -> list[tuple[nn.Module, str, bool]]:
-    """Switches them for good; returns (module, attribute, earlier value) of every switch."""
+    """Switch them for good; returns (module, attribute, earlier value) of every switch."""
     switches = [
         (module, name, module.__dict__[name])
         for module in (model.modules() if isinstance(model, nn.Module) else ())

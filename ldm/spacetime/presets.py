@@ -1,7 +1,7 @@
-"""The three schedules by which the weights are optimized, with every constant of theirs.
+"""Presets: named sets of constants by which the weights come about.
 
-`april-2023` and `iccv-2023` reproduce the published releases; `per-step` is the project's default.
-Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`.
+`april-2023` and `iccv-2023` reproduce the published releases; `per-step` is the project's default; `fixed` optimizes
+nothing. Change a constant with `dataclasses.replace(PRESETS["per-step"], inner_steps=2)`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ldm.spacetime.control import RADIUS, Blend, SpatialControl
-from ldm.spacetime.layout import Layout
-from ldm.spacetime.objective import HALF_SIDE, ClipLike, ClipObjective
-from ldm.util import UserError
+from ldm.errors import UserError
+from ldm.modules.encoders.openai_clip import ClipBundle
+from ldm.spacetime.control import Blend, SpatialControl
+from ldm.spacetime.layout import RADIUS, Layout
+from ldm.spacetime.objective import HALF_SIDE, ClipObjective
 
-Mode = Literal["per-step", "rounds"]
+Mode = Literal["fixed", "per-step", "whole-chain"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,20 @@ class Preset:
     What is optimized is lambda (S, N, B), or (N, B) where it is `shared`; the attention takes w = scale * lambda.
 
     Raises:
-        UserError: one lambda for all steps, of a schedule that moves each step's own.
+        UserError: one lambda for all steps where each step moves its own.
     """
 
     name: str
-    mode: Mode  # "per-step": within each step, from the predicted x_0; "rounds": through the whole chain
+    # "fixed": no gradient; "per-step": within each step, from its predicted x_0; "whole-chain": once a round, from the
+    # final image through all steps
+    mode: Mode
     blend: Blend  # which attention output the local one is measured against
     initial: float  # lambda before the first update
-    learning_rate: float  # of Adam with its default betas
-    shared: bool = False  # one lambda for all steps; in mode "rounds" only
-    rounds: int = 1  # passes through the chain; more than 1 in mode "rounds" only
-    gradient_steps: int = 0  # rounds: the gradient passes through so many of the last steps only; 0 is all of them
-    inner_steps: int = 0  # gradient steps within each denoising step; in mode "per-step" only
+    learning_rate: float = 0.0  # of Adam with its default betas
+    shared: bool = False  # whole-chain: one lambda for all steps
+    rounds: int = 1  # whole-chain: passes through the chain
+    gradient_steps: int = 0  # whole-chain: the gradient passes through so many of the last steps only; 0 is all of them
+    inner_steps: int = 0  # per-step: gradient steps within each denoising step
     initial_per_object: bool = False  # lambda starts at initial / N for an image of N objects
     scale: float = 1.0  # w = scale * lambda
     scale_per_object: bool = False  # w = scale / N * lambda
@@ -54,12 +57,12 @@ class Preset:
     keep_moments: bool = False  # per-step: Adam's state lasts over the steps
     first: float = 0.0  # per-step: optimize from this fraction of the chain on ...
     last: float = 1.0  # ... up to this one; other steps take the weights as they are
-    release: float = 1.0  # per-step: from this fraction of the chain on the weights are 0, the sampling is plain
+    release: float = 1.0  # fixed, per-step: from this fraction of the chain on the weights are 0, the sampling is plain
 
     def __post_init__(self) -> None:
         if self.shared and self.mode == "per-step":
             raise UserError(
-                f"the schedule {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "
+                f"the preset {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "
                 "or a small last (0.04), after which the weights of the first steps stay"
             )
 
@@ -67,8 +70,8 @@ class Preset:
         """The control with this preset's blend and discs."""
         return replace(control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius)
 
-    def objective(self, clip: ClipLike, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
-        """The loss with this preset's weights, crops and treatment of the pixels; a prompt and a layout per image."""
+    def objective(self, clip: ClipBundle, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
+        """The loss with this preset's constants; a prompt and a layout per image."""
         return ClipObjective(
             clip,
             prompts,
@@ -79,9 +82,20 @@ class Preset:
             half_side=self.half_side,
         )
 
-    def initial_weights(self, present: Tensor) -> Tensor:
-        """lambda before the first update, (N, B) float32; present (N, B) bool."""
-        return torch.full(present.shape, self.initial) / _count(present, self.initial_per_object)
+    def initial_weights(self, present: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
+        """lambda (N, B) float32 to start from: `initial`, or w / scale for an object of a layout with a weight w.
+
+        Args:
+            present: (N, B) bool.
+            layouts: one per image, or none.
+        """
+        weights = torch.full(present.shape, self.initial) / _count(present, self.initial_per_object)
+        scales = self.scales(present)
+        for b, layout in enumerate(layouts):
+            for i, entry in enumerate(layout.objects):
+                if entry.weight is not None:
+                    weights[i, b] = entry.weight / scales[i, b]
+        return weights
 
     def scales(self, present: Tensor) -> Tensor:
         """Factors (N, B) float32 with w = factor * lambda; present (N, B) bool."""
@@ -108,8 +122,8 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="per-step",
             mode="per-step",
-            # All of these were chosen on the emoji world (README, "What it reaches"). The blend is that of the ICCV
-            # release: the paper's equation, "conditional", puts fewer objects where they should be at any weight tried.
+            # All of these were chosen on the emoji world (docs). The blend is that of the ICCV release: the paper's
+            # equation, "conditional", puts fewer objects where they should be at any weight tried.
             blend="unconditional",
             initial=1.0,
             learning_rate=0.1,
@@ -118,7 +132,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="april-2023",
-            mode="rounds",
+            mode="whole-chain",
             blend="conditional",
             initial=0.5,
             learning_rate=0.05,
@@ -131,7 +145,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="iccv-2023",
-            mode="rounds",
+            mode="whole-chain",
             blend="unconditional",
             initial=5.0,
             initial_per_object=True,
@@ -140,5 +154,6 @@ PRESETS: dict[str, Preset] = {
             normalize=False,
             mask_dtype=torch.float32,
         ),
+        Preset(name="fixed", mode="fixed", blend="conditional", initial=1.0),
     )
 }

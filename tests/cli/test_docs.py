@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ldm.generation.generate import read_layout
 from ldm.paths import ROOT
-from ldm.spacetime.layout import Layout
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "models/emoji/README.md"]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -58,6 +58,6 @@ def test_flags_of_the_usage_page_exist() -> None:
 
 
 def test_examples_are_read() -> None:
-    assert len(Layout.from_json(ROOT / "data/example_layout.json").objects) == 2
+    assert len(read_layout(ROOT / "data/example_layout.json").objects) == 2
     prompts = (ROOT / "data/example_prompts.txt").read_text(encoding="utf-8").splitlines()
     assert len(prompts) == 5 and all(prompts)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.cli.images import pad_to_multiple
-from ldm.cli.inpaint import find_pairs, masked_condition, read_pair
+from ldm.generation.inpaint import find_pairs, masked_condition, pad_to_multiple, read_pair
 from tests import tiny_world
 from tests.scripts_under_test import concat, refusal, run, text_flags, tiny_config, write_image, write_model
 from tests.unit.test_watermark import needs_watermark
@@ -37,6 +36,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_only_the_masked_place_is_painted(model: list[str], tmp_path: Path) -> None:
     write_pair(tmp_path / "in", "a")
+    write_pair(tmp_path / "in", "a_again")
     write_pair(tmp_path / "in", "b", 50, 40)  # no multiple of what the model needs
     run("inpaint", *model, "--indir", tmp_path / "in", "--outdir", tmp_path / "out", "--steps", "2")
     for name, width in (("a", 32), ("b", 50)):
@@ -44,10 +44,11 @@ def test_only_the_masked_place_is_painted(model: list[str], tmp_path: Path) -> N
         assert before.shape == after.shape
         assert abs(before - after)[:, : width // 2].max() <= 1
         assert abs(before - after)[:, width // 2 :].mean() > 3
+    first, second = (pixels(tmp_path / "out" / f"{name}.png") for name in ("a", "a_again"))
+    assert (first != second).any()  # each has noise of its own
 
 
-def test_a_text_to_image_model_inpaints_too(tmp_path: Path) -> None:
-    world = tiny_world.build(tmp_path)
+def test_a_text_to_image_model_inpaints_too(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     write_pair(tmp_path / "in", "a")
     flags = ["--indir", tmp_path / "in", "--outdir", tmp_path / "out", "--steps", "2", "--prompt", "a cat"]
     run("inpaint", *text_flags(world), *flags)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.cli import neighbors
-from ldm.cli.neighbors import build_searcher, load_database, load_searcher, normalized
-from ldm.util import UserError
+from ldm.errors import UserError
+from ldm.generation import neighbors
+from ldm.generation.neighbors import build_searcher, load_database, load_searcher, normalized
 from tests import tiny_world
 from tests.scripts_under_test import QUIET, refusal, run, tiny_config, write_model
 
@@ -42,10 +42,9 @@ def retrieval(params: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def flags(world: tiny_world.TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Flags of a tiny retrieval-augmented model, its CLIP and a database."""
     folder = tmp_path_factory.mktemp("rdm")
-    world = tiny_world.build(folder)
     config, ckpt = write_model(folder / "model", tiny_config(retrieval))
     database = write_database(folder / "patches")
     named = {"--config": config, "--ckpt": ckpt, "--clip_type": world.clip, "--database": database}
@@ -127,7 +126,7 @@ def test_without_any_search_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     database = write_database(tmp_path / "patches")
-    monkeypatch.setattr("ldm.cli.neighbors.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ldm.generation.neighbors.importlib.util.find_spec", lambda name: None)
     said = refusal(capfd, "train_searcher", "-d", database, "-t", tmp_path / "index")
     assert "neither scann nor faiss" in said and not (tmp_path / "index").exists()
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.cli.sample import SampleSettings, find_model, sample_batch, sample_folder
-from ldm.util import UserError, load_config, load_model_from_config
+from ldm.errors import UserError
+from ldm.generation.unconditional import SampleSettings, find_model, open_unconditional, sample_batch, sample_folder
 from tests import tiny_world
 from tests.scripts_under_test import refusal, run, tiny_config, without_text, write_model
 
@@ -47,7 +47,7 @@ def test_a_guard_sees_every_image_before_it_is_written(model: Path, tmp_path: Pa
     def paint_black(images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [np.zeros_like(image) for image in images]
 
-    settings = SampleSettings(model, 3, batch_size=2, custom_steps=1, logdir=tmp_path, device="cpu")
+    settings = SampleSettings(resume=model, n_samples=3, batch_size=2, steps=1, logdir=tmp_path, device="cpu")
     folder = sample_folder(settings, paint_black)
     assert len(list((folder / "img").iterdir())) == 3
     assert all(not np.asarray(Image.open(path)).any() for path in (folder / "img").iterdir())
@@ -56,9 +56,8 @@ def test_a_guard_sees_every_image_before_it_is_written(model: Path, tmp_path: Pa
 
 
 def test_a_sample_depends_on_its_number_alone(model: Path) -> None:
-    config, ckpt = find_model(model)
-    loaded = load_model_from_config(load_config(config), ckpt)
-    for settings in (SampleSettings(model, custom_steps=2), SampleSettings(model, vanilla_sample=True)):
+    loaded = open_unconditional(SampleSettings(resume=model, device="cpu"))
+    for settings in (SampleSettings(resume=model, steps=2), SampleSettings(resume=model, vanilla_sample=True)):
         together, alone = sample_batch(loaded, settings, [0, 1]), sample_batch(loaded, settings, [1])
         assert (together[1:] - alone).abs().max() < 1e-4
 
@@ -81,7 +80,7 @@ def test_mistakes_end_in_one_sentence(model: Path, tmp_path: Path, capfd: pytest
     empty.mkdir()
     assert "holds no checkpoint" in said("-r", empty)
     assert "does not exist" in said("-r", tmp_path / "none")
-    assert "n_samples must be at least 1" in said("-r", model, "-n", "0")
+    assert "n samples must be at least 1" in said("-r", model, "-n", "0")
     assert "write key=value" in said("-r", model, "timesteps")
     assert "--eta must be from 0 to 1" in said("-r", model, "-e", "7")
     assert "between 1 and 10" in said("-r", model, "-c", "11")

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.cli.common import read_prompts
-from ldm.generation import pipeline as pipelines
-from ldm.util import UserError
+from ldm.paths import EMOJI_CKPT, EMOJI_CONFIG
 from tests import tiny_world
 from tests.golden_data import ROOT
 from tests.scripts_under_test import QUIET, refusal, run, text_flags
 
-SCRIPTS = (
-    "txt2img",
-    "img2img",
-    "inpaint",
-    "sample_diffusion",
-    "knn2img",
-    "train_searcher",
-    "convert_checkpoint",
-    "tests/test_watermark",
-)
-EMBEDDED = [ROOT / p for p in (pipelines.EMOJI_CONFIG, pipelines.EMOJI_CKPT)]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_world.TinyWorld:
-    return tiny_world.build(tmp_path_factory.mktemp("world"))
+EMBEDDED = [ROOT / p for p in (EMOJI_CONFIG, EMOJI_CKPT)]
 
 
 @pytest.mark.parametrize("sampler", [[], ["--plms"], ["--dpm_solver"]])
@@ -49,7 +30,7 @@ def test_every_sampler(
         assert "Seed: 43" in image.text["parameters"] and "Spacetime" not in image.text["parameters"]
 
 
-def test_numbering_goes_on_and_a_image_depends_on_its_seed_alone(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+def test_numbering_goes_on_and_an_image_depends_on_its_seed_alone(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     common = [*text_flags(world), "--prompt", "a dog", "--ddim_steps", "2", "--n_iter", "1", *QUIET]
     run("txt2img", *common, "--n_samples", "2", "--skip_grid", "--outdir", tmp_path)
     run("txt2img", *common, "--n_samples", "1", "--seed", "43", "--outdir", tmp_path)
@@ -78,41 +59,6 @@ def test_mistakes_end_in_one_sentence(
 ) -> None:
     flags = [*text_flags(world), *QUIET, "--outdir", tmp_path]
     assert "no prompt" in refusal(capfd, "txt2img", *flags)
-    assert "exclude each other" in refusal(capfd, "txt2img", *flags, "--prompt", "a", "--from-file", "b")
-    assert "not a multiple of 32" in refusal(capfd, "txt2img", *flags, "--prompt", "a", "--H", "33")
-    assert "deterministic" in refusal(capfd, "txt2img", *flags, "--prompt", "a", "--plms", "--ddim_eta", "1")
     laion = ["--laion400m", "--ckpt", tmp_path / "none.ckpt", "--prompt", "a", *QUIET, "--outdir", tmp_path]
     assert "is not a file" in refusal(capfd, "txt2img", *laion)
-    assert "invalid int value" in refusal(capfd, "txt2img", *flags, "--ddim_steps", "many")
     assert not list(tmp_path.rglob("*.png"))
-
-
-def test_a_checkpoint_of_another_architecture_names_what_differs(
-    world: tiny_world.TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    wrong = ["--config", world.config, "--ckpt", world.clip, "--device", "cpu", "--prompt", "a", *QUIET]
-    said = refusal(capfd, "txt2img", *wrong, "--outdir", tmp_path)
-    assert "does not fit the config" in said and "lacks" in said and "model.diffusion_model." in said
-
-
-def test_prompt_files(tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("\n\n")
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
-    for name, words in (("empty.txt", "holds no prompt"), ("bytes.txt", "cannot be read"), ("no", "cannot be read")):
-        with pytest.raises(UserError, match=words):
-            read_prompts(tmp_path / name)
-
-
-def test_help_of_every_script_loads_nothing_heavy() -> None:
-    code = """
-import importlib.util, sys
-for path in sys.argv[1:]:
-    spec = importlib.util.spec_from_file_location("script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert "usage" in module.build_parser().format_help()
-assert not {"torch", "numpy", "diffusers", "transformers"} & set(sys.modules), "heavy import"
-"""
-    paths = [str(ROOT / "scripts" / f"{name}.py") for name in SCRIPTS]
-    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import torch
 from clip.model import CLIP
 from torch import Tensor
 
+from ldm.backends.compvis import CompVis
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
@@ -48,17 +49,11 @@ def make_case(config: dict[str, Any], preset: Preset) -> tuple[Any, SpatialContr
     layout = Layout(tuple(LayoutObject(name, x, y) for name, (x, y) in pairs), config["prompt"])
     contexts = {entry.local_prompt: tensor(1, f"st/local{i}", (7, 48)) for i, entry in enumerate(layout.objects)}
     control = SpatialControl.build([layout], lambda texts: torch.stack([contexts[text] for text in texts]))
-    model = fill_(CLIP(**config["clip"]), 1, "clip.").eval().requires_grad_(False)
-    objective = ClipObjective(
-        Bundle(model, config["clip"]["image_resolution"]),
-        [config["prompt"]],
-        [layout],
-        normalize=preset.normalize,
-        global_weight=preset.global_weight,
-        local_weight=preset.local_weight,
-        half_side=preset.half_side,
-    )
-    return golden_diffusion(config["ldm"]), control, objective
+    clip_model = fill_(CLIP(**config["clip"]), 1, "clip.").eval().requires_grad_(False)
+    bundle = Bundle(clip_model, config["clip"]["image_resolution"])
+    objective = preset.objective(bundle, [config["prompt"]], [layout])
+    model = CompVis(golden_diffusion(config["ldm"]), {"model": {"params": config["ldm"]}}, config["guidance"])
+    return model, control, objective
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -78,11 +73,13 @@ def test_rounds(case: str, rounds: int) -> None:
         control,
         objective,
         replace(preset, rounds=rounds),
+        S=config["S"],
+        batch_size=1,
+        shape=x_T.shape[1:],
         x_T=x_T,
         conditioning=conditional,
         unconditional_conditioning=unconditional,
-        guidance_scale=config["guidance"],
-        steps=config["S"],
+        unconditional_guidance_scale=config["guidance"],
     )
     for i, entry in enumerate(result.history):
         for name, bar in (("before", 1e-4), ("grad", 1e-3), ("after", 1e-4)):

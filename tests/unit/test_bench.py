@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import compiled, schedules
-from bench.__main__ import main
+from bench import presets
+from bench.__main__ import PARTS, main
+from bench.counting import Work, count_work, fit, in_turn
 from bench.memory import PER_STEP, Case, count
-from bench.page import PAGES, TABLES, blocks
-from bench.timing import in_turn
-from bench.work import Work, count_work, fit
-from ldm.evaluation.markdown import markdown_table, replace_blocks
+from bench.page import PAGE, TABLES, blocks
+from ldm.evaluation.report.markdown import replace_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 EMOJI = ROOT / "configs/emoji/inference.yaml"
@@ -57,43 +56,25 @@ def test_work_of_a_frozen_layers_gradient() -> None:
 @pytest.mark.parametrize("costs", [(2e-11, 1e-10, 3e-6), (2e-11, 0.0, 3e-6), (0.0, 1e-10, 0.0)])
 def test_the_fit_finds_costs_that_made_the_times(costs: tuple[float, float, float]) -> None:
     works = [Work(1e9, 1e8, 100), Work(5e9, 2e8, 120), Work(1e10, 9e8, 500), Work(2e10, 1e9, 4000)]
-    seconds = [sum(c * n for c, n in zip(costs, work.row(), strict=True)) for work in works]
+    seconds = [
+        sum(c * n for c, n in zip(costs, (work.flops, work.bytes, work.operations), strict=True)) for work in works
+    ]
     found, explained = fit(works, seconds)
     assert explained == pytest.approx(seconds, rel=1e-6)
     assert found == pytest.approx(costs, rel=1e-5, abs=1e-16)
 
 
-def test_the_default_schedule_costs_less_than_four_plain_images_of_calls() -> None:
-    rows = schedules.measure(rounds=1, steps=10, schedules=("per-step",))
+def test_the_default_preset_costs_less_than_four_plain_images_of_calls() -> None:
+    rows = presets.measure(rounds=1, steps=10, names=("per-step",))
     plain, own = rows["plain"], rows["per-step"]
     assert (plain["calls"], plain["backward"]) == (11, 0)  # PLMS calls twice in its first step
     assert (own["calls"], own["backward"]) == (14, 3)  # three of ten steps are optimized
     assert own["calls"] + own["backward"] <= 4 * plain["calls"] and own["flops"] <= 4 * plain["flops"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_pages_are_made_of_the_results(page: Path) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
+def test_the_page_is_made_of_the_results() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
     assert replace_blocks(text, blocks(ROOT / "docs/results")) == text
-
-
-def test_what_autograd_keeps_of_a_call_leaves_parameters_out() -> None:
-    layer = torch.nn.Linear(6, 4)
-    x = torch.randn(5, 6, requires_grad=True)
-    kept = compiled._Kept(layer)
-    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
-        layer(x).exp().sum()
-    assert kept.bytes == 4 * (5 * 6 + 5 * 4)  # the input of the product, the output of exp
-
-
-def test_shares_and_departures() -> None:
-    big = torch.randn(400, 400)
-    assert 0.5 < compiled._products(lambda: big @ big) <= 1 and compiled._products(lambda: big.exp()) == 0
-    assert compiled._departure([torch.tensor([1.0, 4.0])], [torch.tensor([1.0, 2.0])]) == 1
-
-
-def test_tables() -> None:
-    assert markdown_table([["", "seconds"], ["two", "2.00"]]) == "|  | seconds |\n|---|---|\n| two | 2.00 |"
 
 
 def test_rows_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +85,7 @@ def test_rows_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         call()
         return costs[made[-1]]
 
-    monkeypatch.setattr("bench.timing.timed", clock)
+    monkeypatch.setattr("bench.counting.seconds", clock)
     calls = {name: partial(made.append, name) for name in costs}
     rows = in_turn(calls, "base", 2, once={"slow"})
     assert made == ["base", "fast", "base", "fast", "slow", "base", "fast"]
@@ -132,8 +113,6 @@ def test_a_page_without_results_says_how_to_make_them(tmp_path: Path, capsys: An
 
 
 def test_every_part_has_a_table() -> None:
-    from bench.__main__ import PARTS
-
     assert set(PARTS) == set(TABLES)
 
 

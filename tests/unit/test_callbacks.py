@@ -23,7 +23,8 @@ class Trainer(types.SimpleNamespace):
 
     def __init__(self, folder: Path, step: int = 0, **values: Any) -> None:
         logger = types.SimpleNamespace(save_dir=str(folder))
-        counts = {"global_step": step, "world_size": 1, "global_rank": 0}
+        counts: dict[str, Any] = {"global_step": step, "world_size": 1, "global_rank": 0}
+        counts |= {"accumulate_grad_batches": 1, "is_last_batch": False, "callback_metrics": {}}
         super().__init__(is_global_zero=True, sanity_checking=False, logger=logger, saved=[], **counts, **values)
         self.progress_bar_metrics: dict[str, Any] = {}
 

@@ -115,7 +115,7 @@ def test_a_few_steps_learn_the_batch(small: SmallCLIP, monkeypatch: pytest.Monke
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        small.on_train_batch_end()
+        small.after_step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert small.clip.logit_scale.exp().item() <= small.max_scale * 1.001

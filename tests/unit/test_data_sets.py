@@ -67,11 +67,11 @@ def test_lsun_mistakes(tmp_path: Path) -> None:
             lsun.LSUNBase(*args)
     with pytest.raises(UserError, match="interpolation 'cubist' is unknown"):
         lsun.LSUNBase(tmp_path / "list.txt", tmp_path, interpolation="cubist")
-    data = lsun.LSUNBase(tmp_path / "list.txt", tmp_path)
+    with pytest.raises(UserError, match="the list names b.png, but image .*b.png does not exist"):
+        lsun.LSUNBase(tmp_path / "list.txt", tmp_path)  # told before anything is trained
+    (tmp_path / "b.png").touch()
     with pytest.raises(UserError, match="not an image"):
-        data[0]
-    with pytest.raises(UserError, match="does not exist"):
-        data[1]
+        lsun.LSUNBase(tmp_path / "list.txt", tmp_path)[0]
 
 
 def test_imagenet(classes: Path) -> None:
@@ -168,8 +168,52 @@ def test_loaders(classes: Path) -> None:
     assert module.val_dataloader() == [] and module.test_dataloader() == []
     with pytest.raises(UserError, match="no data.params.train"):
         DataModuleFromConfig(2, validation=described).train_dataloader()
-    with pytest.raises(UserError, match="batch_size must be at least 1"):
+    with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
         DataModuleFromConfig(0)
+    with pytest.raises(UserError, match="holds 4 samples, fewer than a batch of 5; lower data.params.batch_size"):
+        DataModuleFromConfig(5, train=described).setup()
+
+
+def trainer_at(batches: int, **values: int) -> Any:
+    """A trainer with so many batches of the epoch behind it."""
+    progress = types.SimpleNamespace(current=types.SimpleNamespace(ready=batches))
+    loop = types.SimpleNamespace(epoch_loop=types.SimpleNamespace(batch_progress=progress))
+    return types.SimpleNamespace(fit_loop=loop, **{"global_rank": 0, "world_size": 1, **values})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_goes_on_where_the_epoch_was_left(workers: int, tmp_path: Path) -> None:
+    for n in range(7):
+        write(tmp_path / f"{n}.png", (255, 0, 0))
+    (tmp_path / "list.txt").write_text("".join(f"{n}.png\n" for n in range(7)))
+    described = target("data.lsun.LSUNBase", txt_file=str(tmp_path / "list.txt"), data_root=str(tmp_path), size=8)
+
+    def epochs(seed: int, loaders: int, behind: int = 0, state: dict[str, int] | None = None) -> list[list[Any]]:
+        """Two epochs of names with what tells a mirrored image from another."""
+        torch.manual_seed(seed)
+        module = DataModuleFromConfig(2, train=described, num_workers=loaders)
+        module.trainer = trainer_at(behind)
+        module.setup()
+        loader: Any = module.train_dataloader()
+        if state is not None:
+            loader.load_state_dict(state)
+        found = []
+        for _ in range(2):
+            found.append([(b["relative_file_path_"], b["image"][:, 4, 0].tolist()) for b in loader])
+            module.trainer = trainer_at(0)
+        assert len(loader) == 3 and loader.state_dict() == {
+            "epoch": 1 + (behind > 0) * (state or {"epoch": 0})["epoch"],
+            "seed": 5,
+        }
+        return found
+
+    torch_state = torch.get_rng_state()
+    whole = epochs(5, workers)
+    assert whole == epochs(5, 2 - workers) and whole[0] != whole[1]
+    assert {len(set(map(str, (image for _, image in epoch)))) > 1 for epoch in whole} == {True}  # some are mirrored
+    later = epochs(6, workers, behind=2, state={"epoch": 0, "seed": 5})
+    assert later == [whole[0][2:], whole[1]]
+    torch.set_rng_state(torch_state)
 
 
 def test_processes_share_the_samples(classes: Path) -> None:
@@ -178,7 +222,7 @@ def test_processes_share_the_samples(classes: Path) -> None:
     seen = []
     for rank in range(2):
         module = DataModuleFromConfig(1, train=described, num_workers=0, shuffle_train=False)
-        module.trainer = types.SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        module.trainer = trainer_at(0, global_rank=rank, world_size=2)
         module.setup()
         seen.append([batch["relpath"][0] for batch in module.train_dataloader()])
         numbers = module.share(Numbers(5))

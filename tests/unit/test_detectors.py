@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.evaluation.detectors import EmojiBoxes, canonical, open_detector
-from ldm.evaluation.metrics import Box
+from ldm.evaluation.score.detectors import EmojiBoxes, canonical, open_detector
+from ldm.evaluation.score.metrics import Box
 from ldm.models.detector import Detection
 from ldm.util import UserError, save_safetensors
 from tests.unit.test_metrics import tiny_clip

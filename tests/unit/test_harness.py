@@ -17,14 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm.evaluation import front, shards
-from ldm.evaluation.front import split_methods
-from ldm.evaluation.harness import Summary, make_tasks, run_tasks
-from ldm.evaluation.making import Made, rule_layout
-from ldm.evaluation.manifest import DONE, WORKING, read_run
-from ldm.evaluation.methods import parse_method
-from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation, parse_object
-from ldm.evaluation.shards import Shard, hold, parse_shard, run_on_ray, shard_of
+from ldm.cli import run_prompts
+from ldm.evaluation.prompts.files import parse_object
+from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation, rule_layout
+from ldm.evaluation.run.harness import Summary, make_tasks, run_tasks
+from ldm.evaluation.run.manifest import DONE, WORKING, changed_keys, read_run
+from ldm.evaluation.run.methods import changed_constants, constants_of, parse_method, split_methods
+from ldm.evaluation.run.shards import Shard, hold, parse_shard, run_on_ray, shard_of
+from ldm.evaluation.run.studio import Studio
+from ldm.generation.draw import GeneratedImage
+from ldm.generation.pipeline import ModelChoice
+from ldm.generation.settings import Sampling
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
 from tests import tiny_world
@@ -40,7 +43,7 @@ def prompt(text: str, *relations: tuple[int, str, int], objects: Sequence[str] =
 
 
 WHOLE = Shard()
-PROMPTS = [prompt(f"A cat left of a dog {n}", (0, "left", 1)) for n in range(5)]
+PROMPTS = [prompt(f"A cat left of a dog {n}", (0, "left of", 1)) for n in range(5)]
 
 
 def work(
@@ -51,14 +54,16 @@ def work(
     prompts: Sequence[EvalPrompt] = PROMPTS,
     steps: int = 5,
 ) -> Summary:
-    """A run of ten grey images whose making is noted in a file."""
+    """A run of ten gray images whose making is noted in a file."""
 
-    def make(method: Any, texts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Made]:
+    def make(method: Any, texts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int]) -> Any:
         if log is not None:
             with log.open("a") as lines:
                 lines.write("".join(f"{method.label} {text} {seed}\n" for text, seed in zip(texts, seeds, strict=True)))
         before()
-        return [Made(np.full((8, 8, 3), seed, np.uint8), [[1.0]], {"global": [0.5]}) for seed in seeds]
+        image, weights = np.full((8, 8, 3), 9, np.uint8), np.ones((1, 1))
+        rows = zip(texts, seeds, layouts, strict=True)
+        return [GeneratedImage(*row, image, weights, {"global": [0.5]}) for row in rows]
 
     tasks = make_tasks(prompts, [parse_method("base"), parse_method("fixed:weight=1")], [7])
     return run_tasks(folder, prompts, tasks, {"steps": steps}, lambda _, prompt: rule_layout(prompt), make, shard)
@@ -135,7 +140,7 @@ def test_a_kill_at_any_moment_loses_the_image_in_work(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_fails_is_noted_and_tried_again(tmp_path: Path) -> None:
-    prompts = [prompt("A cat left and right of a dog", (0, "left", 1), (0, "right", 1)), PROMPTS[0]]
+    prompts = [prompt("A cat left and right of a dog", (0, "left of", 1), (0, "right of", 1)), PROMPTS[0]]
     summary = work(tmp_path, prompts=prompts)
     assert summary.made == 2 and set(summary.failed) == {"base/00000-s7", "fixed_weight=1/00000-s7"}
     assert "contradict" in summary.failed["base/00000-s7"]
@@ -247,7 +252,6 @@ def test_ray_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install ray"):
         run_on_ray(2, fail, tmp_path)
-    assert shards._call(lambda shard: shard.rank, Shard(1, 2)) == 1
 
 
 def work_on_ray(folder: Path, shard: Shard) -> Summary:
@@ -270,29 +274,98 @@ def test_ray_itself(tmp_path: Path) -> None:
     assert set(read_run(tmp_path / "run").entries.values()) == {DONE}
 
 
-# -------------------------------------------------------------------------------------------------- layouts
+# -------------------------------------------------------------------------------------------------- methods
 
 
-def test_layouts_by_rule() -> None:
-    def centers(*relations: tuple[int, str, int], objects: Sequence[str] = ("cat", "dog")) -> list[tuple[float, float]]:
-        return [(o.x, o.y) for o in rule_layout(prompt("p", *relations, objects=objects)).objects]
+def test_methods_are_read_from_words() -> None:
+    assert parse_method("base").preset is None and parse_method("base:guidance=7.5").guidance == 7.5
+    fixed = parse_method("fixed:weight=8,until=0.12,blend=unconditional,radius=0.3,layout=rule,guidance=2,swap=true")
+    assert fixed.preset is not None and (fixed.preset.mode, fixed.preset.blend) == ("fixed", "unconditional")
+    assert (fixed.preset.initial, fixed.preset.release, fixed.preset.radius) == (8, 0.12, 0.3)
+    assert (fixed.layout, fixed.guidance, fixed.swap) == ("rule", 2, True)
+    plain = parse_method("fixed").preset
+    assert plain is not None and (plain.initial, plain.release, plain.blend) == (1, 1, "conditional")
+    preset = parse_method("per-step:inner_steps=3,learning_rate=0.2,blend=conditional").preset
+    assert preset is not None and (preset.inner_steps, preset.learning_rate) == (3, 0.2)
+    assert preset.blend == "conditional"
+    labels = ("base", "fixed:weight=1", "fixed:weight=2", "per-step:learning_rate=0.2", "per-step")
+    assert len({parse_method(label).folder for label in labels}) == len(labels)
+    words = ["base,per-step:inner_steps=2,learning_rate=0.2,fixed:weight=1", "iccv-2023"]
+    assert split_methods(words) == ["base", "per-step:inner_steps=2,learning_rate=0.2", "fixed:weight=1", "iccv-2023"]
 
-    assert centers((0, "left", 1)) == [(0.25, 0.5), (0.75, 0.5)]
-    assert centers((0, "below", 1)) == [(0.5, 0.75), (0.5, 0.25)]
-    assert centers() == [(0.25, 0.5), (0.75, 0.5)]
-    three = ("cat", "dog", "cow")
-    assert centers((0, "right", 1), (1, "right", 2), objects=three) == [(0.8333, 0.5), (0.5, 0.5), (0.1667, 0.5)]
-    # The cat left of the dog, the cow above the dog: two columns, two rows.
-    assert centers((0, "left", 1), (2, "above", 1), objects=three) == [(0.125, 0.25), (0.75, 0.75), (0.375, 0.25)]
-    assert rule_layout(prompt("p", objects=())).objects == ()
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "best",
+        "base:weight=1",
+        "base:layout=rule",
+        "fixed:wait=1",
+        "fixed:weight=x",
+        "fixed:blend=none",
+        "fixed:layout=none",
+        "fixed:swap=perhaps",
+        "per-step:rounds",
+        "per-step:mode=x",
+        "per-step:inner_steps=0.5",
+        "per-step:blend=x",
+        "per-step:shared=true",
+        "per-step:guidance=x",
+    ],
+)
+def test_method_mistakes(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_method(text)
+
+
+def test_constants_that_changed_are_named() -> None:
+    now = constants_of(parse_method("iccv-2023"))
+    assert json.loads(json.dumps(now)) == now and now["rounds"] == 3 and now["swap"] is False
+    before = {key: value for key, value in now.items() if key not in ("shared", "gradient_steps")}
+    assert changed_constants(before, now) == []  # of a time when the preset did not have these two
+    assert changed_constants(before, constants_of(parse_method("iccv-2023:shared=true"))) == ["shared"]
+    assert changed_constants(now, constants_of(parse_method("iccv-2023:rounds=2,swap=true"))) == ["rounds", "swap"]
+    assert changed_constants({}, constants_of(parse_method("base"))) == ["swap"]
+    known, wanted = {"a": 1, "d": 0, "b": 2, "e": None}, {"a": 1, "d": 1, "b": 2, "c": 3}
+    assert changed_keys(known, wanted) == changed_keys(wanted, known) == ["c", "d"]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    world = tiny_world.build(tmp_path_factory.mktemp("world"))
+    sampling = Sampling(sampler="plms", steps=3, scale=3.0)
+    return Studio(ModelChoice(world.config, world.ckpt, embedded=False), sampling, "rule", world.clip, device="cpu")
+
+
+def draw(studio: Studio, label: str, prompts: Sequence[EvalPrompt] = PROMPTS[:2]) -> list[Any]:
+    """Images of prompts by a method, together."""
+    method = parse_method(label)
+    layouts = [method.arrange(studio.place(method, prompt)) for prompt in prompts]
+    made = studio.make(method, [prompt.text for prompt in prompts], layouts, [7 + len(p.text) for p in prompts])
+    return [item.image.astype(int) for item in made]
+
+
+def test_methods_share_the_noise_and_differ_by_the_control(studio: Studio) -> None:
+    base = draw(studio, "base")
+    assert base[0].shape == (32, 32, 3)
+    for label in ("fixed:weight=0", "per-step:inner_steps=0,initial=0", "april-2023:rounds=1,initial=0"):
+        for image, plain in zip(draw(studio, label), base, strict=True):
+            assert np.abs(image - plain).max() <= 1, label
+    others = ("fixed", "per-step", "iccv-2023:rounds=1", "iccv-2023:rounds=2,shared=true", "base:guidance=2")
+    made = {
+        label: draw(studio, label)[0] for label in (*others, "fixed:swap=true", "fixed:until=0.4", "fixed:radius=0.4")
+    }
+    for label, image in made.items():
+        assert not np.array_equal(image, base[0]), label
+        assert label == "fixed" or not np.array_equal(image, made["fixed"]), label
+    for label in ("base", "fixed"):
+        assert np.abs(draw(studio, label, PROMPTS[1:2])[0] - draw(studio, label)[1]).max() <= 1  # alone or in a batch
+    nothing = [EvalPrompt("fog")]  # a prompt without objects keeps the guidance
+    assert np.array_equal(draw(studio, "per-step:guidance=2", nothing)[0], draw(studio, "base:guidance=2", nothing)[0])
+    assert not np.array_equal(draw(studio, "per-step", nothing)[0], draw(studio, "base:guidance=2", nothing)[0])
 
 
 # -------------------------------------------------------------------------------------------------- scripts
-
-
-def test_methods_in_one_word() -> None:
-    words = ["base,per-step:inner_steps=2,learning_rate=0.2,fixed:weight=1", "iccv-2023"]
-    assert split_methods(words) == ["base", "per-step:inner_steps=2,learning_rate=0.2", "fixed:weight=1", "iccv-2023"]
 
 
 def test_the_script_makes_images_and_goes_on(
@@ -303,26 +376,9 @@ def test_the_script_makes_images_and_goes_on(
         '{"prompt": "a cat to the left of a dog", "objects": ["cat", "dog"], "relations": [["cat", "left", "dog"]]}\n'
         '{"prompt": "a cat", "objects": ["cat"]}\n'
     )
-    words = [
-        "--prompts",
-        tmp_path / "p.jsonl",
-        "--outdir",
-        tmp_path / "run",
-        "--layout",
-        "rule",
-        "--steps",
-        "2",
-        "--config",
-        world.config,
-        "--ckpt",
-        world.ckpt,
-        "--clip",
-        world.clip,
-        "--device",
-        "cpu",
-        "--methods",
-        "base,per-step,iccv-2023:rounds=1",
-    ]
+    words = f"--prompts {tmp_path}/p.jsonl --outdir {tmp_path}/run --layout rule --steps 2 --device cpu".split()
+    words += ["--config", world.config, "--ckpt", world.ckpt, "--clip", world.clip]
+    words += ["--methods", "base,per-step,iccv-2023:rounds=1"]
     script = load_script("txt2img-gpt")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -346,7 +402,7 @@ def test_an_interrupt_says_that_the_command_goes_on(
     def interrupt(options: Any, shard: Shard) -> Summary:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(front, "run_shard", interrupt)
+    monkeypatch.setattr(run_prompts, "run_shard", interrupt)
     assert load_script("txt2img-gpt").main(["--prompts", "p.txt"]) == 130
     assert capsys.readouterr().err.strip().endswith("The same command goes on where it stopped.")
 

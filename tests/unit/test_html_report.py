@@ -16,26 +16,27 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldm.evaluation.drawing import curves_svg, mean_curve
-from ldm.evaluation.harness import make_tasks, run_tasks
-from ldm.evaluation.html import report, write_report
-from ldm.evaluation.judge import Judges, judge_run
-from ldm.evaluation.making import Made, rule_layout
-from ldm.evaluation.manifest import FinishedRun, read_run
-from ldm.evaluation.methods import parse_method
-from ldm.evaluation.metrics import Box
-from ldm.evaluation.promptfiles import EvalPrompt, EvalRelation, parse_object
+from ldm.evaluation.prompts.files import parse_object
+from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation, rule_layout
+from ldm.evaluation.report.html import mean_curve, plot, report, write_report
+from ldm.evaluation.run.harness import make_tasks, run_tasks
+from ldm.evaluation.run.manifest import FinishedRun, read_run
+from ldm.evaluation.run.methods import parse_method
+from ldm.evaluation.score import detectors
+from ldm.evaluation.score.judge import Judges, judge_run
+from ldm.evaluation.score.metrics import Box
+from ldm.generation.draw import GeneratedImage
 from ldm.util import UserError
 from tests.golden_data import ROOT
 from tests.scripts_under_test import load_script, refusal
 
-MAGENTA, GREY = (250, 10, 200), (120, 120, 120)
+MAGENTA, GRAY = (250, 10, 200), (120, 120, 120)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class ByColor:
-    """A stand-in for a detector: cat left of dog in a magenta image, nothing in a grey one."""
+    """A stand-in for a detector: cat left of dog in a magenta image, nothing in a gray one."""
 
     name = "detector <by color>"
 
@@ -46,24 +47,24 @@ class ByColor:
 
 
 def make_run(folder: Path) -> FinishedRun:
-    """Four prompts by two methods: all grey but for the optimized images of prompts 0 to 2."""
+    """Four prompts by two methods: all gray but for the optimized images of prompts 0 to 2."""
     prompts = [
         EvalPrompt(
             f"A <cat> left of a dog & {n}",
             tuple(parse_object(o, "") for o in ("cat", "dog")),
-            (EvalRelation(0, "left", 1),),
+            (EvalRelation(0, "left of", 1),),
         )
         for n in range(4)
     ]
 
-    def make(method: Any, texts: Sequence[str], layouts: Any, seeds: Any) -> list[Made]:
+    def make(method: Any, texts: Sequence[str], layouts: Sequence[Any], seeds: Sequence[int]) -> Any:
         made = []
-        for text in texts:
+        for text, seed, layout in zip(texts, seeds, layouts, strict=True):
             optimized = method.preset is not None
-            color = MAGENTA if optimized and not text.endswith("3") else GREY
-            image = np.full((16, 16, 3), color, np.uint8)
+            image = np.full((16, 16, 3), MAGENTA if optimized and not text.endswith("3") else GRAY, np.uint8)
             curves = {"global": [1.0, 0.5], "local": [2.0, 1.5]} if optimized else {}
-            made.append(Made(image, [[1.0, 3.0], [2.0, 2.0]] if optimized else [], curves))
+            weights = np.array([[1.0, 3.0], [2.0, 2.0]]) if optimized else None
+            made.append(GeneratedImage(text, seed, layout, image, weights, curves))
         return made
 
     tasks = make_tasks(prompts, [parse_method("base"), parse_method("per-step")], [1])
@@ -153,10 +154,12 @@ def test_the_page_is_whole(tmp_path: Path) -> None:
 
 def test_curves() -> None:
     assert mean_curve([[1, 3], [3]]) == [2, 3] and mean_curve([]) == []
-    assert curves_svg({}, "t", "x") == ""
-    drawn = curves_svg({"a & b": [1.0, 0.0], "level": [0.5]}, "t", "x")
-    assert 'points="44.0,10.0 352.0,140.0"' in drawn  # from the top left to the bottom right of the frame
-    assert 'points="44.0,75.0 352.0,75.0"' in drawn and "a &amp; b" in drawn
+    assert plot({}) is None and plot({"a": []}) is None
+    drawn = plot({"falling": [1.0, 0.0], "level": [0.5]})
+    assert drawn is not None and (drawn["low"], drawn["high"], drawn["longest"]) == (0, 1, 2)
+    falling, level = (line["points"] for line in drawn["lines"])
+    assert falling == "44.0,10.0 352.0,140.0"  # from the top left to the bottom right of the frame
+    assert level == "44.0,75.0 352.0,75.0"
 
 
 # Hosts that Chromium itself calls at its start, whatever page it shows.
@@ -203,7 +206,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     def share(color: tuple[int, int, int]) -> float:
         return float((np.abs(pixels - color).max(-1) <= 6).mean())
 
-    assert share(MAGENTA) > 0.01 and share(GREY) > 0.02  # three and five images
+    assert share(MAGENTA) > 0.01 and share(GRAY) > 0.02  # three and five images
     assert share((0xD5, 0x5E, 0x00)) > 2e-4 and share((0x00, 0x72, 0xB2)) > 2e-4  # boxes, discs and curves
     assert share((255, 255, 255)) > 0.3
 
@@ -236,8 +239,6 @@ def test_the_report_of_the_demo_in_a_browser(tmp_path: Path) -> None:
 def test_score_and_report_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ldm.evaluation import detectors
-
     make_run(tmp_path)
     monkeypatch.setattr(detectors, "open_detector", lambda *words: ByColor())
     script = load_script("evaluate")
@@ -256,8 +257,6 @@ def test_score_and_report_from_the_command_line(
 def test_score_of_a_run_that_lacks_images_says_so_once_the_others_are_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ldm.evaluation import detectors
-
     make_run(tmp_path)
     (tmp_path / "base" / "00001-s1.png").unlink()
     (tmp_path / "per-step" / "00002-s1.png").write_bytes(b"\x89PNG nothing")

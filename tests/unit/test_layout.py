@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
+from ldm.errors import UserError
+from ldm.generation.generate import read_layout
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.util import UserError
 
 CAT = {"phrase": "a cat", "x": 0.25, "y": 0.5}
 
 
-def test_round_trip_through_a_file(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     cat, dog = LayoutObject("A cat", 0, 1.0, weight=1.5, name="cat"), LayoutObject("a dog", 0.7, 0.2)
     layout = Layout((cat, dog), "A cat and a dog.")
     file = tmp_path / "layout.json"
     file.write_text(json.dumps(layout.to_json()))
-    for source in (file, str(file), layout.to_json()):
-        assert Layout.from_json(source) == layout
+    assert Layout.from_json(layout.to_json()) == read_layout(file) == layout
 
 
 def test_optional_values_are_left_out() -> None:
@@ -73,22 +73,14 @@ def test_wrong_content_is_refused(content: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_nan_in_a_file_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "layout.json"
-    file.write_text('{"objects": [{"phrase": "a cat", "x": NaN, "y": 0.5}]}')
-    with pytest.raises(UserError, match="finite"):
-        Layout.from_json(file)
-
-
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b""])
 def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "layout.json"
-    file.write_bytes(content)
+    (tmp_path / "layout.json").write_bytes(content)
     with pytest.raises(UserError, match="is not valid JSON"):
-        Layout.from_json(file)
+        read_layout(tmp_path / "layout.json")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
-            Layout.from_json(path)
+            read_layout(path)

@@ -118,10 +118,13 @@ def test_training_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         assert main(["--cfg_path", str(config), "--eval_only", "--checkpoint", str(out / checkpoint)]) == 0
     sentences = tmp_path / "one.jsonl"
     sentences.write_text('{"words": ["cat ", "under ", "bus"], "objects": [0, 2], "relations": [[0, 2, "below"]]}\n')
-    assert main(["--cfg_path", str(config), "--eval_only", "--sentences", str(sentences)]) == 0
-    assert "all: " in capsys.readouterr().out
+    capsys.readouterr()
     last = ["--checkpoint", str(out / "last.pth"), "--sentences", str(sentences)]
     assert main(["--cfg_path", str(config), "--eval_only", *last]) == 0
+    assert "all: " in capsys.readouterr().out
+    for untrained in ([], ["--sentences", str(sentences)]):
+        assert main(["--cfg_path", str(config), "--eval_only", *untrained]) == 2
+        assert "name it with --checkpoint" in capsys.readouterr().err
     assert main(["--cfg_path", str(config), *last]) == 2
     assert "it is not trained on" in capsys.readouterr().err
 

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.evaluation.clipscores import bundle_score, classify_color, color_facts, crop_of, open_clip_score
-from ldm.evaluation.metrics import Box, ImageFacts, RelationFacts, counts, geneval_positions, image_facts, visor_n
-from ldm.evaluation.promptfiles import COLORS, EvalObject, EvalPrompt, EvalRelation
-from ldm.evaluation.statistics import compare, estimate
+from ldm.evaluation.plan import targets
+from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation, rule_layout
+from ldm.evaluation.score.calibration import Matches, match
+from ldm.evaluation.score.clip import bundle_score, classify_color, color_facts, crop_of, open_clip_score
+from ldm.evaluation.score.judge import Judges, look
+from ldm.evaluation.score.metrics import Box, ImageFacts, counts, geneval_positions, image_facts, visor_n
+from ldm.evaluation.score.statistics import compare, estimate
+from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
 
@@ -26,7 +30,7 @@ def prompt(*objects: Any, relations: tuple[tuple[int, str, int], ...] = ()) -> E
     return EvalPrompt("text", made, tuple(EvalRelation(*relation) for relation in relations))
 
 
-CAT_LEFT_OF_DOG = prompt("cat", "dog", relations=((0, "left", 1),))
+CAT_LEFT_OF_DOG = prompt("cat", "dog", relations=((0, "left of", 1),))
 
 
 # ------------------------------------------------------------------------------------------ GenEval's rule
@@ -36,15 +40,15 @@ def test_geneval_position_has_a_margin() -> None:
     # Sides 20 px of 100: the margin is 0.1 * (20 + 20) = 4 px. Offset -3 px: nothing is left of it.
     assert geneval_positions(box("a", 0.47, 0.5), box("b", 0.5, 0.5), (100, 100)) == set()
     # Offset -10 px: 6 are left, 6/10 = 0.6 > 0.5.
-    assert geneval_positions(box("a", 0.4, 0.5), box("b", 0.5, 0.5), (100, 100)) == {"left"}
+    assert geneval_positions(box("a", 0.4, 0.5), box("b", 0.5, 0.5), (100, 100)) == {"left of"}
     # Offset -7 px: 3 are left, 3/7 = 0.43 < 0.5: not left yet.
     assert geneval_positions(box("a", 0.43, 0.5), box("b", 0.5, 0.5), (100, 100)) == set()
     # Offset (40, 40) px: 36 of |(40, 40)| = 56.6 along each axis, 0.64: to the right and below.
-    assert geneval_positions(box("a", 0.7, 0.7), box("b", 0.3, 0.3), (100, 100)) == {"right", "below"}
+    assert geneval_positions(box("a", 0.7, 0.7), box("b", 0.3, 0.3), (100, 100)) == {"right of", "below"}
     # Offset (10, 40) px: x 6/41.2 = 0.15, y 36/41.2 = 0.87: below only.
     assert geneval_positions(box("a", 0.4, 0.7), box("b", 0.3, 0.3), (100, 100)) == {"below"}
     # Twice as wide as high: offset (80, 40) px, margins (8, 4): 72/89.4 = 0.81 and 36/89.4 = 0.40.
-    assert geneval_positions(box("a", 0.7, 0.7), box("b", 0.3, 0.3), (200, 100)) == {"right"}
+    assert geneval_positions(box("a", 0.7, 0.7), box("b", 0.3, 0.3), (200, 100)) == {"right of"}
 
 
 # ---------------------------------------------------------------------------------------------- one image
@@ -52,7 +56,7 @@ def test_geneval_position_has_a_margin() -> None:
 
 def test_a_right_image() -> None:
     facts = image_facts([box("cat", 0.3, 0.5), box("dog", 0.7, 0.5)], CAT_LEFT_OF_DOG, (64, 64))
-    assert facts == ImageFacts((True, True), (True, True), (RelationFacts(True, True, True),))
+    assert facts == ImageFacts((True, True), (True, True), (True,), (True,), (True,))
     assert facts.all_right and facts.faults == 0
     assert counts(facts) == {
         "object_recall": (2, 2),
@@ -60,10 +64,12 @@ def test_a_right_image() -> None:
         "relation_given_both": (1, 1),
         "relation": (1, 1),
         "position_with_margin": (1, 1),
+        "disc_hits": (0, 0),
         "count": (2, 2),
         "color": (0, 0),
         "background": (0.0, 0.0),
         "clip_score": (0.0, 0.0),
+        "extra_objects": (0.0, 0.0),
     }
 
 
@@ -78,23 +84,23 @@ def test_a_missing_object_counts_against_the_unconditional_relation_only() -> No
 def test_centers_may_be_right_without_the_margin() -> None:
     # 1 px of 64 to the left: right by VISOR's centroids, nothing by GenEval's rule.
     facts = image_facts([box("cat", 0.48, 0.5), box("dog", 0.5, 0.5)], CAT_LEFT_OF_DOG, (64, 64))
-    assert facts.relations == (RelationFacts(True, True, False),)
+    assert (facts.both, facts.right, facts.with_margin) == ((True,), (True,), (False,))
 
 
 def test_the_surest_box_stands_for_its_name() -> None:
     boxes = [box("cat", 0.9, 0.5, score=0.5), box("cat", 0.1, 0.5, score=0.8), box("dog", 0.5, 0.5)]
     facts = image_facts(boxes, CAT_LEFT_OF_DOG, (64, 64))
-    assert facts.relations[0].right and facts.counted == (False, True)
+    assert facts.right == (True,) and facts.counted == (False, True)
 
 
 def test_two_objects_of_one_name_need_two_boxes() -> None:
     two = prompt("dog", "dog", relations=((0, "above", 1),))
     one = image_facts([box("dog", 0.5, 0.5)], two, (64, 64))
-    assert one.found == (True, False) and one.counted == (False, False) and not one.relations[0].both
+    assert one.found == (True, False) and one.counted == (False, False) and one.both == (False,)
     both = image_facts([box("dog", 0.5, 0.2), box("dog", 0.5, 0.8)], two, (64, 64))
-    assert both.found == (True, True) and both.counted == (True, True) and both.relations[0].right
+    assert both.found == (True, True) and both.counted == (True, True) and both.right == (True,)
     beside = image_facts([box("dog", 0.2, 0.5), box("dog", 0.8, 0.5)], two, (64, 64))
-    assert beside.relations[0].both and not beside.relations[0].right
+    assert beside.both == (True,) and beside.right == (False,)
 
 
 def test_counts() -> None:
@@ -104,14 +110,81 @@ def test_counts() -> None:
         assert (facts.found, facts.counted) == ((found,), (exact,))
 
 
+LEFT, RIGHT = (0.27, 0.5), (0.73, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "hits"),
+    [
+        ([box("cat", 0.3, 0.5), box("dog", 0.7, 0.6)], (True, True)),
+        ([box("cat", *RIGHT), box("dog", *LEFT)], (False, False)),  # exchanged
+        ([box("cat", 0.27, 0.69)], (True, False)),  # a disc ends at a fifth of the side
+        ([box("cat", 0.27, 0.71)], (False, False)),
+        ([box("dog", 0.73 - 0.15, 0.5 + 0.15)], (False, False)),  # 0.212 away
+        ([box("cat", *LEFT, score=0.5), box("cat", 0.9, 0.5)], (True, False)),  # any of a name may hit
+    ],
+)
+def test_hits_in_discs(boxes: list[Box], hits: tuple[bool, bool]) -> None:
+    facts = image_facts(boxes, CAT_LEFT_OF_DOG, (64, 64), (LEFT, RIGHT))
+    assert facts.in_disc == hits and counts(facts)["disc_hits"] == (sum(hits), 2)
+
+
+def test_targets_fall_back_to_the_rule() -> None:
+    rule = [(o.x, o.y) for o in rule_layout(CAT_LEFT_OF_DOG).objects]
+    assert targets(CAT_LEFT_OF_DOG, Layout(())) == rule
+    only = Layout((LayoutObject("a thing", 0.1, 0.9, name="dog"),))
+    assert targets(CAT_LEFT_OF_DOG, only) == [rule[0], (0.1, 0.9)]
+
+
+def test_further_objects_are_counted_and_not_kept() -> None:
+    class Sees:
+        name = "all"
+
+        def detect(self, image: Any, names: Any) -> list[Box]:
+            assert list(names) == ["cat", "dog", "bus"]
+            return [box("cat", 0.3, 0.5), box("cat", 0.4, 0.5, score=0.5), box("bus", 0.5, 0.5)]
+
+    boxes, facts = look(np.zeros((8, 8, 3), np.uint8), CAT_LEFT_OF_DOG, Judges(Sees(), categories=("dog", "bus")))
+    assert facts.extra == 2 and counts(facts)["extra_objects"] == (2, 1) and [b.name for b in boxes] == ["cat", "cat"]
+
+
+def test_facts_as_json() -> None:
+    for facts in (
+        ImageFacts(),
+        ImageFacts((True,), (False,), (True,), (False,), (False,), (True,), (None, True), False, 27.43, 3),
+    ):
+        assert ImageFacts.from_json(facts.to_json()) == facts
+    assert ImageFacts((True, False), extra=0).to_json() == {"found": [True, False], "extra": 0}
+    for wrong in ({"found": [1]}, {"found": "11"}, {"fond": [True]}):
+        with pytest.raises((TypeError, ValueError)):
+            ImageFacts.from_json(wrong)
+
+
+def test_matching_detections_with_truth() -> None:
+    truth = [("cat", 0.2, 0.2), ("cat", 0.3, 0.2), ("dog", 0.8, 0.8)]
+    found = [
+        box("cat", 0.21, 0.2, score=0.9),
+        box("cat", 0.22, 0.2, score=0.8),  # the nearest is taken: gets the second cat
+        box("dog", 0.8, 0.5, score=0.7),  # too far
+        box("bus", 0.8, 0.8, score=0.6),  # wrong category
+    ]
+    made = match(found, truth)
+    assert (made.matched, made.detected, made.present) == (2, 4, 3)
+    assert sorted(made.distances) == pytest.approx([0.01, 0.08])
+    both = (made + match([], [("bus", 0.1, 0.1)])).to_json()
+    assert both["precision"] == both["recall"] == {"hits": 2, "total": 4, "value": 0.5}
+    assert both["center_error_px"] == pytest.approx(0.045 * 64)
+    assert Matches(0, 0, 0).to_json()["precision"]["value"] is None
+
+
 # -------------------------------------------------------------------------------------------- many images
 
 
 def test_visor() -> None:
     """Two prompts of four images: one right in 3, the other in 1 (and without its objects in 2)."""
-    right = ImageFacts((True, True), (True, True), (RelationFacts(True, True, True),))
-    wrong = ImageFacts((True, True), (True, True), (RelationFacts(True, False, False),))
-    empty = ImageFacts((False, True), (False, True), (RelationFacts(False, False, False),))
+    right = ImageFacts((True, True), (True, True), (True,), (True,), (True,))
+    wrong = ImageFacts((True, True), (True, True), (True,), (False,), (False,))
+    empty = ImageFacts((False, True), (False, True), (False,), (False,), (False,))
     groups = [[right, right, right, wrong], [right, wrong, empty, empty]]
     shares = [counts(facts) for group in groups for facts in group]
 
@@ -144,6 +217,11 @@ def test_paired_differences() -> None:
     same = compare((ones, ones), (ones, ones))
     assert same is not None and same.value == 0 and same.p == 1
     assert compare((zeros, zeros), (zeros, ones)) is None
+    rng = np.random.default_rng(1)
+    values, other = (rng.integers(0, 2, 400).astype(float) for _ in range(2))
+    found = compare((values, other), (np.ones(400), np.ones(400)), resamples=10_000)
+    assert found is not None and found == compare((values, other), (np.ones(400), np.ones(400)), resamples=10_000)
+    assert found.high - found.value == pytest.approx(1.96 * (values - other).std() / 20, rel=0.1)
     single = compare((np.array([1.0, 0]), np.array([0.0, 0])), (np.ones(2), np.ones(2)))
     assert single is not None and single.value == 0.5 and single.p == 1  # one prompt differs: nothing can be said
 
@@ -195,7 +273,7 @@ def test_colors_are_read_from_the_crop() -> None:
     )
     facts = color_facts(PAINTED, image, [left, right], demanded)
     assert facts == (True, False, None, None)  # the bus is blue; no color is demanded of the cat; no dog is there
-    judged = ImageFacts((True,) * 4, (True,) * 4, (), facts)
+    judged = ImageFacts((True,) * 4, colors=facts)
     assert counts(judged)["color"] == (1, 2)
     assert crop_of(image, Box("cat", 1, 2, 2, 3, 3)).shape == (1, 1, 3)  # beyond the rim
 

@@ -119,10 +119,9 @@ def test_missing_inputs_are_refused() -> None:
         model(x)
     with pytest.raises(ValueError, match="class labels"):
         model(x, torch.tensor([1]), torch.zeros(1, 5, 6), y=torch.tensor([0]))
-    with pytest.raises(UserError, match="unknown pool"):
-        EncoderUNetModel(8, 3, 32, 2, 1, [], channel_mult=(1,), pool="median")
-    with pytest.raises(UserError, match="num_head_channels"):
-        EncoderUNetModel(8, 3, 32, 2, 1, [], channel_mult=(1,), pool="attention")
+    for pool, message in (("median", "unknown pool"), ("attention", "num_head_channels")):
+        with pytest.raises(UserError, match=message):
+            EncoderUNetModel(8, 3, 32, 2, 1, [], channel_mult=(1,), pool=pool)
     with pytest.raises(UserError, match="do not divide"):
         AttentionBlock(32, num_heads=5)
 

@@ -1,4 +1,4 @@
-"""Optimizing the weights: gradients, the three schedules on a tiny model, batches, what is left behind."""
+"""Optimizing the weights: gradients, the presets on a tiny model, batches, what is left behind."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from ldm.errors import UserError
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import seeded_generators
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.objective import ClipObjective
-from ldm.spacetime.optimize import Result, block_checkpoints, frozen, initial_weights, optimize
+from ldm.spacetime.optimize import Result, block_checkpoints, frozen, optimize
 from ldm.spacetime.presets import PRESETS, Preset
-from ldm.util import UserError
 from tests.golden_data import relative_error, tensor
 from tests.tiny_model import NONE, ONE, TWO, TinyBundle, TinyDiffusion, chain_inputs, make_control
 from tests.unit.test_samplers import SAMPLERS, every_sampler
@@ -34,15 +34,7 @@ def tiny() -> TinyDiffusion:
 
 
 def objective_of(preset: Preset, *layouts: Layout, dtype: torch.dtype = torch.float32) -> ClipObjective:
-    return ClipObjective(
-        TinyBundle(dtype),
-        [layout.prompt or "" for layout in layouts],
-        layouts,
-        normalize=preset.normalize,
-        global_weight=preset.global_weight,
-        local_weight=preset.local_weight,
-        half_side=preset.half_side,
-    )
+    return preset.objective(TinyBundle(dtype), [layout.prompt or "" for layout in layouts], layouts)
 
 
 def run(
@@ -56,19 +48,10 @@ def run(
 ) -> Result:
     """Optimizes one image per layout, from the starting noise and contexts number `first` and up."""
     inputs = chain_inputs(first + len(layouts))
-    return optimize(
-        model,
-        sampler(model),
-        make_control(*layouts),
-        objective_of(preset, *layouts),
-        preset,
-        x_T=inputs["x_T"][first:],
-        conditioning=inputs["conditioning"][first:],
-        unconditional_conditioning=inputs["unconditional_conditioning"],
-        guidance_scale=3.0,
-        steps=steps,
-        **options,
-    )
+    own = {"batch_size": len(layouts), "x_T": inputs["x_T"][first:], "conditioning": inputs["conditioning"][first:]}
+    control, objective = make_control(*layouts), objective_of(preset, *layouts)
+    chain = {"S": steps, **inputs, **own, **options}
+    return optimize(model, sampler(model), control, objective, preset, layouts=layouts, **chain)
 
 
 def plain(model: TinyDiffusion, sampler: type[Sampler] = PLMSSampler, steps: int = 4, **extra: Any) -> torch.Tensor:
@@ -91,10 +74,18 @@ def test_gradcheck_of_the_loss(sampler: type[Sampler], blend: Any) -> None:
         latents, _ = sampler(model).sample(
             S=2, control=control, weights=weights, checkpoint_steps=True, **chain_inputs(1, double)
         )
-        return objective((model.decode_first_stage(latents) + 1) / 2)["total"].sum()
+        return objective(model.decode(latents))["total"].sum()
 
     weights = tensor(1, "weights", (2, 2, 1)).to(double).requires_grad_()
     assert torch.autograd.gradcheck(loss, weights, eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
+def test_fixed_weights_hold_up_to_the_release(tiny: TinyDiffusion) -> None:
+    preset = replace(PRESETS["fixed"], initial=3.0, release=0.5, radius=0.3, blend="unconditional")
+    result = run(tiny, preset, TWO, ONE)
+    expected = torch.zeros(4, 2, 2)
+    expected[:2] = torch.tensor([[3.0, 3.0], [3.0, 0.0]])  # the second image has one object
+    assert torch.equal(result.weights, expected) and not result.history
 
 
 @every_preset
@@ -116,7 +107,7 @@ def test_step_checkpoints_change_nothing(name: str, sampler: type[Sampler], tiny
         assert relative_error(a["grad"], b["grad"]) < 1e-5
 
 
-# ---------------------------------------------------------------------------------------------- schedules
+# ------------------------------------------------------------------------------------------------ presets
 
 
 @every_preset
@@ -126,8 +117,7 @@ def test_weights_make_the_image_again(preset: Preset, sampler: type[Sampler], ti
     control = preset.adapt(make_control(TWO))
     again = plain(tiny, sampler, control=control, weights=result.weights)
     assert relative_error(again, result.latents) < 1e-6
-    images = ((tiny.decode_first_stage(again) + 1) / 2).clamp(0, 1)
-    assert relative_error(images, result.images) < 1e-6
+    assert relative_error(tiny.decode(again), result.images) < 1e-6
     assert relative_error(again, plain(tiny, sampler)) > 1e-3
 
 
@@ -253,7 +243,7 @@ def test_initial_weights_and_scales() -> None:
     assert torch.equal(iccv.initial_weights(present), torch.tensor([[2.5, 5.0], [2.5, 5.0]]))
     assert torch.equal(iccv.scales(present), torch.ones(2, 2))
     layout = Layout((LayoutObject("a cat", 0.3, 0.4, weight=2.0), LayoutObject("a dog", 0.7, 0.4)))
-    given = initial_weights(april, torch.ones(2, 1, dtype=torch.bool), [layout])
+    given = april.initial_weights(torch.ones(2, 1, dtype=torch.bool), [layout])
     assert torch.equal(given, torch.tensor([[0.5], [0.5]]))  # 2 = 8/2 * 0.5, and the preset's own
 
 

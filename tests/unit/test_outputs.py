@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.errors import UserError
 from ldm.generation import images as outputs
-from ldm.generation.generate import Outcome
-from ldm.generation.record import Recorder
+from ldm.generation.record import Outcome, Recorder
 from ldm.generation.settings import GenerateSettings
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.util import UserError
+from ldm.spacetime.presets import PRESETS
 
 LAYOUT = Layout((LayoutObject("The motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.4, name="bus")))
 PROMPT = "The motorcycle is parking to the right of a bus."
@@ -31,11 +31,9 @@ def image(height: int = 64, width: int = 64, seed: int = 0) -> outputs.ImageArra
 def test_pixels_are_rounded_and_cut_to_bytes() -> None:
     values = [-0.5, 0.0, 0.5 / 255 - 1e-4, 0.5 / 255 + 1e-4, 0.5, 1.0, 7.0]
     expected = [0, 0, 0, 1, 128, 255, 255]
-    unit = torch.tensor(values).expand(2, 3, 1, -1)  # (B, 3, H, W)
-    for images, low in ((unit, 0), (2 * unit - 1, -1)):
-        made = outputs.to_images(images, low)
-        assert len(made) == 2 and made[0].shape == (1, 7, 3) and made[0].dtype == np.uint8
-        assert made[1][0, :, 2].tolist() == expected
+    made = outputs.to_images(torch.tensor(values).expand(2, 3, 1, -1))  # (B, 3, H, W)
+    assert len(made) == 2 and made[0].shape == (1, 7, 3) and made[0].dtype == np.uint8
+    assert made[1][0, :, 2].tolist() == expected
 
 
 # ------------------------------------------------------------------------------------------- parameters
@@ -134,7 +132,7 @@ def test_grid(count: int, columns: int, shape: tuple[int, int]) -> None:
 
 
 def test_plots_are_images(tmp_path: Path) -> None:
-    weights = outputs.plot_weights(tmp_path / "w.png", np.random.rand(10, 2), LAYOUT)
+    weights = outputs.plot_weights(tmp_path / "w.png", np.random.rand(10, 2), ["a", "b"])
     losses = outputs.plot_losses(tmp_path / "l.png", {"total": [3.0, 2.0], "global": [0.8, 0.7]})
     for path in (weights, losses):
         with Image.open(path) as image:
@@ -151,9 +149,9 @@ def test_file_hash(tmp_path: Path) -> None:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Recorder:
-    settings = GenerateSettings((PROMPT,), tmp_path, sampler="plms", height=64, width=64, scale=5.0)
+    settings = GenerateSettings((PROMPT,), outdir=tmp_path, sampler="plms", height=64, width=64, scale=5.0)
     model = {"ckpt": "models/emoji/model.safetensors", "ckpt_sha256": "ab" * 32, "embedded": True}
-    return Recorder(tmp_path, settings, {"name": "per-step", "radius": 0.2}, model)
+    return Recorder(tmp_path, settings, PRESETS["per-step"], model)
 
 
 def outcome(index: int = 0) -> Outcome:
@@ -221,9 +219,10 @@ def test_a_second_run_goes_on_counting(recorder: Recorder, tmp_path: Path) -> No
 
 
 def test_grid_only_for_several_images(recorder: Recorder, tmp_path: Path) -> None:
-    assert recorder.write_grid([outcome()]) is None
-    assert recorder.write_grid([outcome(), outcome(1)]) == tmp_path / "grid-0000.png"
-    assert recorder.write_grid([outcome(), outcome(1)]) == tmp_path / "grid-0001.png"
+    for count, files in ((1, {}), (2, {"grid": tmp_path / "grid-0000.png"}), (2, {"grid": tmp_path / "grid-0001.png"})):
+        made = [outcome(i) for i in range(count)]
+        recorder.write_grid(made)
+        assert made[-1].files == files
 
 
 def test_an_outcome_without_objects_has_fewer_files(recorder: Recorder) -> None:

@@ -1,33 +1,50 @@
-"""Prompt files: the published formats, what they demand of an image, and files of another format."""
+"""Prompts: files in the published formats and in others, those of the emoji world, and layouts that obey them."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ldm.evaluation.directions import direction, stated_relations
-from ldm.evaluation.promptfiles import (
+from ldm.categories import BACKGROUNDS, NAMES
+from ldm.evaluation.prompts.emoji import (
+    COUNTS,
+    FILES,
+    RULE_SPREAD,
+    SETS,
+    gpt_style,
+    pairs_of,
+    prompt_file,
+    relation_prompts,
+    single_prompts,
+    write_sets,
+)
+from ldm.evaluation.prompts.files import from_sentence, parse_object, read_prompt_file
+from ldm.evaluation.prompts.prompt import (
     EvalObject,
     EvalPrompt,
     EvalRelation,
     from_json,
-    parse_object,
     prompts_hash,
-    read_prompt_file,
+    rule_layout,
+    swapped,
 )
+from ldm.evaluation.prompts.words import relation_of, stated_relations
+from ldm.evaluation.score.background import background_color
+from ldm.generation.pipeline import choose_model, load_pipeline
+from ldm.modules.encoders.tokenizer import WordTokenizer, split_words
+from ldm.paths import EMOJI_CONFIG, ROOT, project_file
+from ldm.relations import RELATIONS, satisfied
 from ldm.util import UserError
 
 
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def names(prompt: EvalPrompt) -> list[str]:
-    return [item.name for item in prompt.objects]
 
 
 def test_blocks(tmp_path: Path) -> None:
@@ -46,9 +63,9 @@ Sentence: A bus under a bird.
 """
     first, second, third = read_prompt_file(written(tmp_path / "gpt.txt", text))
     assert first.text == "A cat left of a red car, with a dog above it."
-    assert names(first) == ["cat", "car", "dog"] and first.objects[1].color == "red"
-    assert first.relations == (EvalRelation(0, "left", 1), EvalRelation(2, "above", 1))
-    assert names(second) == ["man", "horse"] and second.relations == () and second.unjudged == ("riding",)
+    assert first.names == ["cat", "car", "dog"] and first.objects[1].color == "red"
+    assert first.relations == (EvalRelation(0, "left of", 1), EvalRelation(2, "above", 1))
+    assert second.names == ["man", "horse"] and second.relations == () and second.unjudged == ("riding",)
     assert third.relations == (EvalRelation(0, "below", 1),)
     assert from_json(json.loads(json.dumps(first.to_json()))) == first
     assert prompts_hash([first]) != prompts_hash([second])
@@ -57,9 +74,9 @@ Sentence: A bus under a bird.
 def test_sentences(tmp_path: Path) -> None:
     text = "A cat is to the left of a dog.\n\nTo the right of the bus is a car.\nA person on a bench\n"
     first, second, third = read_prompt_file(written(tmp_path / "coco.txt", text))
-    assert names(first) == ["cat", "dog"] and first.relations == (EvalRelation(0, "left", 1),)
-    assert names(second) == ["bus", "car"] and second.relations == (EvalRelation(1, "right", 0),)
-    assert names(third) == ["person", "bench"] and third.relations == ()
+    assert first.names == ["cat", "dog"] and first.relations == (EvalRelation(0, "left of", 1),)
+    assert second.names == ["bus", "car"] and second.relations == (EvalRelation(1, "right of", 0),)
+    assert third.names == ["person", "bench"] and third.relations == ()
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -82,7 +99,7 @@ def test_json_lines(tmp_path: Path) -> None:
     bus, vsr, dog = read_prompt_file(path)
     assert bus.objects == (EvalObject("bus", "a red bus", 1, "red"), EvalObject("car", "a car", 2))
     assert bus.relations == (EvalRelation(0, "above", 1),)
-    assert names(vsr) == ["cat", "sofa"] and vsr.relations == (EvalRelation(0, "left", 1),)
+    assert vsr.names == ["cat", "sofa"] and vsr.relations == (EvalRelation(0, "left of", 1),)
     assert dog.relations == (EvalRelation(0, "below", 1),)
     assert read_prompt_file(written(tmp_path / "p.json", json.dumps(lines))) == [bus, vsr, dog]
 
@@ -97,8 +114,8 @@ def test_pickles(tmp_path: Path) -> None:
     path = tmp_path / "vsr.pkl"
     path.write_bytes(pickle.dumps(records))
     published, plain, mapping = read_prompt_file(path)
-    assert names(published) == ["cat", "dog"] and published.relations == (EvalRelation(0, "left", 1),)
-    assert plain.relations == (EvalRelation(0, "above", 1),) and names(mapping) == ["dog"]
+    assert published.names == ["cat", "dog"] and published.relations == (EvalRelation(0, "left of", 1),)
+    assert plain.relations == (EvalRelation(0, "above", 1),) and mapping.names == ["dog"]
     path.write_bytes(pickle.dumps({7: "A cat above a dog"}))
     assert read_prompt_file(path) == [plain]
     path.write_bytes(pickle.dumps([Path("run me")]))
@@ -109,27 +126,28 @@ def test_pickles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "meaning"),
     [
-        ("to the left of", "left"),
-        ("on the right side of", "right"),
+        ("to the left of", "left of"),
+        ("on the right side of", "right of"),
         ("is over", "above"),
         ("beneath", "below"),
         ("underneath", "below"),
         ("on top of", "above"),
-        ("right of", "right"),
+        ("right of", "right of"),
+        ("left", "left of"),
         ("next to", None),
         ("rightly", None),
         ("overtaking", None),
     ],
 )
-def test_words_of_directions(words: str, meaning: str | None) -> None:
-    assert direction(words) == meaning
+def test_words_of_relations(words: str, meaning: str | None) -> None:
+    assert relation_of(words) == meaning
 
 
 def test_relations_are_read_between_neighbors() -> None:
     text = "a cat above a dog and a bus left of it"
     #       0123456789012345678901234567890123456
     cat, dog, bus, it = (2, 5), (14, 17), (24, 27), (36, 38)
-    assert stated_relations(text, [[cat], [dog, it], [bus]]) == [(0, "above", 1), (2, "left", 1)]
+    assert stated_relations(text, [[cat], [dog, it], [bus]]) == [(0, "above", 1), (2, "left of", 1)]
     assert stated_relations("above all", [[(0, 5)]]) == []
 
 
@@ -179,3 +197,133 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04]")
     with pytest.raises(UserError, match="truncated or damaged"):
         read_prompt_file(tmp_path / "a.pkl")
+
+
+# ------------------------------------------------------------------------------------------------- layouts
+
+
+def prompt(*relations: tuple[int, str, int], objects: tuple[str, ...] = ("cat", "dog")) -> EvalPrompt:
+    return EvalPrompt("p", tuple(parse_object(o, "") for o in objects), tuple(EvalRelation(*r) for r in relations))
+
+
+THREE = ("cat", "dog", "cow")
+
+
+@pytest.mark.parametrize(
+    ("objects", "relations", "centers"),
+    [
+        (THREE[:2], [(0, "left of", 1)], [(0.25, 0.5), (0.75, 0.5)]),
+        (THREE[:2], [(0, "below", 1)], [(0.5, 0.75), (0.5, 0.25)]),
+        (THREE[:2], [], [(0.25, 0.5), (0.75, 0.5)]),
+        (THREE, [(0, "right of", 1), (1, "right of", 2)], [(0.8333, 0.5), (0.5, 0.5), (0.1667, 0.5)]),
+        # The cat left of the dog, the cow above the dog: two columns, two rows.
+        (THREE, [(0, "left of", 1), (2, "above", 1)], [(0.125, 0.25), (0.75, 0.75), (0.375, 0.25)]),
+        ((), [], []),
+    ],
+)
+def test_layouts_by_rule(objects: tuple[str, ...], relations: list[tuple[int, str, int]], centers: object) -> None:
+    assert [(o.x, o.y) for o in rule_layout(prompt(*relations, objects=objects)).objects] == centers
+
+
+def test_layouts_that_are_narrower_contradict_or_change_places() -> None:
+    layout = rule_layout(prompt((0, "above", 1)), RULE_SPREAD)
+    assert [(o.x, o.y) for o in layout.objects] == [(0.5, 0.27), (0.5, 0.73)]
+    with pytest.raises(UserError, match="contradict"):
+        rule_layout(prompt((0, "left of", 1), (0, "right of", 1)))
+    turned = swapped(layout)
+    assert [(o.phrase, o.y) for o in turned.objects] == [("a cat", 0.73), ("a dog", 0.27)]
+    assert swapped(turned) == layout
+    single = rule_layout(prompt(objects=("cat",)))
+    assert swapped(single) == single
+
+
+# --------------------------------------------------------------------------------------- the emoji world
+
+
+def test_relation_prompts_are_fixed_and_share_no_pair() -> None:
+    choose, report = relation_prompts("choose", 240), relation_prompts("report", 400)
+    pairs = [{frozenset(prompt.names) for prompt in prompts} for prompts in (choose, report)]
+    assert not pairs[0] & pairs[1]
+    assert len({(*p.names, p.relations) for p in report}) == 400
+    assert relation_prompts("report", 10) == report[:10] and report[0].text == "A couch is to the left of a banana."
+    assert {p.relations[0].relation for p in report} == set(RELATIONS)
+    for prompt in report:
+        assert all(item.phrase in prompt.text.lower() for item in prompt.objects)
+        assert not WordTokenizer().unknown_words(prompt.text)
+        a, b = ((o.x, o.y) for o in rule_layout(prompt).objects)
+        assert satisfied(prompt.relations[0].relation, a, b)
+    singles = [p.names for p in single_prompts(48)]
+    assert singles[:24] == singles[24:] == [[name] for name in NAMES]
+    with pytest.raises(UserError, match="no prompt set"):
+        relation_prompts("none", 3)
+    with pytest.raises(UserError, match="has 880 prompts"):
+        relation_prompts("choose", 5000)
+
+
+def test_hashes_of_the_prompts_are_those_of_the_results() -> None:
+    """Results of other prompts are refused: a change of the prompts or of their fields would make them void."""
+    for name, prompts in [
+        ("table-report", relation_prompts("report")),
+        ("table-choose", relation_prompts("choose")),
+        *((f"evidence-{style}", read_prompt_file(PROMPTS / f"report-{file}")) for style, file in FILES.items()),
+    ]:
+        with (ROOT / "docs" / "results" / f"{name}.jsonl").open() as lines:
+            assert json.loads(next(lines))["settings"]["prompts_sha256"] == prompts_hash(prompts), name
+
+
+PROMPTS = ROOT / "data" / "prompts"
+
+
+@pytest.mark.parametrize("which", SETS)
+@pytest.mark.parametrize("style", FILES)
+def test_prompt_files_are_those_of_the_command(which: str, style: str) -> None:
+    path = PROMPTS / f"{which}-{FILES[style]}"
+    assert path.read_text(encoding="utf-8") == prompt_file(style, which)
+    prompts = read_prompt_file(path)
+    assert len({prompt.text for prompt in prompts}) == len(prompts) == COUNTS[which]
+    pairs = {frozenset(pair) for pair in pairs_of(which)}
+    words = WordTokenizer()
+    for prompt in prompts:
+        assert prompt.names and set(prompt.names) <= set(NAMES), prompt.text
+        assert all(frozenset(pair) in pairs for pair in itertools.combinations(prompt.names, 2)), prompt.text
+        assert not words.unknown_words(prompt.text) and len(split_words(prompt.text)) <= words.context_length - 2
+        assert rule_layout(prompt).objects  # the relations agree with each other
+
+
+def test_the_sets_are_large_enough_and_varied(tmp_path: Path) -> None:
+    report = {style: read_prompt_file(PROMPTS / f"report-{file}") for style, file in FILES.items()}
+    assert sum(map(len, report.values())) >= 500
+    assert {len(prompt.objects) for prompt in report["gpt"]} == {2, 3, 4, 5}
+    assert sum(prompt.background is not None for prompt in report["coco"]) >= 40
+    sizes = ("small", "big", "large", "tiny")
+    assert sum(any(word in prompt.text for word in sizes) for prompt in report["coco"]) >= 30
+    assert {r.relation for prompt in report["vsr"] for r in prompt.relations} == set(RELATIONS)
+    for stated, prompt in zip(gpt_style("report", COUNTS["report"]), report["gpt"], strict=True):
+        assert (stated.names, stated.relations) == (prompt.names, prompt.relations)
+    assert sorted(path.name for path in write_sets(tmp_path)) == sorted(path.name for path in PROMPTS.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", FILES)
+def test_the_predictor_places_objects_as_the_prompts_say(style: str) -> None:
+    pipeline = load_pipeline(choose_model(project_file(EMOJI_CONFIG)))
+    stated = 0
+    for prompt in read_prompt_file(PROMPTS / f"report-{FILES[style]}"):
+        layout = pipeline.predict_layout(prompt.text)
+        for relation in prompt.relations:
+            pair = [prompt.names[i] for i in (relation.first, relation.second)]
+            first, second = (next(o for o in layout.objects if name in o.phrase.lower()) for name in pair)
+            assert satisfied(relation.relation, (first.x, first.y), (second.x, second.y)), prompt.text
+            stated += 1
+    assert stated >= 38
+
+
+def test_backgrounds() -> None:
+    assert from_sentence("A cat on a green background.").background == "green"
+    assert from_sentence("a cat against a pale Blue background").background == "blue"
+    assert from_sentence("A cat in the background").background is None
+    for word, color in BACKGROUNDS.items():
+        image = np.empty((64, 64, 3), np.uint8)
+        image[:] = np.array(color) + 5  # a lighter shade of it
+        image[0:30, 10:50] = (10, 20, 30)  # an object at the edge
+        assert background_color(image) == word

@@ -62,11 +62,13 @@ class ImageObjects:
 def read_objects(section: DataSection) -> dict[int, ImageObjects]:
     """Objects by image id, from `instances_<set>.json` and `stuff_<set>.json` of every image set.
 
-    Objects of the category "other" are left out, those that are too small, and images with too few or too many.
+    Boxes end at the edge of their image. Objects of the category "other" are left out, crowds, those that are too
+    small (or all outside), and images with too few or too many.
     """
     found: dict[int, ImageObjects] = {}
     for image_set in section.image_sets:
         objects: dict[int, list[tuple[str, int, list[float]]]] = {}  # category, its number, box
+        cut = 0
         for kind in ("instances", "stuff"):
             coco = read_annotations(find_file(section.annotations) / f"{kind}_{image_set}.json")
             for image_id, items in coco.imgToAnns.items():
@@ -74,10 +76,13 @@ def read_objects(section: DataSection) -> dict[int, ImageObjects]:
                 for annotation in items:
                     number = annotation["category_id"]
                     name = coco.cats[number]["name"]
-                    left, top, w, h = annotation["bbox"]
-                    if name != "other" and w * h > section.min_area * width * height:
+                    left, top, w, h = box = _inside(annotation["bbox"], width, height)
+                    cut += box != annotation["bbox"]
+                    if name != "other" and not annotation.get("iscrowd") and w * h > section.min_area * width * height:
                         box = [(left + w / 2) / width, (top + h / 2) / height, w / width, h / height]
                         objects.setdefault(image_id, []).append((name, number, box))
+        if cut:
+            logger.warning("%s: %d boxes reach beyond their image and are cut at its edge", image_set, cut)
         before = len(found)
         for image_id, items in objects.items():
             if section.min_objects <= len(items) <= section.max_objects:
@@ -90,6 +95,16 @@ def read_objects(section: DataSection) -> dict[int, ImageObjects]:
             f"above {section.min_area:.0%} of its area"
         )
     return found
+
+
+def _inside(box: list[float], width: float, height: float) -> list[float]:
+    """The part of [left, top, width, height] inside the image; of no size where there is none."""
+    left, top, w, h = box
+    if left >= 0 and top >= 0 and w >= 0 and h >= 0 and left + w <= width and top + h <= height:
+        return box
+    right, bottom = (min(max(start + size, 0), end) for start, size, end in ((left, w, width), (top, h, height)))
+    left, top = min(max(left, 0), width), min(max(top, 0), height)
+    return [left, top, max(right - left, 0), max(bottom - top, 0)]
 
 
 def read_annotations(path: str | Path) -> Any:
@@ -111,15 +126,23 @@ def _check_annotations(data: Any, source: str) -> None:
     known: dict[str, set[Any]] = {}
     for name, fields in _FIELDS.items():
         records = list(table(data, name, fields, source))
-        known[name] = {record["id"] for _, record in records}
+        known[name] = {_id(record["id"], f"{where}, field 'id'") for where, record in records}
         for where, record in records:
             for field in {"width", "height"} & set(fields):
                 positive(record[field], f"{where}, field '{field}'")
             if name == "annotations":
                 numbers(record["bbox"], 4, f"{where}, field 'bbox'")
                 for field, others in (("image_id", "images"), ("category_id", "categories")):
-                    if record[field] not in known[others]:
+                    if _id(record[field], f"{where}, field '{field}'") not in known[others]:
                         raise UserError(f"{where}, field '{field}': {record[field]!r} is not among the {others}")
+            if name == "categories" and not isinstance(record["name"], str):
+                raise UserError(f"{where}, field 'name' is {str(record['name'])[:60]!r}, not a text")
+
+
+def _id(value: Any, where: str) -> Any:
+    if not isinstance(value, (int, str)):
+        raise UserError(f"{where} is {str(value)[:60]!r}, not a number")
+    return value
 
 
 def box_statistics(objects: Mapping[int, ImageObjects]) -> dict[str, float]:

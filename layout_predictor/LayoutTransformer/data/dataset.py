@@ -188,7 +188,7 @@ def _coco_records(section: DataSection, output: Path) -> Records:
         return Records(relations, [], valid_relations)
     objects = read_objects(section)
     with atomic_write(output / section.statistics) as temporary:
-        temporary.write_text(json.dumps(box_statistics(objects), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(box_statistics(objects), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     captions = read_captions(section.captions, objects)
     by_image = [captions[image_id] for image_id in sorted(captions)]
     train, valid = split_indices(len(by_image), section.valid_part)  # by image: its captions stay together

@@ -47,7 +47,10 @@ class VGImage:
 
 
 def read_images(folder: str | Path, image_sets: Sequence[str] = ("train",)) -> list[VGImage]:
-    """Images of `<set>.json`, in the order of the files. UserError names the record and the field that is wrong."""
+    """Images of `<set>.json`, in the order of the files. UserError names the record and the field that is wrong.
+
+    Boxes end at the edge of their image.
+    """
     images: list[VGImage] = []
     for image_set in image_sets:
         path = find_file(folder) / f"{image_set}.json"
@@ -62,7 +65,7 @@ def _read_image(record: Any, where: str) -> VGImage:
 
     def corners(item: Any, place: str) -> tuple[float, ...]:
         box = numbers(item["box"], 4, f"{place}, field 'box'")
-        return tuple(value / side for value, side in zip(box, size * 2, strict=True))
+        return tuple(min(max(value / side, 0.0), 1.0) for value, side in zip(box, size * 2, strict=True))
 
     classes, boxes = [], []
     for place, item in table(record, "objects", ("class", "box"), where):

@@ -16,18 +16,14 @@ from safetensors import SafetensorError, safe_open
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
-from ldm.util import UserError, atomic_write, load_state_dict, save_safetensors
+from ldm.util import UserError, load_state_dict, save_safetensors, save_torch
 
 logger = logging.getLogger(__name__)
 
 
 def save_training(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a training checkpoint in one piece: it is the old one or the new one, never half of it."""
-    with atomic_write(path) as temporary:
-        try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's own writer says so of a full disk
-            raise UserError(f"{path} cannot be written: {str(error).splitlines()[0]}; free some space") from None
+    save_torch(path, state)
 
 
 def load_training(path: str | Path) -> dict[str, Any]:

@@ -83,11 +83,12 @@ class Settings:
     output: OutputSection
 
     def with_options(self, **options: str | int | None) -> Settings:
-        """The same with what the command line says otherwise: relations, devices, accelerator."""
+        """The same with what the command line says otherwise: relations, output_dir, devices, accelerator."""
         changed = copy.deepcopy(self)
+        sections = {"relations": changed.data, "output_dir": changed.output}
         for name, value in options.items():
             if value is not None:
-                setattr(changed.data if name == "relations" else changed.training, name, value)
+                setattr(sections.get(name, changed.training), name, value)
         _check_values(changed)
         return changed
 

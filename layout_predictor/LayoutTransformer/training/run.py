@@ -12,52 +12,83 @@ from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
 from layout_predictor.LayoutTransformer.model.names import load_pretrained_encoder, load_published
-from layout_predictor.LayoutTransformer.training import is_main_process
+from layout_predictor.LayoutTransformer.training import LAST, is_main_process
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
 from layout_predictor.LayoutTransformer.training.config import Settings, read_config
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.processes import start_processes
 from layout_predictor.LayoutTransformer.training.trainer import Trainer
+from ldm.locks import hold
 from ldm.util import UserError
 
 
 def run(arguments: argparse.Namespace) -> Score:
     """Train, or with --eval_only evaluate."""
     settings = read_config(arguments.cfg_path, arguments.default_cfg_path).with_options(
-        relations=arguments.relations, devices=arguments.devices, accelerator=arguments.accelerator
+        relations=arguments.relations,
+        devices=arguments.devices,
+        accelerator=arguments.accelerator,
+        output_dir=arguments.output_dir,
     )
     exported = str(arguments.checkpoint or "").endswith(".safetensors")
     if exported and not arguments.eval_only:
         raise UserError("a .safetensors file has no optimizer state; train from a .pth checkpoint")
+    if arguments.eval_only and not (arguments.checkpoint or arguments.init_from):
+        raise UserError("--eval_only scores a trained model; name it with --checkpoint")
     if arguments.sentences:
         if not arguments.eval_only:
             raise UserError("--sentences is scored with --eval_only; it is not trained on")
-        return score_sentences(settings, arguments.checkpoint, arguments.sentences)
-    with log_to_file(Path(settings.output.output_dir)):
-        # The other processes start here, before anything large is read.
-        fabric = start_processes(settings.training)
-        tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
-        given = arguments.checkpoint or arguments.init_from
-        model = make_model(settings, len(tokenizer), pretrained=given is None)
-        trainer = Trainer(settings, model, tokenizer, fabric)
-        if exported:
-            trainer.model, trainer.tokenizer = load_exported(arguments.checkpoint)
-        elif arguments.checkpoint:
-            trainer.resume(arguments.checkpoint)
-        elif arguments.init_from:
-            trainer.load_weights(arguments.init_from)
-        return trainer.validate() if arguments.eval_only else trainer.train()
+        return score_sentences(settings, arguments.checkpoint or arguments.init_from, arguments.sentences)
+    output = Path(settings.output.output_dir)
+    if arguments.eval_only:
+        settings.output.tensorboard = False
+        return make_trainer(settings, arguments).validate()
+    with own_run(output, arguments.checkpoint), log_to_file(output):
+        return make_trainer(settings, arguments).train()
 
 
-def score_sentences(settings: Settings, checkpoint: str | None, sentences: str) -> Score:
+def make_trainer(settings: Settings, arguments: argparse.Namespace) -> Trainer:
+    """The trainer of a configuration, at the checkpoint that the command line names."""
+    fabric = start_processes(settings.training)  # the other processes start here, before anything large is read
+    tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
+    given = arguments.checkpoint or arguments.init_from
+    model = make_model(settings, len(tokenizer), pretrained=given is None)
+    trainer = Trainer(settings, model, tokenizer, fabric)
+    if str(given or "").endswith(".safetensors") and arguments.checkpoint:
+        trainer.model, trainer.tokenizer = load_exported(given)
+    elif arguments.checkpoint:
+        trainer.resume(given)
+    elif given:
+        trainer.load_weights(given)
+    return trainer
+
+
+@contextlib.contextmanager
+def own_run(folder: Path, checkpoint: str | None) -> Iterator[None]:
+    """Hold the output folder while training; by the main process only.
+
+    Raises:
+        UserError: another process holds it, or it holds a run and `checkpoint` is not of that one.
+    """
+    if not is_main_process():
+        yield
+        return
+    with hold(folder):
+        if (folder / LAST).exists() and (checkpoint is None or Path(checkpoint).resolve().parent != folder.resolve()):
+            raise UserError(
+                f"{folder} holds another run; go on with --resume {folder / LAST}, or choose a folder with --output_dir"
+            )
+        yield
+
+
+def score_sentences(settings: Settings, checkpoint: str, sentences: str) -> Score:
     """Relation accuracy on a file of sentences."""
     samples = read_relation_sentences(sentences)
-    if checkpoint and checkpoint.endswith(".safetensors"):
+    if checkpoint.endswith(".safetensors"):
         return evaluate(*load_exported(checkpoint), samples)
     tokenizer = SentenceTokenizer.load(settings.data.tokenizer)
-    model = make_model(settings, len(tokenizer), pretrained=checkpoint is None)
-    if checkpoint:
-        load_published(model, load_training(checkpoint)["state_dict"])
+    model = make_model(settings, len(tokenizer), pretrained=False)
+    load_published(model, load_training(checkpoint)["state_dict"])
     return evaluate(model, tokenizer, samples)
 
 

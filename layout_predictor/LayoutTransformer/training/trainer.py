@@ -127,12 +127,15 @@ class Trainer:
             position_weight=training.position_weight,
             relation_weight=training.relation_weight,
         )
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss is {loss.item()} at step {self.step}; lower MAX_LR and go on from {LAST}")
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        clip_grad_norm_(self.model.parameters(), training.grad_clip)
+        norm = clip_grad_norm_(self.model.parameters(), training.grad_clip)  # the same in every process
+        if not torch.isfinite(norm) or not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} and its gradient {norm.item()} at step {self.step}; "
+                f"lower MAX_LR and go on from {LAST}"
+            )
         for stepper in self.steppers:
             stepper.step()
         for schedule in self.schedules.values():
@@ -177,7 +180,11 @@ class Trainer:
         return self.output / f"checkpoint_{self.step // self.epoch_steps}_{score.metric:.4f}.pth"
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; every process must take part, the main one writes."""
+        """Write a checkpoint; every process must take part, the main one writes. UserError for weights that are NaN."""
+        if wrong := [name for name, p in self.model.named_parameters() if not torch.isfinite(p).all()]:
+            raise UserError(
+                f"the weights {wrong[0]} are not finite at step {self.step}; lower MAX_LR and go on from {LAST}"
+            )
         random_state = processes.random_state(self.fabric)
         if not self.is_main:
             return

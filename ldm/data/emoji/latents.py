@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ldm.data.emoji.scenes import EmojiScenes
-from ldm.util import instantiate_from_config
+from ldm.util import UserError, atomic_write, instantiate_from_config
 
 
 class EmojiLatents(Dataset[dict[str, Any]]):
@@ -38,11 +38,14 @@ class EmojiLatents(Dataset[dict[str, Any]]):
         self.first_stage = instantiate_from_config(first_stage_config).eval().requires_grad_(False)
         path, shape = Path(cache), (len(self.scenes), *latent_shape)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, np.full(shape, np.nan, dtype=np.float16))
-        self.latents = np.load(path, mmap_mode="r+")
+            with atomic_write(path) as temporary, temporary.open("wb") as handle:
+                np.save(handle, np.full(shape, np.nan, dtype=np.float16))
+        try:
+            self.latents = np.load(path, mmap_mode="r+")
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is no file of latents ({error}); delete it, and it is made anew") from error
         if self.latents.shape != shape:
-            raise ValueError(f"{path} holds latents {self.latents.shape}, the config wants {shape}: delete it")
+            raise UserError(f"{path} holds latents {self.latents.shape}, the config wants {shape}; delete it")
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -51,7 +54,7 @@ class EmojiLatents(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """{"latent": float32 (4, 16, 16), "image": float32 (64, 64, 3), "caption": str}."""
         sample = self.scenes[index]
-        if np.isnan(self.latents[index, 0, 0, 0]):
+        if np.isnan(self.latents[index]).any():  # also where a run was killed while it wrote them
             image = torch.from_numpy(sample[self.scenes.image_key]).permute(2, 0, 1)[None]
             self.latents[index] = self.first_stage.encode(image).mode()[0].numpy()
         return {**sample, "latent": self.latents[index].astype(np.float32)}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ldm.data.emoji.scene import Scene, make_scene, scene_rng
+from ldm.errors import UserError
 
 _UCG_OFFSET = 1 << 39  # a series beside the scenes' own: dropping captions changes no image
 _SPLIT_SEEDS = {"train": 0, "validation": 1_000_003, "test": 2_000_003}
@@ -30,6 +31,8 @@ class SceneDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, size: int = 1_000_000, seed: int = 0, split: str = "train", close_ups: float = 0.0) -> None:
+        if split not in _SPLIT_SEEDS:
+            raise UserError(f"split '{split}' is none of {', '.join(_SPLIT_SEEDS)}")
         self.size, self.seed, self.close_ups = size, seed + _SPLIT_SEEDS[split], close_ups
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.ancestral import AncestralSampling
 from ldm.models.diffusion.options import LossOptions, ModelOptions, NoiseOptions, StartOptions, refuse_rest, take
-from ldm.models.training import images_of, scheduled
+from ldm.models.training import AfterStep, images_of, scheduled
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, instantiate_from_config, load_into, load_state_dict
@@ -248,7 +248,11 @@ class DDPM(AncestralSampling, pl.LightningModule):
         parts.update({f"{k}_ema": v for k, v in averaged.items()})
         self.log_dict(parts, prog_bar=True, on_step=False, on_epoch=True)
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What calls :meth:`after_step`."""
+        return [AfterStep()]
+
+    def after_step(self) -> None:
         """Move the averaged weights."""
         if self.use_ema:
             self.model_ema(self.model)

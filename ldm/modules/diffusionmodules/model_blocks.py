@@ -1,4 +1,4 @@
-"""Blocks of the autoencoders and of the DDPM U-Net they descend from (Ho et al. 2020)."""
+"""Encoder and decoder of the autoencoders, and their blocks, which the DDPM U-Net shares (Ho et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ldm.modules import lean
 from ldm.modules.attention import LinearAttention
-from ldm.modules.diffusionmodules.util import GroupNorm32
+from ldm.modules.diffusionmodules.util import GroupNorm32, checkpoint
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
 
@@ -24,12 +23,12 @@ def nonlinearity(x: Tensor) -> Tensor:
 
 
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
-    """Group normalization as the autoencoders use it (eps 1e-6)."""
+    """Group normalization with the eps of the autoencoders, 1e-6."""
     return GroupNorm32(num_groups, in_channels, eps=1e-6)
 
 
 class Upsample(nn.Module):
-    """Nearest doubling of (B, C, H, W), followed by a 3x3 convolution where `with_conv`."""
+    """Nearest doubling of (B, C, H, W), then a 3x3 convolution if `with_conv`."""
 
     def __init__(self, in_channels: int, with_conv: bool) -> None:
         super().__init__()
@@ -38,7 +37,6 @@ class Upsample(nn.Module):
             self.conv = lean.Conv2d(in_channels, in_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, 2H, 2W)."""
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.conv(x) if self.with_conv else x
 
@@ -53,12 +51,11 @@ class Downsample(nn.Module):
             self.conv = lean.Conv2d(in_channels, in_channels, 3, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H/2, W/2)."""
         return self.conv(F.pad(x, (0, 1, 0, 1))) if self.with_conv else F.avg_pool2d(x, 2)
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions with a residual path; a time embedding is added between them where there is one."""
+    """Two convolutions with a residual path; a time embedding, where there is one, is added between them."""
 
     def __init__(
         self,
@@ -88,7 +85,7 @@ class ResnetBlock(nn.Module):
                 self.nin_shortcut = lean.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), temb (B, T) or None, to (B, C_out, H, W)."""
+        """x (B, in_channels, H, W), temb (B, temb_channels) -> (B, out_channels, H, W)."""
         h = self.conv1(norm_silu(self.norm1, x))
         if temb is not None:
             h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
@@ -110,10 +107,8 @@ class AttnBlock(nn.Module):
         self.proj_out = lean.Conv2d(in_channels, in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
         h = self.norm(x)
-        # (B, C, H, W) -> (B, 1, HW, C): one head as wide as the features.
-        q, k, v = (f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))
+        q, k, v = (f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))  # (B, 1, HW, C)
         h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
         return x + self.proj_out(h)
 
@@ -126,11 +121,7 @@ class LinAttnBlock(LinearAttention):
 
 
 def make_attn(in_channels: int, attn_type: str = "vanilla", num_groups: int = 32) -> nn.Module:
-    """The attention of a level: "vanilla", "linear" or "none".
-
-    Raises:
-        UserError: another name.
-    """
+    """The attention of a level: "vanilla", "linear" or "none". Raises UserError for another name."""
     if attn_type == "vanilla":
         return AttnBlock(in_channels, num_groups)
     if attn_type == "linear":
@@ -151,14 +142,14 @@ class Level(nn.Module):
         self.block = nn.ModuleList(blocks)
         self.attn = nn.ModuleList(attns)
 
-    def run(self, index: int, h: Tensor, temb: Tensor | None, checkpointed: bool) -> Tensor:
-        """Block `index` and its attention; recomputed in the backward pass where `checkpointed`."""
+    def run(self, index: int, h: Tensor, temb: Tensor | None = None, checkpointed: bool = False) -> Tensor:
+        """Block `index` and its attention."""
 
         def body(h: Tensor) -> Tensor:
             h = self.block[index](h, temb)
             return self.attn[index](h) if len(self.attn) else h
 
-        return checkpoint(body, h, use_reentrant=False) if checkpointed and torch.is_grad_enabled() else body(h)
+        return checkpoint(body, (h,), None, checkpointed)
 
 
 class Middle(nn.Module):
@@ -174,58 +165,55 @@ class Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(h, temb)), temb)
 
 
-def make_level(widths: Sequence[tuple[int, int]], with_attn: bool, attn_type: str, **block: Any) -> Level:
-    """A level whose blocks map the given (in, out) channels; `block` goes to every :class:`ResnetBlock`."""
-    blocks = [ResnetBlock(in_channels=i, out_channels=o, **block) for i, o in widths]
-    return Level(blocks, [make_attn(o, attn_type, block["num_groups"]) for _, o in widths] if with_attn else [])
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layers:
-    """What the encoder, the decoder and the DDPM U-Net share: arguments under their published names, and the ways."""
+    """What encoder, decoder and DDPM U-Net share: arguments under their published names, and the two paths."""
 
-    ch: int  # channels of the first level; level i has ch * ch_mult[i]
+    ch: int  # level i has ch * ch_mult[i] channels
     num_res_blocks: int  # of a level on the way down; one more on the way up
-    attn_resolutions: Sequence[int]  # resolutions (of a `resolution` x `resolution` image) that get self-attention
+    attn_resolutions: Sequence[int]  # resolutions (of a `resolution` x `resolution` image) with self-attention
     resolution: int
     ch_mult: Sequence[int] = (1, 2, 4, 8)
     dropout: float = 0.0
     resamp_with_conv: bool = True
     attn_type: str = "vanilla"  # vanilla | linear | none
     use_linear_attn: bool = False  # the same as attn_type "linear"
-    # With as many groups as channels a group normalization forgets every channel's level, and with it the color
-    # of a plain background.
+    # With as many groups as channels, a group normalization forgets each channel's mean, and with it the color of a
+    # plain background.
     num_groups: int = 32
-    temb_channels: int = 0  # width of the time embedding; 0 where there is none
+    temb_channels: int = 0  # width of the time embedding; 0: none
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Layers:
-        """From those of the `arguments` that belong here; TypeError where one without a default is missing."""
+        """From those of the `arguments` that belong here; TypeError if one without a default is missing."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: value for name, value in arguments.items() if name in names})
-
-    @property
-    def _block(self) -> dict[str, Any]:
-        return {"temb_channels": self.temb_channels, "dropout": self.dropout, "num_groups": self.num_groups}
 
     @property
     def _attn(self) -> str:
         return "linear" if self.use_linear_attn else self.attn_type
 
-    def _level(self, index: int, widths: Sequence[tuple[int, int]]) -> Level:
+    @property
+    def _block(self) -> dict[str, Any]:
+        return {"temb_channels": self.temb_channels, "dropout": self.dropout, "num_groups": self.num_groups}
+
+    def _level(self, index: int, inputs: Sequence[int]) -> Level:
+        """Level `index`, a block for each number of input channels."""
+        out = self.ch * self.ch_mult[index]
+        blocks = [ResnetBlock(in_channels=channels, out_channels=out, **self._block) for channels in inputs]
         with_attn = self.resolution // 2**index in self.attn_resolutions
-        return make_level(widths, with_attn, self._attn, **self._block)
+        return Level(blocks, [make_attn(out, self._attn, self.num_groups) for _ in blocks] if with_attn else [])
 
     def middle(self, channels: int) -> Middle:
-        """What lies between the ways."""
+        """What lies between the two paths."""
         return Middle(channels, self._attn, **self._block)
 
     def down(self) -> tuple[nn.ModuleList, list[int]]:
-        """The way from `ch` channels down, and the channels of every feature map on it, the first one's too."""
+        """The path down from `ch` channels, and the channels of every feature map on it, its input included."""
         levels, maps = nn.ModuleList(), [self.ch]
         for i, mult in enumerate(self.ch_mult):
             out = self.ch * mult
-            level = self._level(i, [(maps[-1], out)] + [(out, out)] * (self.num_res_blocks - 1))
+            level = self._level(i, [maps[-1]] + [out] * (self.num_res_blocks - 1))
             maps += [out] * self.num_res_blocks
             if i < len(self.ch_mult) - 1:
                 level.downsample = Downsample(out, self.resamp_with_conv)
@@ -234,16 +222,98 @@ class Layers:
         return levels, maps
 
     def up(self, channels: int, skips: Sequence[int] = ()) -> nn.ModuleList:
-        """The way up from `channels`; `skips` are channels of the maps that join each block's input, last first."""
+        """The path up from `channels`; `skips` are the channels that join each block's input, last first."""
         levels: list[Level] = []
         rest = list(skips)
         for i in reversed(range(len(self.ch_mult))):
-            out, widths = self.ch * self.ch_mult[i], []
+            inputs = []
             for _ in range(self.num_res_blocks + 1):
-                widths.append((channels + (rest.pop() if rest else 0), out))
-                channels = out
-            level = self._level(i, widths)
+                inputs.append(channels + (rest.pop() if rest else 0))
+                channels = self.ch * self.ch_mult[i]
+            level = self._level(i, inputs)
             if i > 0:
-                level.upsample = Upsample(out, self.resamp_with_conv)
+                level.upsample = Upsample(channels, self.resamp_with_conv)
             levels.insert(0, level)  # published names count from the highest resolution
         return nn.ModuleList(levels)
+
+
+class Encoder(nn.Module):
+    """Image (B, in_channels, H, W) to features (B, z_channels or twice that, H/f, W/f), f = 2^(levels - 1).
+
+    Args:
+        double_z: give mean and log variance.
+        use_checkpoint: recompute each block in the backward pass.
+        shared: see `Layers`; what else a `ddconfig` holds is the decoder's.
+    """
+
+    down: Any  # a ModuleList of Level, whose items the type checker cannot know
+
+    def __init__(
+        self, *, in_channels: int, z_channels: int, double_z: bool = True, use_checkpoint: bool = False, **shared: Any
+    ) -> None:
+        super().__init__()
+        layers = Layers.of(shared)
+        self.use_checkpoint = use_checkpoint
+        self.ch, self.num_res_blocks, self.num_resolutions = layers.ch, layers.num_res_blocks, len(layers.ch_mult)
+        self.conv_in = lean.Conv2d(in_channels, layers.ch, 3, padding=1)
+        self.down, maps = layers.down()
+        self.mid = layers.middle(maps[-1])
+        self.norm_out = Normalize(maps[-1], layers.num_groups)
+        self.conv_out = lean.Conv2d(maps[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            for index in range(len(level.block)):
+                h = level.run(index, h, None, self.use_checkpoint)
+            if hasattr(level, "downsample"):
+                h = level.downsample(h)
+        return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
+
+
+class Decoder(nn.Module):
+    """Latent (B, z_channels, h, w) to image (B, out_ch, f h, f w).
+
+    Args:
+        give_pre_end: return the features before the last normalization.
+        tanh_out: squash the image to (-1, 1).
+        use_checkpoint, shared: as those of `Encoder`.
+    """
+
+    up: Any
+
+    def __init__(
+        self,
+        *,
+        out_ch: int,
+        z_channels: int,
+        give_pre_end: bool = False,
+        tanh_out: bool = False,
+        use_checkpoint: bool = False,
+        **shared: Any,
+    ) -> None:
+        super().__init__()
+        layers = Layers.of(shared)
+        self.give_pre_end, self.tanh_out, self.use_checkpoint = give_pre_end, tanh_out, use_checkpoint
+        channels = layers.ch * layers.ch_mult[-1]
+        self.conv_in = lean.Conv2d(z_channels, channels, 3, padding=1)
+        self.mid = layers.middle(channels)
+        self.up = layers.up(channels)
+        channels = layers.ch * layers.ch_mult[0]
+        self.norm_out = Normalize(channels, layers.num_groups)
+        self.conv_out = lean.Conv2d(channels, out_ch, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = checkpoint(self.mid, (self.conv_in(z),), None, self.use_checkpoint)
+        for level in reversed(self.up):
+            for index in range(len(level.block)):
+                h = level.run(index, h, None, self.use_checkpoint)
+            if hasattr(level, "upsample"):
+                h = level.upsample(h)
+        if self.give_pre_end:
+            return h
+        h = checkpoint(self._image, (h,), None, self.use_checkpoint)
+        return torch.tanh(h) if self.tanh_out else h
+
+    def _image(self, h: Tensor) -> Tensor:
+        return self.conv_out(norm_silu(self.norm_out, h))

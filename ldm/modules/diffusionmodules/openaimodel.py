@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import Control, SpatialTransformer
 from ldm.modules.diffusionmodules.unet_blocks import (
     AttentionBlock,
     AttentionPool2d,
@@ -24,9 +24,6 @@ from ldm.modules.diffusionmodules.unet_blocks import (
 from ldm.modules.diffusionmodules.util import conv_nd, linear, normalization, timestep_embedding, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from ldm.spacetime.control import SpatialControl
 
 __all__ = [
     "AttentionBlock",
@@ -40,11 +37,14 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _BlockFactory:
-    """The settings that all blocks of one U-Net share, and the blocks made of them."""
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The settings that all blocks of one U-Net share, and the paths made of them."""
 
-    emb_channels: int
+    model_channels: int
+    channel_mult: Sequence[int]
+    num_res_blocks: int  # of a level
+    attention_resolutions: Sequence[int]  # downsampling factors with attention
     dropout: float
     dims: int
     conv_resample: bool
@@ -60,7 +60,7 @@ class _BlockFactory:
     def res(self, channels: int, out_channels: int, up: bool = False, down: bool = False) -> ResBlock:
         return ResBlock(
             channels,
-            self.emb_channels,
+            4 * self.model_channels,
             self.dropout,
             out_channels=out_channels,
             dims=self.dims,
@@ -70,12 +70,12 @@ class _BlockFactory:
             down=down,
         )
 
-    def attention(self, channels: int, num_heads: int | None = None) -> nn.Module:
-        """Attention at this width; `num_heads` (AttentionBlock only) overrides the U-Net's own number."""
+    def attention(self, channels: int, num_heads: int) -> nn.Module:
+        """Attention at this width; `num_heads` counts for AttentionBlocks only."""
         if not self.transformer_depth:
             return AttentionBlock(
                 channels,
-                num_heads=num_heads or self.num_heads,
+                num_heads=num_heads,
                 num_head_channels=self.num_head_channels,
                 use_checkpoint=self.use_checkpoint,
                 use_new_attention_order=self.use_new_attention_order,
@@ -90,61 +90,45 @@ class _BlockFactory:
             use_checkpoint=self.use_checkpoint,
         )
 
-    def down(self, channels: int) -> nn.Module:
+    def block(self, level: int, channels: int, num_heads: int) -> list[nn.Module]:
+        """A residual block of this level, with attention where the level has it."""
+        width = self.channel_mult[level] * self.model_channels
+        layers: list[nn.Module] = [self.res(channels, width)]
+        if 2**level in self.attention_resolutions:
+            layers.append(self.attention(width, num_heads))
+        return layers
+
+    def resample(self, channels: int, up: bool) -> nn.Module:
         if self.resblock_updown:
-            return self.res(channels, channels, down=True)
-        return Downsample(channels, self.conv_resample, dims=self.dims)
+            return self.res(channels, channels, up=up, down=not up)
+        return (Upsample if up else Downsample)(channels, self.conv_resample, dims=self.dims)
 
-    def up(self, channels: int) -> nn.Module:
-        if self.resblock_updown:
-            return self.res(channels, channels, up=True)
-        return Upsample(channels, self.conv_resample, dims=self.dims)
-
-    def middle(self, channels: int) -> TimestepEmbedSequential:
-        return TimestepEmbedSequential(
-            self.res(channels, channels), self.attention(channels), self.res(channels, channels)
-        )
-
-
-@dataclass(frozen=True)
-class _Levels:
-    """The pyramid of a U-Net: widths, blocks a level, and at which downsampling factors attention stands."""
-
-    in_channels: int
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: frozenset[int]
-
-    def input_blocks(self, make: _BlockFactory) -> tuple[nn.ModuleList, list[int]]:
-        """The downward path and the number of channels that each of its blocks gives."""
+    def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
+        """The path down, and the number of channels that each of its blocks gives."""
         ch = self.model_channels
-        stem = conv_nd(make.dims, self.in_channels, ch, 3, padding=1)
-        blocks, widths = nn.ModuleList([TimestepEmbedSequential(stem)]), [ch]
+        blocks, widths = [TimestepEmbedSequential(conv_nd(self.dims, in_channels, ch, 3, padding=1))], [ch]
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
-                layers: list[nn.Module] = [make.res(ch, mult * self.model_channels)]
+                blocks.append(TimestepEmbedSequential(*self.block(level, ch, self.num_heads)))
                 ch = mult * self.model_channels
-                if 2**level in self.attention_resolutions:
-                    layers.append(make.attention(ch))
-                blocks.append(TimestepEmbedSequential(*layers))
                 widths.append(ch)
             if level != len(self.channel_mult) - 1:
-                blocks.append(TimestepEmbedSequential(make.down(ch)))
+                blocks.append(TimestepEmbedSequential(self.resample(ch, up=False)))
                 widths.append(ch)
-        return blocks, widths
+        return nn.ModuleList(blocks), widths
 
-    def output_blocks(self, make: _BlockFactory, widths: list[int], num_heads: int | None) -> nn.ModuleList:
-        """The upward path; each block takes the output of one input block beside its own input."""
+    def middle_block(self, ch: int) -> TimestepEmbedSequential:
+        return TimestepEmbedSequential(self.res(ch, ch), self.attention(ch, self.num_heads), self.res(ch, ch))
+
+    def output_blocks(self, widths: Sequence[int], num_heads: int) -> nn.ModuleList:
+        """The path up; each block takes the output of one input block beside its own input."""
         blocks, skips, ch = nn.ModuleList(), list(widths), widths[-1]
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_res_blocks + 1):
-                layers: list[nn.Module] = [make.res(ch + skips.pop(), mult * self.model_channels)]
+                layers = self.block(level, ch + skips.pop(), num_heads)
                 ch = mult * self.model_channels
-                if 2**level in self.attention_resolutions:
-                    layers.append(make.attention(ch, num_heads))
                 if level and i == self.num_res_blocks:
-                    layers.append(make.up(ch))
+                    layers.append(self.resample(ch, up=True))
                 blocks.append(TimestepEmbedSequential(*layers))
         return blocks
 
@@ -158,16 +142,15 @@ class UNetModel(nn.Module):
     """U-Net with timestep embedding and attention; predicts the noise (or x_0, or v) of a noisy latent.
 
     Args:
-        image_size: kept for configs; the network takes any size divisible by its downsampling factor.
+        image_size: kept for configs; any size divisible by the downsampling factor will do.
         attention_resolutions: downsampling factors (1, 2, 4, ...) with attention after each residual block.
         num_classes: with class labels, their number.
         num_heads, num_head_channels: one of the two is needed; the second wins.
-        num_heads_upsample: another `num_heads` for the AttentionBlocks of the upward path.
-        use_spatial_transformer: transformers attending to a context of width `context_dim`, instead of plain
-            self-attention.
+        num_heads_upsample: another `num_heads` for the AttentionBlocks of the path up.
+        use_spatial_transformer: attend to a context of width `context_dim`, too.
         n_embed: predict logits over a codebook of this size instead of an image.
-        use_checkpoint: keep no activations inside a block, recompute them in backward.
-        legacy: accepted for published configs; it only chose between two ways of counting the same heads.
+        use_checkpoint: recompute each block in the backward pass.
+        legacy: accepted for published configs; without effect.
     """
 
     def __init__(
@@ -205,30 +188,29 @@ class UNetModel(nn.Module):
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.model_channels, self.num_classes = model_channels, num_classes
         self.predict_codebook_ids = n_embed is not None
-        make = _BlockFactory(
-            model_channels * 4,
-            dropout,
-            dims,
-            conv_resample,
-            use_checkpoint,
-            use_scale_shift_norm,
-            resblock_updown,
-            num_heads,
-            num_head_channels,
-            use_new_attention_order,
-            transformer_depth if use_spatial_transformer else 0,
-            context_dim,
-        )
-        levels = _Levels(
-            in_channels, model_channels, tuple(channel_mult), num_res_blocks, frozenset(attention_resolutions)
+        plan = _Plan(
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=attention_resolutions,
+            dropout=dropout,
+            dims=dims,
+            conv_resample=conv_resample,
+            use_checkpoint=use_checkpoint,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            use_new_attention_order=use_new_attention_order,
+            transformer_depth=transformer_depth if use_spatial_transformer else 0,
+            context_dim=context_dim,
         )
         self.time_embed = _time_embed(model_channels)
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, model_channels * 4)
-        self.input_blocks, widths = levels.input_blocks(make)
-        self.middle_block = make.middle(widths[-1])
-        heads_up = None if num_heads_upsample == -1 else num_heads_upsample
-        self.output_blocks = levels.output_blocks(make, widths, heads_up)
+        self.input_blocks, widths = plan.input_blocks(in_channels)
+        self.middle_block = plan.middle_block(widths[-1])
+        self.output_blocks = plan.output_blocks(widths, num_heads if num_heads_upsample == -1 else num_heads_upsample)
         ch = model_channels * channel_mult[0]
         self.out = nn.Sequential(
             normalization(ch), nn.SiLU(), zero_module(conv_nd(dims, ch, out_channels, 3, padding=1))
@@ -249,7 +231,7 @@ class UNetModel(nn.Module):
         timesteps: Tensor | None = None,
         context: Tensor | None = None,
         y: Tensor | None = None,
-        control: SpatialControl | None = None,
+        control: Control | None = None,
         weights: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -314,24 +296,24 @@ class EncoderUNetModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model_channels, self.out_channels, self.pool = model_channels, out_channels, pool
-        make = _BlockFactory(
-            model_channels * 4,
-            dropout,
-            dims,
-            conv_resample,
-            use_checkpoint,
-            use_scale_shift_norm,
-            resblock_updown,
-            num_heads,
-            num_head_channels,
-            use_new_attention_order,
-        )
-        levels = _Levels(
-            in_channels, model_channels, tuple(channel_mult), num_res_blocks, frozenset(attention_resolutions)
+        plan = _Plan(
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=attention_resolutions,
+            dropout=dropout,
+            dims=dims,
+            conv_resample=conv_resample,
+            use_checkpoint=use_checkpoint,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            use_new_attention_order=use_new_attention_order,
         )
         self.time_embed = _time_embed(model_channels)
-        self.input_blocks, widths = levels.input_blocks(make)
-        self.middle_block = make.middle(widths[-1])
+        self.input_blocks, widths = plan.input_blocks(in_channels)
+        self.middle_block = plan.middle_block(widths[-1])
         last_size = image_size // 2 ** (len(channel_mult) - 1)
         pooled = sum(widths) + widths[-1] if pool.startswith("spatial") else widths[-1]
         self.out = nn.Sequential(*self._head(pool, pooled, out_channels, dims, last_size, num_head_channels))

@@ -1,24 +1,17 @@
-"""Building blocks of the U-Nets in `openaimodel`: residual blocks, resampling and attention over pixels.
-
-Names follow the state dicts of the published checkpoints.
-"""
+"""Blocks of the U-Nets in `openaimodel`, under the names of the published state dicts."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import Control, SpatialTransformer
 from ldm.modules.diffusionmodules.util import avg_pool_nd, checkpoint, conv_nd, linear, normalization, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
-
-if TYPE_CHECKING:
-    from ldm.spacetime.control import SpatialControl
 
 
 class Upsample(nn.Module):
@@ -190,7 +183,7 @@ class TimestepEmbedSequential(nn.Sequential):
         x: Tensor,
         emb: Tensor,
         context: Tensor | None = None,
-        control: SpatialControl | None = None,
+        control: Control | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
         for layer in self:

@@ -20,18 +20,13 @@ from ldm.util import mean_flat as mean_flat  # published under this name, too
 logger = logging.getLogger(__name__)
 
 
-# ---------------------------------------------------------------- schedules
-
-
 def make_beta_schedule(
     schedule: str, n_timestep: int, linear_start: float = 1e-4, linear_end: float = 2e-2, cosine_s: float = 8e-3
 ) -> np.ndarray:
-    """Noise variances beta_t of the forward process.
+    """Noise variances beta_t of the forward process, (n_timestep,) float64.
 
-    `linear` is linear in sqrt(beta), as latent diffusion defines it; `sqrt_linear` is linear in beta itself;
-    `cosine` is Nichol and Dhariwal, 2021, eq. 17.
-
-    Returns: (n_timestep,) float64.
+    `linear` is linear in sqrt(beta), as latent diffusion has it, `sqrt_linear` in beta itself; `cosine` is Nichol and
+    Dhariwal, 2021, eq. 17.
     """
     if schedule == "linear":
         return np.linspace(linear_start**0.5, linear_end**0.5, n_timestep, dtype=np.float64) ** 2
@@ -47,10 +42,7 @@ def make_beta_schedule(
 def betas_for_alpha_bar(
     num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
 ) -> np.ndarray:
-    """Betas whose cumulative product of (1 - beta) follows `alpha_bar` over [0, 1].
-
-    Returns: (num_diffusion_timesteps,) float64, each at most `max_beta`.
-    """
+    """Betas (num_diffusion_timesteps,), at most `max_beta`, whose product of (1 - beta) follows `alpha_bar`."""
     grid = np.array([alpha_bar(i / num_diffusion_timesteps) for i in range(num_diffusion_timesteps + 1)])
     return np.clip(1 - grid[1:] / grid[:-1], 0, max_beta)
 
@@ -60,12 +52,11 @@ def make_ddim_timesteps(
 ) -> np.ndarray:
     """Ascending training timesteps that a sampler visits (it walks them backwards).
 
-    `uniform` takes every floor(T / S)-th step, so it has more entries than S where S does not divide T: 7 of
-    1000 gives 8. Step counts such as 3 would reach past the last training step; that entry is capped at
-    T - 1, or dropped where T - 1 is there already. `quad` repeats small steps where S is large.
+    `uniform` takes every floor(T / S)-th step: more than S entries where S does not divide T (7 of 1000 gives 8). An
+    entry beyond T - 1 is capped, or dropped where T - 1 is there already. `quad` repeats small steps where S is large.
 
-    Returns: (entries,) int64 in [1, num_ddpm_timesteps - 1]; take the number of steps from its length.
-    Raises: UserError for a step count outside [1, num_ddpm_timesteps] or an unknown method.
+    Returns: (entries,) int64 in [1, T - 1]; take the number of steps from its length.
+    Raises: UserError for a step count outside [1, T] or an unknown method.
     """
     if not 1 <= num_ddim_timesteps <= num_ddpm_timesteps:
         raise UserError(f"sampling steps must be between 1 and {num_ddpm_timesteps}, got {num_ddim_timesteps}")
@@ -134,14 +125,10 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000, r
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, dim % 2))
 
 
-# ------------------------------------------------------------------- layers
-
-
 def checkpoint(func: Callable[..., Any], inputs: Sequence[Any], params: Any, flag: bool) -> Any:
-    """Call `func(*inputs)`; with `flag`, keep no intermediate activation and compute them again in backward.
+    """`func(*inputs)`; with `flag`, its activations are computed again in the backward pass.
 
-    Parameters may be frozen and tensors may reach `func` through a closure: both are tracked. `params` is
-    there for callers of the published signature and is not needed.
+    Parameters may be frozen and tensors may come through a closure. `params` is not needed.
     """
     if flag and torch.is_grad_enabled():
         return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
@@ -163,7 +150,7 @@ def normalization(channels: int) -> GroupNorm32:
 
 
 def zero_module(module: nn.Module) -> nn.Module:
-    """Set every parameter of `module` to zero, so that the residual branch it ends starts as the identity."""
+    """Zero the parameters of `module`, so that the residual branch it ends starts as the identity."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module

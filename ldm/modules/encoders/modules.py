@@ -1,150 +1,57 @@
-"""Text encoders that turn captions into the context of the U-Net's cross-attention, and every other conditioner.
+"""Conditioners: what turns captions, classes, tokens, images or maps into the context of the U-Net.
 
-`FrozenCLIPEmbedder` is the text tower of CLIP ViT-L/14 as Stable Diffusion v1 uses it; its weights come with
-the diffusion checkpoint, so it is built from the architecture's numbers alone and never asks a model hub for
-anything. `SmallCLIPTextEmbedder` is the same architecture at small width with a word-level vocabulary,
-trained jointly with the U-Net of the emoji world. Both keep their parameters under the names of Stable
-Diffusion v1 checkpoints, `transformer.text_model.*`.
+`FrozenCLIPEmbedder` is the text encoder of Stable Diffusion v1. Its weights come with the diffusion checkpoint, so it
+is built without asking a model hub. `SmallCLIPTextEmbedder` is the same architecture at small width with a word-level
+vocabulary, trained with the U-Net of the emoji world.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.modules.encoders.base import AbstractEncoder
-from ldm.modules.encoders.clip_embedders import FrozenClipImageEmbedder, FrozenCLIPTextEmbedder
-from ldm.modules.encoders.embedders import (
-    BERTEmbedder,
-    BERTTokenizer,
-    ClassEmbedder,
-    SpatialRescaler,
-    TransformerEmbedder,
+from ldm.modules.encoders.openai_clip import load_clip
+from ldm.modules.encoders.text_tower import (
+    PUBLISHED_TOWERS,
+    PublishedTextNames,
+    TextTower,
+    build_text_transformer,
+    clip_tokenizer,
 )
+from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.modules.x_transformer import Encoder, TransformerWrapper
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import BertTokenizer, CLIPTokenizer
 
-__all__ = [
-    "AbstractEncoder",
-    "BERTEmbedder",
-    "BERTTokenizer",
-    "ClassEmbedder",
-    "FrozenCLIPEmbedder",
-    "FrozenCLIPTextEmbedder",
-    "FrozenClipImageEmbedder",
-    "SmallCLIPTextEmbedder",
-    "SpatialRescaler",
-    "TextEncoder",
-    "TransformerEmbedder",
-]
-
-END_OF_TEXT = "<|endoftext|>"
+Device = str | torch.device | None
+BERT_WORDS = "bert-base-uncased"
+INTERPOLATIONS = ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area")
 
 
-@dataclass(frozen=True)
-class TextTower:
-    """The numbers that fix a CLIP text transformer; quick GELU and the causal mask are common to all."""
+class AbstractEncoder(nn.Module):
+    """A conditioning stage: `encode(conditions)` gives the context, by default as calling the module does."""
 
-    width: int  # channels of a token, and of the context given to the U-Net
-    layers: int
-    heads: int
-    vocab_size: int = 49408
-    context_length: int = 77  # positions, start and end of text included
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        return self(*args, **kwargs)
 
 
-PUBLISHED_TOWERS = {
-    "openai/clip-vit-large-patch14": TextTower(width=768, layers=12, heads=12),
-    "openai/clip-vit-base-patch16": TextTower(width=512, layers=12, heads=8),
-    "openai/clip-vit-base-patch32": TextTower(width=512, layers=12, heads=8),
-}
+def _texts(text: Sequence[str] | str) -> list[str]:
+    return [text] if isinstance(text, str) else list(text)
 
 
-def build_text_transformer(tower: TextTower) -> CLIPTextModel:
-    """A CLIP text transformer with random weights; works under `torch.device("meta")`."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(
-        vocab_size=tower.vocab_size,
-        hidden_size=tower.width,
-        intermediate_size=4 * tower.width,
-        projection_dim=tower.width,
-        num_hidden_layers=tower.layers,
-        num_attention_heads=tower.heads,
-        max_position_embeddings=tower.context_length,
-        hidden_act="quick_gelu",
-        bos_token_id=tower.vocab_size - 2,
-        eos_token_id=tower.vocab_size - 1,
-        pad_token_id=None,
-    )
-    return CLIPTextModel(config)
-
-
-def clip_package() -> Any:
-    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import clip
-    return clip
-
-
-@lru_cache(maxsize=1)
-def clip_tokenizer() -> CLIPTokenizer:
-    """The byte-pair tokenizer of CLIP, made from the merges that come with the `clip` package.
-
-    Ids equal those of `clip.tokenize` (which also unescapes HTML entities); only the padding differs, since
-    Stable Diffusion v1 was trained with `<|endoftext|>` there and `clip.tokenize` writes 0.
-    """
-    from transformers import CLIPTokenizer
-
-    published = clip_package().simple_tokenizer.SimpleTokenizer()
-    merges: Any = sorted(published.bpe_ranks, key=published.bpe_ranks.__getitem__)
-    return CLIPTokenizer(vocab=dict(published.encoder), merges=merges, pad_token=END_OF_TEXT)
-
-
-class PublishedTextNames(nn.Module):
-    """Holds a text transformer so that its state dict is named as in Stable Diffusion v1 checkpoints.
-
-    Those have a `text_model.` prefix, which transformers 5 dropped, and an integer entry
-    `embeddings.position_ids` (1, L), which it no longer saves. Saving writes both; loading does not mind
-    whether `position_ids` is there, and does not trust its values: in checkpoints cast to half precision they
-    are floats.
-    """
-
-    def __init__(self, transformer: nn.Module, context_length: int) -> None:
-        super().__init__()
-        self.context_length = context_length
-        # transformers 4 had the prefix inside the model; either version is unwrapped to the bare transformer.
-        self.text_model: Any = getattr(transformer, "text_model", transformer)
-        embeddings = self.text_model.embeddings
-        embeddings.register_buffer("position_ids", self._position_ids(embeddings.position_ids.device))
-        self.register_load_state_dict_pre_hook(_set_position_ids)
-
-    def _position_ids(self, device: torch.device) -> Tensor:
-        return torch.arange(self.context_length, device=device)[None]  # (1, L), int64
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) to the last hidden state (B, L, C), final layer norm applied."""
-        return self.text_model(input_ids=tokens).last_hidden_state
-
-
-def _set_position_ids(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before loading: give the state dict the one `position_ids` there can be."""
-    assert isinstance(module, PublishedTextNames)
-    weights = state_dict.get(f"{prefix}text_model.embeddings.position_embedding.weight")
-    if weights is not None:  # on its device, for a model built on the meta device and loaded with assign=True
-        state_dict[f"{prefix}text_model.embeddings.position_ids"] = module._position_ids(weights.device)
+# ------------------------------------------------------------------------------------------- CLIP
 
 
 class TextEncoder(AbstractEncoder):
-    """A CLIP text transformer and its tokenizer: captions in, last hidden states out."""
+    """A CLIP text transformer and its tokenizer: captions to last hidden states (B, L, C)."""
 
     transformer: PublishedTextNames
 
@@ -159,28 +66,22 @@ class TextEncoder(AbstractEncoder):
 
     def forward(self, text: Sequence[str] | str) -> Tensor:
         """Captions (B of them, or one) to their context (B, L, C), on the device of the weights."""
-        captions = [text] if isinstance(text, str) else list(text)
-        tokens = self.tokenize(captions)  # (B, L)
+        tokens = self.tokenize(_texts(text))  # (B, L)
         return self.transformer(tokens.to(self.transformer.text_model.final_layer_norm.weight.device))
-
-    def encode(self, text: Sequence[str] | str) -> Tensor:
-        """The same as calling the module, under the name that conditioning stages share."""
-        return self(text)
 
 
 class FrozenCLIPEmbedder(TextEncoder):
-    """The text encoder of Stable Diffusion v1: CLIP ViT-L/14, frozen, context (B, 77, 768)."""
+    """The text encoder of Stable Diffusion v1: CLIP ViT-L/14, frozen, context (B, 77, 768).
+
+    Args:
+        version: names the architecture.
+        device: where the weights go; if None they stay.
+        max_length: token ids a caption, 2 to 77.
+    """
 
     def __init__(
-        self,
-        version: str = "openai/clip-vit-large-patch14",
-        device: str | torch.device | None = None,
-        max_length: int = 77,
+        self, version: str = "openai/clip-vit-large-patch14", device: Device = None, max_length: int = 77
     ) -> None:
-        """`version` names the architecture; `device` is where the weights go at once (default: leave them).
-
-        Raises UserError for an unknown version or a `max_length` outside 2..77.
-        """
         tower = PUBLISHED_TOWERS.get(version)
         if tower is None:
             raise UserError(f"Unknown text encoder {version!r}: choose one of {', '.join(PUBLISHED_TOWERS)}.")
@@ -204,23 +105,285 @@ class FrozenCLIPEmbedder(TextEncoder):
 
     def freeze(self) -> None:
         """Evaluation mode, and no gradients for the weights."""
-        self.eval()
-        self.requires_grad_(False)
+        self.eval().requires_grad_(False)
 
 
 class SmallCLIPTextEmbedder(TextEncoder):
-    """The same architecture at small width over a word-level vocabulary; trainable, context (B, 32, 128)."""
+    """The same architecture at small width over the words of `vocab_file`; trainable, context (B, 32, 128)."""
 
     def __init__(
         self, vocab_file: str, width: int = 128, layers: int = 2, heads: int = 4, context_length: int = 32
     ) -> None:
-        """`vocab_file` lists one word a line (see `WordTokenizer`); its end-of-text id is the highest one."""
-        from ldm.modules.encoders.tokenizer import WordTokenizer
-
         tokenizer = WordTokenizer(vocab_file, context_length=context_length)
-        tower = TextTower(width, layers, heads, tokenizer.vocab_size, context_length)
-        super().__init__(tower)
+        super().__init__(TextTower(width, layers, heads, tokenizer.vocab_size, context_length))
         self.tokenizer = tokenizer
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         return self.tokenizer(list(captions))  # (B, context_length)
+
+
+class FrozenCLIPTextEmbedder(AbstractEncoder):
+    """One CLIP vector a text, repeated `n_repeat` times: a context (B, n_repeat, C).
+
+    Args:
+        version: published name or path of a CLIP, see `load_clip`.
+        max_length: accepted for published configs; the model says how long a text may be.
+        normalize: scale each vector to length 1.
+    """
+
+    def __init__(
+        self,
+        version: str = "ViT-L/14",
+        device: Device = None,
+        max_length: int = 77,
+        n_repeat: int = 1,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if n_repeat < 1:
+            raise UserError(f"n_repeat must be at least 1, not {n_repeat}")
+        bundle = load_clip(version, device)
+        self.model, self.tokenize = bundle.model, bundle.tokenize
+        self.max_length, self.n_repeat, self.normalize = max_length, n_repeat, normalize
+
+    def freeze(self) -> None:
+        """Evaluation mode, and no gradients for the weights (as it is built)."""
+        self.model.eval().requires_grad_(False)
+
+    def forward(self, text: Sequence[str] | str) -> Tensor:
+        """Texts (B of them, or one) to vectors (B, C)."""
+        tokens = self.tokenize(_texts(text)).to(self.model.logit_scale.device)  # (B, L)
+        z = self.model.encode_text(tokens)
+        return F.normalize(z, dim=1) if self.normalize else z
+
+    def encode(self, text: Sequence[str] | str) -> Tensor:
+        """Texts to a context (B, n_repeat, C)."""
+        return self(text)[:, None].expand(-1, self.n_repeat, -1)
+
+
+class FrozenClipImageEmbedder(AbstractEncoder):
+    """One CLIP vector (B, C) an image.
+
+    Args:
+        model: published name or path of a CLIP.
+        jit: accepted for published configs; the weights always run as plain modules.
+        antialias: smooth images before they are made smaller.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: str, jit: bool = False, device: Device = None, antialias: bool = False) -> None:
+        super().__init__()
+        bundle = load_clip(model, device)
+        self.model, self.resolution, self.antialias = bundle.model, bundle.resolution, antialias
+        self.register_buffer("mean", torch.tensor(bundle.mean, device=device), persistent=False)
+        self.register_buffer("std", torch.tensor(bundle.std, device=device), persistent=False)
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] as CLIP takes them: (B, 3, R, R), normalized."""
+        from kornia.enhance import normalize
+        from kornia.geometry.transform import resize
+
+        size = (self.resolution, self.resolution)
+        x = resize(x, size, interpolation="bicubic", align_corners=True, antialias=self.antialias)
+        return normalize((x + 1.0) / 2.0, self.mean, self.std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to vectors (B, C)."""
+        return self.model.encode_image(self.preprocess(x))
+
+
+# --------------------------------------------------------------------- trained with the diffusion model
+
+
+class ClassEmbedder(AbstractEncoder):
+    """A learned vector for each class, as a context of one token.
+
+    Args:
+        embed_dim: width of the context.
+        n_classes: one more than the data has, where the last means "no class".
+        key: entry of a batch that holds the labels.
+    """
+
+    def __init__(self, embed_dim: int, n_classes: int = 1000, key: str = "class") -> None:
+        super().__init__()
+        self.key, self.n_classes = key, n_classes
+        self.embedding = nn.Embedding(n_classes, embed_dim)
+
+    def forward(self, batch: Mapping[str, Any], key: str | None = None) -> Tensor:
+        """Labels (B,) at `key` of a batch to a context (B, 1, embed_dim).
+
+        Raises:
+            UserError: no such entry, or a label outside the classes.
+        """
+        key = key or self.key
+        if key not in batch:
+            raise UserError(f"the batch has no class labels '{key}'; it has {', '.join(map(str, batch))}")
+        labels = torch.as_tensor(batch[key], device=self.embedding.weight.device).long()  # (B,)
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.n_classes:
+            raise UserError(f"class labels must lie in 0..{self.n_classes - 1}, not {labels.tolist()}")
+        return self.embedding(labels[:, None])
+
+
+class TransformerEmbedder(AbstractEncoder):
+    """Token ids (B, L) through a transformer: a context (B, L, n_embed).
+
+    Args:
+        device: accepted for published configs; the tokens go where the weights are.
+    """
+
+    def __init__(
+        self,
+        n_embed: int,
+        n_layer: int,
+        vocab_size: int,
+        max_seq_len: int = 77,
+        device: Device = None,
+        embedding_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.transformer = TransformerWrapper(
+            num_tokens=vocab_size,
+            max_seq_len=max_seq_len,
+            attn_layers=Encoder(dim=n_embed, depth=n_layer),
+            emb_dropout=embedding_dropout,
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) to (B, L, n_embed).
+
+        Raises:
+            UserError: an id outside the vocabulary, or more tokens than positions.
+        """
+        tokens = tokens.to(self.transformer.token_emb.weight.device)
+        size = self.transformer.num_tokens
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise UserError(f"token ids must lie in 0..{size - 1}; this conditioner has a vocabulary of {size}")
+        return self.transformer(tokens, return_embeddings=True)
+
+
+class BERTTokenizer(AbstractEncoder):
+    """The word pieces of `bert-base-uncased`, padded to `max_length`.
+
+    Args:
+        device: accepted for published configs; ids are made on the CPU.
+        vq_interface: `encode` gives ``(None, None, [None, None, ids])``, as a vector quantizer would.
+        max_length: ids a text, start and end marks included.
+        vocab_file: BERT's list of word pieces, one a line; by default what `transformers` fetches or has kept.
+    """
+
+    def __init__(
+        self,
+        device: Device = None,
+        vq_interface: bool = True,
+        max_length: int = 77,
+        vocab_file: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if max_length < 2:
+            raise UserError(f"max_length must be at least 2 for the start and end marks, not {max_length}")
+        self.vq_interface, self.max_length, self.vocab_file = vq_interface, max_length, vocab_file
+
+    @cached_property
+    def tokenizer(self) -> BertTokenizer:
+        """Opened at the first text, so that a model is built offline. UserError if the word pieces cannot be had."""
+        from transformers import BertTokenizer
+
+        if self.vocab_file is not None:
+            path = Path(self.vocab_file)
+            if not path.is_file():
+                raise UserError(f"there is no list of word pieces at {path}; give BERT's vocab.txt as vocab_file")
+            words = path.read_text(encoding="utf-8").splitlines()
+            return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
+        try:
+            return BertTokenizer.from_pretrained(BERT_WORDS)
+        except (OSError, ValueError) as err:
+            raise UserError(
+                f"the word pieces of {BERT_WORDS} are not here and cannot be fetched; "
+                "run once while online, or name BERT's vocab.txt as vocab_file"
+            ) from err
+
+    def forward(self, text: Sequence[str] | str) -> Tensor:
+        """Texts (B of them, or one) to ids (B, max_length) int64."""
+        batch = self.tokenizer(
+            _texts(text), truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
+        )
+        return batch["input_ids"]
+
+    @torch.no_grad()
+    def encode(self, text: Sequence[str] | str) -> Any:
+        """Ids, in the form that `vq_interface` asks for."""
+        tokens = self(text)
+        return (None, None, [None, None, tokens]) if self.vq_interface else tokens
+
+    def decode(self, text: Any) -> Any:
+        """`text` itself: there is nothing to undo."""
+        return text
+
+
+class BERTEmbedder(TransformerEmbedder):
+    """Text by BERT's word pieces, or token ids, through a transformer.
+
+    Args:
+        use_tokenizer: the input is text; otherwise token ids.
+        vocab_file: see `BERTTokenizer`.
+    """
+
+    def __init__(
+        self,
+        n_embed: int,
+        n_layer: int,
+        vocab_size: int = 30522,
+        max_seq_len: int = 77,
+        device: Device = None,
+        use_tokenizer: bool = True,
+        embedding_dropout: float = 0.0,
+        vocab_file: str | Path | None = None,
+    ) -> None:
+        super().__init__(n_embed, n_layer, vocab_size, max_seq_len, device, embedding_dropout)
+        self.use_tknz_fn = use_tokenizer
+        if use_tokenizer:
+            self.tknz_fn = BERTTokenizer(vq_interface=False, max_length=max_seq_len, vocab_file=vocab_file)
+
+    def forward(self, text: Any) -> Tensor:
+        """Texts, or token ids (B, L), to a context (B, L, n_embed)."""
+        if isinstance(text, Tensor):
+            return super().forward(text)
+        if not self.use_tknz_fn:
+            raise UserError("this conditioner takes token ids, not text (its config has use_tokenizer: false)")
+        return super().forward(self.tknz_fn(text))
+
+
+class SpatialRescaler(AbstractEncoder):
+    """Maps (B, in_channels, H, W) scaled `n_stages` times by `multiplier`, then perhaps a 1x1 convolution.
+
+    Args:
+        method: of interpolation.
+        out_channels: of the convolution; None: no convolution.
+        bias: of the convolution.
+    """
+
+    def __init__(
+        self,
+        n_stages: int = 1,
+        method: str = "bilinear",
+        multiplier: float = 0.5,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if n_stages < 0:
+            raise UserError(f"n_stages must not be negative, but is {n_stages}")
+        if method not in INTERPOLATIONS:
+            raise UserError(f"method '{method}' is none of {', '.join(INTERPOLATIONS)}")
+        self.n_stages, self.method, self.multiplier = n_stages, method, multiplier
+        self.remap_output = out_channels is not None
+        if out_channels is not None:
+            self.channel_mapper = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.n_stages):
+            x = F.interpolate(x, scale_factor=self.multiplier, mode=self.method)
+        return self.channel_mapper(x) if self.remap_output else x

@@ -1,7 +1,6 @@
-"""Opening the CLIP that judges images: OpenAI's ViT-B/32 from a local file, or the emoji world's small one.
+"""Opening a CLIP of OpenAI's architecture: a published one from a local file, or the emoji world's small one.
 
-Both are OpenAI's architecture under OpenAI's state-dict names, so one function opens either; saved as a torch
-file, the small one also opens with `clip.load(path)`.
+Both have OpenAI's state-dict names; saved as a torch file, the small one also opens with `clip.load(path)`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.modules.encoders.modules import clip_package
+from ldm.modules.encoders.tokenizer import WordTokenizer
 from ldm.util import UserError, load_state_dict, save_safetensors
 
 # Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
@@ -27,6 +26,14 @@ PUBLISHED = ("ViT-B/32", "ViT-B/16", "ViT-L/14")
 PUBLISHED_VOCABULARY = 49408  # byte pairs; any other size is a word-level vocabulary
 FOLDERS = (Path("models/clip"), Path("~/.cache/clip"))  # the second is where `clip.load` keeps its downloads
 HOW_TO_GET = """to get ViT-B/32, run `python -c "import clip; clip.load('ViT-B/32')"` once while online"""
+
+
+def clip_package() -> Any:
+    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import clip
+    return clip
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,11 @@ class ClipBundle:
 
 
 def load_clip(source: str | Path | None = None, device: str | torch.device | None = None) -> ClipBundle:
-    """Open a CLIP for the objective.
+    """Open a CLIP.
 
     Args:
-        source: a published name (`PUBLISHED`; ViT-B/32 if None), looked up in `FOLDERS`, or a path: OpenAI's
-            JIT archive or state dict, our `.safetensors`, or a checkpoint of `ldm.models.clip.SmallCLIP`.
-            A JIT archive is opened with `torch.jit.load` and only its weights are taken; all else may hold
-            nothing but tensors.
+        source: a published name (`PUBLISHED`; ViT-B/32 if None), looked up in `FOLDERS`, or a path: OpenAI's JIT
+            archive, of which only the weights are taken, a state dict, or a training checkpoint of ours.
         device: where it goes; the CPU if None.
 
     Raises:
@@ -134,8 +139,6 @@ def _tokenizer(model: Any, path: Path) -> Callable[[Sequence[str]], Tensor]:
     if model.vocab_size == PUBLISHED_VOCABULARY:
         tokenize = clip_package().tokenize
         return lambda texts: tokenize(list(texts), context_length=model.context_length, truncate=True)
-    from ldm.modules.encoders.tokenizer import WordTokenizer
-
     words = WordTokenizer(context_length=model.context_length)
     if words.vocab_size != model.vocab_size:
         raise UserError(

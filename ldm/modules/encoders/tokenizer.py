@@ -42,9 +42,8 @@ def read_vocab(vocab_file: str | Path) -> list[str]:
 class WordTokenizer:
     """Turns sentences into padded rows of word numbers.
 
-    Number 0 pads, 1 stands for a word outside the vocabulary, then the words in the order of the file, then
-    the start mark and, as the highest number, the end mark: OpenAI's CLIP finds the end of a text as the
-    largest number in its row.
+    0 pads, 1 is a word outside the vocabulary, then come the words in the order of the file, the start mark and, as
+    the highest number, by which OpenAI's CLIP finds it, the end mark.
 
     Args:
         vocab_file: one word a line; a relative path is looked up here and in the repository.

@@ -1,7 +1,7 @@
-"""BSRGAN's degradation: blurs, downsamplings and noises in random order (Zhang et al. 2021, arXiv 2103.14006).
+"""BSRGAN's degradation (Zhang et al. 2021, arXiv 2103.14006, figure 2).
 
-Figure 2 of the paper: two blurs, two resizings, Gaussian, JPEG and sensor noise, shuffled except that the exact
-resizing comes after the free one, and JPEG once more at the end.
+Two blurs, two resizings, Gaussian, JPEG and sensor noise in random order, except that the exact resizing comes after
+the free one; and JPEG once more at the end.
 """
 
 from __future__ import annotations
@@ -97,15 +97,10 @@ def random_crop(low: Pixels, high: Pixels, factor: int, side: int, rng: np.rando
 def degradation_bsrgan(
     img: Pixels, sf: int = 4, lq_patchsize: int = 72, isp_model: Any = None, rng: np.random.Generator | None = None
 ) -> tuple[Pixels, Pixels]:
-    """A pair of patches for training: (lq_patchsize, lq_patchsize, 3) and `sf` times that, in [0, 1].
-
-    Args:
-        img: (H, W, 3) in [0, 1], at least ``lq_patchsize * sf`` pixels a side.
-        isp_model: accepted for compatibility; None only.
-        rng: decides everything; fresh by default.
+    """A pair of patches (lq_patchsize, lq_patchsize, 3) and `sf` times that, of `img` (H, W, 3), all in [0, 1].
 
     Raises:
-        UserError: the image is too small, or a camera model is given.
+        UserError: the image is too small, or a camera model `isp_model` is given.
     """
     _no_camera(isp_model)
     if min(img.shape[:2]) < lq_patchsize * sf:

@@ -1,7 +1,6 @@
-"""The single degradations of BSRGAN (Zhang et al. 2021, arXiv 2103.14006, section 3), as functions of an image.
+"""The single degradations of BSRGAN (Zhang et al. 2021, arXiv 2103.14006, section 3).
 
-An image is a float array (H, W, C) in [0, 1]; everything random comes from the generator `rng`. Resizing and
-filtering are torch's, which samples as OpenCV does; JPEG is Pillow's.
+An image is a float array (H, W, C) in [0, 1]. Resizing and filtering are torch's, which samples as OpenCV does.
 """
 
 from __future__ import annotations
@@ -42,9 +41,6 @@ LIGHT = Strength(
 )
 
 
-# ------------------------------------------------------------------------------------------------ kernels
-
-
 def fspecial_gaussian(size: int, sigma: float) -> Kernel:
     """An isotropic Gaussian (size, size) of standard deviation `sigma` pixels."""
     return gaussian_kernel(size, np.eye(2) * sigma**2)
@@ -57,7 +53,7 @@ def anisotropic_gaussian(size: int = 15, theta: float = math.pi, l1: float = 6.0
 
 
 def gaussian_kernel(size: int, covariance: NDArray[np.float64]) -> Kernel:
-    """A Gaussian (size, size) of that 2x2 covariance over (x, y), centerd, summing to 1."""
+    """A Gaussian (size, size) of that 2x2 covariance over (x, y), centered, summing to 1."""
     offsets = np.arange(size) - (size - 1) / 2
     y, x = np.meshgrid(offsets, offsets, indexing="ij")
     points = np.stack([x, y], -1)  # (k, k, 2)
@@ -68,11 +64,10 @@ def gaussian_kernel(size: int, covariance: NDArray[np.float64]) -> Kernel:
 
 def shift_pixel(image: Pixels, factor: int) -> Pixels:
     """Move the content by (factor - 1) / 2 pixels, so that taking every `factor`-th pixel is not off-center."""
-    shift = (factor - 1) / 2
-    height, width = image.shape[:2]
-    rows = np.clip(np.arange(height) + shift, 0, height - 1)
-    columns = np.clip(np.arange(width) + shift, 0, width - 1)
-    return _interpolate(_interpolate(image, rows, 0), columns, 1)
+    for axis in (0, 1):
+        side = image.shape[axis]
+        image = _interpolate(image, np.clip(np.arange(side) + (factor - 1) / 2, 0, side - 1), axis)
+    return image
 
 
 def _interpolate(image: Pixels, at: NDArray[np.float64], axis: int) -> Pixels:
@@ -80,9 +75,6 @@ def _interpolate(image: Pixels, at: NDArray[np.float64], axis: int) -> Pixels:
     high = np.minimum(low + 1, image.shape[axis] - 1)
     part = (at - low).reshape([-1 if i == axis else 1 for i in range(image.ndim)])
     return (np.take(image, low, axis) * (1 - part) + np.take(image, high, axis) * part).astype(np.float32)
-
-
-# ------------------------------------------------------------------------------------- filters and resizing
 
 
 def _to_torch(image: Pixels) -> torch.Tensor:
@@ -134,13 +126,11 @@ def add_blur(image: Pixels, rng: np.random.Generator, factor: float = 4, strengt
 
 def add_resize(image: Pixels, rng: np.random.Generator, factor: float = 4, strength: Strength = FULL) -> Pixels:
     """Enlarge (a fifth of the time), shrink (most often) or keep (a tenth); an extra D of section 3.2."""
-    chance = rng.random()
+    chance, scale = rng.random(), 1.0
     if chance > 0.8:
         scale = rng.uniform(*strength.up)
     elif chance < 0.7:
         scale = rng.uniform(0.5 / factor, 1.0)
-    else:
-        scale = 1.0
     return _scaled(image, scale, random_mode(rng))
 
 
@@ -156,9 +146,6 @@ def shifted(kernel: Kernel, factor: int) -> Kernel:
     """`kernel` moved as :func:`shift_pixel` moves an image, summing to 1."""
     moved = shift_pixel(kernel[..., None].astype(np.float32), factor)[..., 0].astype(np.float64)
     return moved / moved.sum()
-
-
-# -------------------------------------------------------------------------------------------------- noise
 
 
 def add_gaussian_noise(image: Pixels, rng: np.random.Generator, strength: Strength = FULL) -> Pixels:

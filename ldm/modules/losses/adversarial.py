@@ -1,7 +1,6 @@
-"""What the two adversarial first-stage losses share: pixels, LPIPS, and a patch discriminator (Esser et al. 2021).
+"""What the adversarial first-stage losses share: LPIPS and taming's patch discriminator (Esser et al. 2021).
 
-The discriminator and its losses are taming's. Both losses are called once for the autoencoder
-(``optimizer_idx=0``) and once for the discriminator (``optimizer_idx=1``).
+They are called once for the autoencoder (``optimizer_idx=0``) and once for the discriminator (``optimizer_idx=1``).
 """
 
 from __future__ import annotations
@@ -63,11 +62,7 @@ class AdversarialLoss(nn.Module):
         ).apply(weights_init)
 
     def prepare(self) -> None:
-        """Fetch what the loss needs before the first step.
-
-        Raises:
-            UserError: LPIPS's weights cannot be had.
-        """
+        """Fetch LPIPS's weights before the first step. UserError if they cannot be had."""
         if self.perceptual_loss is not None:
             self.perceptual_loss.prepare()
 

@@ -1,4 +1,4 @@
-"""The loss of the published KL autoencoders: pixels, LPIPS, KL and a discriminator."""
+"""Losses of KL autoencoders: the published one with LPIPS and a discriminator, and a plain one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         split: str = "train",
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Logs]:
-        """The loss of the autoencoder (`optimizer_idx` 0) or of the discriminator (1), and its parts.
+        """The loss of the autoencoder (`optimizer_idx` 0) or discriminator (1), and its parts for the log.
 
         Args:
             inputs, reconstructions: (B, C, H, W) in [-1, 1].
@@ -55,16 +55,33 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         kl = posteriors.kl().sum() / batch
         adversarial, parts = self.generator_loss(nll, reconstructions, cond, last_layer, global_step)
         loss = weighted + self.kl_weight * kl + adversarial
-        parts = {
-            "total_loss": loss,
-            "logvar": self.logvar,
-            "kl_loss": kl,
-            "nll_loss": nll,
-            "rec_loss": rec.mean(),
-            **parts,
-        }
+        own = {"total_loss": loss, "logvar": self.logvar, "kl_loss": kl, "nll_loss": nll, "rec_loss": rec.mean()}
+        parts = {**own, **parts}
         return loss, named(parts, split)
 
 
 class DummyLoss(nn.Module):
     """Stands where a config needs a loss that is never called."""
+
+
+class ReconstructionLoss(nn.Module):
+    """``l1 * |x - r| + l2 * (x - r)^2 + kl_weight * KL``, all means over pixels (the KL over latent elements).
+
+    It needs no weights from elsewhere; for small worlds of flat colors.
+    """
+
+    def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-4) -> None:
+        super().__init__()
+        self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
+
+    def forward(
+        self, inputs: Tensor, reconstructions: Tensor, posterior: DiagonalGaussianDistribution
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (B, C, H, W) in [-1, 1] twice, and the posterior; gives the loss and its parts for the log."""
+        difference = inputs - reconstructions
+        l1, l2 = difference.abs().mean(), difference.square().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = self.l1_weight * l1 + self.l2_weight * l2 + self.kl_weight * kl
+        psnr = 10 * (4 / l2.detach()).log10()  # in decibels, of images whose range is 2
+        parts = {"total_loss": loss, "l1": l1, "l2": l2, "kl": kl, "psnr": psnr}
+        return loss, {k: v.detach() for k, v in parts.items()}

@@ -1,8 +1,7 @@
 """LPIPS (Zhang et al. 2018, arXiv 1801.03924): distance of two images in the features of VGG16.
 
-The network's parts are taming's; what is ours is when the weights come. Building the module fetches nothing, so
-that a first stage can be built and run anywhere; the weights come with a checkpoint that holds them, or are
-fetched when the distance is first asked for.
+The network is taming's. Building it fetches nothing, so that a first stage can be built anywhere: the weights come
+with a checkpoint that holds them, or are fetched when the distance is first asked for.
 """
 
 from __future__ import annotations
@@ -66,11 +65,7 @@ class LPIPS(nn.Module):
         return total
 
     def prepare(self) -> None:
-        """Fetch the weights, unless a checkpoint gave them.
-
-        Raises:
-            UserError: they cannot be had; says where they belong.
-        """
+        """Fetch the weights, unless a checkpoint gave them. UserError says where they belong."""
         if self._ready:
             return
         if not any(bool(p.any()) for p in self.net.parameters()):
@@ -84,13 +79,8 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def pretrained_state(model: LPIPS) -> dict[str, Tensor]:
-    """Weights under the names of `model`: torchvision's VGG16, and taming's linear layers.
-
-    Both are looked for where torch keeps its downloads, then fetched.
-
-    Raises:
-        UserError: one of them is not here and cannot be fetched.
-    """
+    """Weights under the names of `model`: torchvision's VGG16 and taming's linear layers, from torch's downloads or
+    fetched. UserError where that fails."""
     import torchvision
     from taming.modules.losses.lpips import get_ckpt_path
 

@@ -62,7 +62,7 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
         split: str = "train",
         predicted_indices: Tensor | None = None,
     ) -> tuple[Tensor, Logs]:
-        """The loss of the autoencoder (`optimizer_idx` 0) or of the discriminator (1), and its parts.
+        """The loss of the autoencoder (`optimizer_idx` 0) or discriminator (1), and its parts for the log.
 
         Args:
             codebook_loss: of the quantizer.
@@ -78,14 +78,8 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
         nll, quant = rec.mean(), codebook_loss.mean()
         adversarial, parts = self.generator_loss(nll, reconstructions, cond, last_layer, global_step)
         loss = nll + adversarial + self.codebook_weight * quant
-        parts = {
-            "total_loss": loss,
-            "quant_loss": quant,
-            "nll_loss": nll,
-            "rec_loss": nll,
-            "p_loss": perceptual.mean(),
-            **parts,
-        }
+        own = {"total_loss": loss, "quant_loss": quant, "nll_loss": nll, "rec_loss": nll, "p_loss": perceptual.mean()}
+        parts = {**own, **parts}
         if predicted_indices is not None and self.n_classes is not None:
             parts["perplexity"], parts["cluster_usage"] = measure_perplexity(predicted_indices, self.n_classes)
         return loss, named(parts, split)

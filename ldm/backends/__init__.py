@@ -1,0 +1,1 @@
+"""What the method runs on, behind one small protocol."""

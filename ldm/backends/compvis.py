@@ -1,0 +1,87 @@
+"""The CompVis models: a LatentDiffusion with its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class CompVis(nn.Module):
+    """A `Backend` around a LatentDiffusion; pixel-space models, which have no first stage, decode to themselves."""
+
+    def __init__(self, model: Any, config: Mapping[str, Any], guidance_scale: float) -> None:
+        """config: of the whole model, with its section "model"."""
+        super().__init__()
+        self.model, self.config, self.guidance_scale = model, config, guidance_scale
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Parameters of the LatentDiffusion."""
+        return self.config["model"]["params"]
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(T,), cumulative alphas of the training noise."""
+        return self.model.alphas_cumprod
+
+    @property
+    def parameterization(self) -> str:
+        """What the model predicts."""
+        return getattr(self.model, "parameterization", "eps")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.alphas_cumprod.device
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.params.get("channels", 4))
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent pixel: 2 to the number of the first stage's downsamplings."""
+        first_stage = (self.params.get("first_stage_config") or {}).get("params") or {}
+        return 2 ** (len(first_stage["ddconfig"]["ch_mult"]) - 1) if "ddconfig" in first_stage else 1
+
+    @property
+    def image_size(self) -> int:
+        """Side, in pixels, of the images that the model was trained on."""
+        size = self.params.get("image_size", 64)
+        return int(size if isinstance(size, int) else size[0]) * self.factor
+
+    @property
+    def conditioning_key(self) -> str | None:
+        """How a condition reaches the U-Net: "crossattn", "concat", "hybrid", "adm"; None without one."""
+        return self.model.model.conditioning_key
+
+    def apply_model(
+        self, x: Tensor, t: Tensor, conditioning: Any, control: Any = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """See `Backend`."""
+        if control is None:
+            return self.model.apply_model(x, t, conditioning)
+        return self.model.apply_model(x, t, conditioning, control=control, weights=weights)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Texts to their contexts (B, L, C)."""
+        return self.model.get_learned_conditioning(list(texts))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""
+        decode = getattr(self.model, "decode_first_stage", None)
+        images = latents if decode is None else decode(latents)
+        return ((images + 1) / 2).clamp(0, 1)
+
+    def encode_image(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """See `Backend`; a code of a VQ model has nothing random."""
+        posterior = self.model.encode_first_stage(2 * image - 1)
+        if isinstance(posterior, Tensor):
+            return self.model.get_first_stage_encoding(posterior).repeat(len(generators or [0]), 1, 1, 1)
+        if generators is None:
+            return self.model.get_first_stage_encoding(posterior.mode())
+        return torch.cat([self.model.get_first_stage_encoding(posterior, generator=g) for g in generators])

@@ -1,0 +1,66 @@
+"""Text to image with spatial-temporal attention: the objects of the prompt where the prompt says.
+
+    python scripts/txt2img-refine.py --plms --prompt "The motorcycle is parking to the right of a bus."
+
+Without a Stable Diffusion checkpoint in place it uses the small embedded model of emoji scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ldm.cli import common
+from ldm.generation.settings import BLENDS, PRESET_NAMES
+
+OUTDIR = Path("outputs/txt2img-refine")
+
+
+def build_parser() -> common.Parser:
+    """All flags; those of the published txt2img keep its names."""
+    parser = common.Parser(__doc__)
+    common.add_prompt_flags(parser)
+    common.add_number_flags(parser, size="the model's own: 512, or 64 embedded")
+    add = parser.add_argument_group("layout").add_argument
+    add("--layout", type=Path, metavar="JSON", help="objects and centers by hand, no prediction")
+    add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")
+    common.add_output_flags(parser, OUTDIR)
+    add = parser.add_argument_group("what else is written").add_argument
+    add("--baseline", action="store_true", help="also the plain model's image, from the same seed")
+    add("--save-steps", action="store_true", help="also the predicted image of every step")
+    common.add_sampling_flags(parser)
+    add = parser.add_argument_group("the method").add_argument
+    add("--preset", "--schedule", choices=PRESET_NAMES, help="how the weights come about (per-step)")
+    add("--inner-steps", type=int, metavar="N", help="gradient steps in a denoising step (per-step)")
+    add("--lr", type=float, dest="learning_rate", metavar="RATE", help="learning rate of the weights")
+    add("--rounds", type=int, metavar="N", help="passes through the chain (published presets)")
+    add(
+        "--gradient-steps",
+        type=int,
+        metavar="N",
+        help="published presets: the gradient passes through the last N "
+        "steps only, for less time and memory; the weights of earlier steps stay as they are (all)",
+    )
+    add("--blend", choices=BLENDS, help="attention that the local one is measured against (the preset's)")
+    add("--block-checkpointing", action="store_true", help="less memory, more time")
+    add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")
+    common.add_model_flags(parser)
+    add = parser.add_argument_group("the models around it").add_argument
+    add("--clip", metavar="NAME|FILE", help="the CLIP of the loss (ViT-B/32, or the embedded one)")
+    add("--predictor", type=Path, metavar="FILE", help="weights of the layout predictor")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+
+    def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
+        given = dict(vars(options))
+        prompts = common.take_prompts(given)
+        from ldm.generation.generate import GenerateSettings, generate
+
+        command = common.command_line("txt2img-refine", arguments)
+        yield from common.told_files(generate(GenerateSettings(prompts, command=command, **given), progress))
+
+    return common.run_script(build_parser(), arguments, action)

@@ -1,0 +1,1 @@
+"""Tables in Markdown and one HTML page about a run."""

@@ -1,0 +1,1 @@
+"""What images show: detectors, metrics, and records of their results."""

@@ -1,0 +1,75 @@
+"""What every way of sampling shares: the noise of the seeds, the sampler with its arguments, and the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ldm.backends.base import Backend
+from ldm.generation.pipeline import make_sampler
+from ldm.generation.settings import Sampling
+from ldm.models.diffusion.sampler import Sampler
+from ldm.models.diffusion.sampling import noise_like, seeded_generators
+
+Callback = Callable[[Mapping[str, Any]], None]
+Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
+
+
+class Steps:
+    """A sampler's callback: counts the steps, and keeps the predicted latents where they are wanted."""
+
+    def __init__(self, callback: Callback | None, total: int, keep: bool = False) -> None:
+        self.callback, self.total, self.keep = callback, total, keep
+        self.done = 0
+        self.predicted: list[torch.Tensor] = []  # pred_x0 of every step, each (B, C, h, w), on the CPU
+
+    def __call__(self, state: Mapping[str, Any]) -> None:
+        self.done += 1
+        if self.keep:
+            self.predicted.append(state["pred_x0"].cpu())
+        if self.callback is not None:
+            self.callback({**state, "done": self.done, "total": self.total})
+
+
+def reporter(progress: Progress | None, what: str) -> Callback | None:
+    """A callback that tells the progress of `what`, with the mean losses where there are some."""
+
+    def report(state: Mapping[str, Any]) -> None:
+        assert progress is not None
+        losses = {name: float(values.mean()) for name, values in (state.get("loss") or {}).items()}
+        progress(what, state["done"], state["total"], losses)
+
+    return None if progress is None else report
+
+
+def start_chain(
+    backend: Backend,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    shape: Sequence[int],
+    callback: Callback | None = None,
+    passes: int = 1,
+) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler, and its arguments but for the conditioning; the same seeds give the same noise.
+
+    Args:
+        shape: (C, h, w) of a latent.
+        callback: called after every step with the sampler's dict, and how many are "done" of the "total".
+        passes: through the chain.
+    """
+    sampler = make_sampler(sampling.sampler, backend)
+    generators = seeded_generators(seeds)
+    length = len(sampler.schedule(sampling.steps, sampling.eta))  # for some counts not the number asked for
+    return sampler, {
+        "S": sampling.steps,
+        "batch_size": len(seeds),
+        "shape": tuple(shape),
+        "x_T": noise_like((len(seeds), *shape), generators, backend.device),  # (B, C, h, w)
+        "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
+        "eta": sampling.eta,
+        "generator": generators,
+        "callback": Steps(callback, length * passes, sampling.save_steps),
+        "verbose": False,
+    }

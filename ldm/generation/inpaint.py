@@ -1,0 +1,158 @@
+"""Inpainting of a folder of images and masks.
+
+A model that is conditioned on the masked image (`inpainting_big`, conditioning key "concat") is given it as
+published. A text-to-image model keeps the noised latents outside the mask at every step instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.backends.compvis import CompVis
+from ldm.errors import UserError
+from ldm.generation.chain import Callback, Progress, reporter, start_chain
+from ldm.generation.draw import contexts
+from ldm.generation.generate import Guard
+from ldm.generation.images import image_tensor, read_image, save_png, to_images
+from ldm.generation.pipeline import choose_model, load_pipeline, start
+from ldm.generation.settings import Run, Sampling
+from ldm.paths import project_file
+
+logger = logging.getLogger(__name__)
+
+INPAINT_CONFIG = Path("models/ldm/inpainting_big/config.yaml")
+INPAINT_CKPT = Path("models/ldm/inpainting_big/last.ckpt")
+INPAINT_ZIPPED = Path("models/ldm/inpainting_big/model.ckpt")  # its name in the published archive
+MASK_ENDING = "_mask.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintSettings(Sampling, Run):
+    """What to paint and how; image i of the folder starts from seed + i."""
+
+    indir: Path  # holds pairs: name.png and name_mask.png, white where to paint
+    outdir: Path
+    prompt: str = ""  # for text-to-image models: what the painted place should show
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """(image, mask) files of a folder, by name.
+
+    Raises:
+        UserError: no folder, no mask in it, or a mask without its image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; --indir names one with pairs such as dog.png and dog{MASK_ENDING}")
+    masks = sorted(folder.glob(f"*{MASK_ENDING}"))
+    if not masks:
+        raise UserError(f"folder {folder} holds no mask; put pairs such as dog.png and dog{MASK_ENDING} into it")
+    pairs = [(mask.with_name(mask.name.removesuffix(MASK_ENDING) + ".png"), mask) for mask in masks]
+    for image, mask in pairs:
+        if not image.is_file():
+            raise UserError(f"mask {mask} has no image beside it; add {image.name}")
+    return pairs
+
+
+def read_pair(image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
+    """An image (1, 3, H, W) in [0, 1] and its mask (1, 1, H, W), 1 where to paint.
+
+    Raises:
+        UserError: a file that is no image, or two of different size.
+    """
+    image, mask = read_image(image_path), read_image(mask_path, "L")
+    if image.size != mask.size:
+        sizes = [f"{i.width}x{i.height}" for i in (mask, image)]
+        raise UserError(f"mask {mask_path} is {sizes[0]} but its image is {sizes[1]}; make them the same size")
+    return image_tensor(image), (image_tensor(mask) >= 0.5).float()
+
+
+def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Progress | None = None) -> Iterator[Path]:
+    """Paint every pair of the folder; yields the path of each result as it is written.
+
+    Args:
+        guard: safety checker and watermark, see `ldm.generation.safety.Guard`; published results have neither.
+
+    Raises:
+        UserError: a folder, image, mask or model that cannot be used.
+    """
+    pairs = [(image, *read_pair(image, mask)) for image, mask in find_pairs(settings.indir)]
+    start(settings)
+    backend = open_inpainter(settings)
+    for number, (path, image, mask) in enumerate(pairs):
+        callback, own = reporter(progress, "inpainting"), replace(settings, seed=settings.seed + number)
+        painted = inpaint(backend, image, mask, own, callback)
+        yield save_png(settings.outdir / path.name, guard(to_images(painted))[0])
+
+
+def open_inpainter(settings: InpaintSettings) -> CompVis:
+    """The model that the flags name; else the published inpainting model; else the text-to-image model in place."""
+    config, ckpt = settings.config, settings.ckpt
+    there = [path for path in map(project_file, (INPAINT_CKPT, INPAINT_ZIPPED)) if path.is_file()]
+    if config is None and ckpt is None and there:
+        config, ckpt = project_file(INPAINT_CONFIG), there[0]
+    choice = choose_model(config, ckpt)
+    if config is None and ckpt is None:
+        model = "the embedded model of emoji scenes" if choice.embedded else "Stable Diffusion"
+        logger.warning(
+            "No inpainting model at %s (scripts/download_models.sh fetches it): using %s.", INPAINT_CKPT, model
+        )
+    return load_pipeline(choice, device=settings.device).backend
+
+
+@torch.no_grad()
+def inpaint(
+    backend: CompVis, image: Tensor, mask: Tensor, settings: InpaintSettings, callback: Callback | None = None
+) -> Tensor:
+    """`image` (1, 3, H, W) in [0, 1] with the place where `mask` (1, 1, H, W) is 1 painted anew.
+
+    Raises:
+        UserError: the model is conditioned neither on images nor on text.
+    """
+    height, width = image.shape[-2:]
+    # Any size works: what is padded counts as known and is cut off again.
+    x = pad_to_multiple(image, 8 * backend.factor).to(backend.device)
+    m = pad_to_multiple(mask, 8 * backend.factor, "constant").to(backend.device)
+    key = backend.conditioning_key
+    if key == "concat":
+        given: dict[str, Any] = {"conditioning": masked_condition(backend.model, 2 * x - 1, m)}
+    elif key == "crossattn":
+        given = {
+            **contexts(backend, [settings.prompt]),
+            "x0": backend.encode_image(x),
+            "mask": 1 - F.max_pool2d(m, backend.factor),  # a cell with any pixel to paint is painted
+        }
+        settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
+    else:
+        kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
+        raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat or crossattn")
+    shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
+    sampler, chain = start_chain(backend, settings, [settings.seed], shape, callback)
+    latents, _ = sampler.sample(**chain, **given)
+    return ((1 - m) * x + m * backend.decode(latents))[..., :height, :width].cpu()
+
+
+def pad_to_multiple(x: Tensor, multiple: int, mode: str = "replicate") -> Tensor:
+    """(B, C, H, W) grown to the right and below until both sides are multiples; `mode` as in `F.pad`."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode=mode)
+
+
+def masked_condition(model: Any, image: Tensor, mask: Tensor) -> Tensor:
+    """The published condition (1, C + 1, h, w): latents of the masked image, and the mask in [-1, 1].
+
+    Args:
+        image: (1, 3, H, W) in [-1, 1]; what is masked becomes black, which is -1.
+        mask: (1, 1, H, W), 1 where to paint.
+    """
+    masked = (1 - mask) * (image + 1) - 1
+    code = model.get_learned_conditioning(masked)  # (1, C, h, w)
+    small = F.interpolate(2 * mask - 1, size=code.shape[-2:])  # (1, 1, h, w)
+    return torch.cat([code, small], dim=1)
