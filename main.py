@@ -36,11 +36,6 @@ MAPPINGS = (
     *("model.params", "data.params", "lightning.trainer", "lightning.callbacks"),
     *("lightning.modelcheckpoint", "lightning.modelcheckpoint.params"),
 )
-# Published configs name these classes as main.py's own.
-PUBLISHED_TARGETS = {
-    "main.DataModuleFromConfig": "ldm.data.base.DataModuleFromConfig",
-    "main.ImageLogger": "ldm.callbacks.ImageLogger",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -151,13 +146,6 @@ def _check_numbers(value: Any, name: str) -> None:
         _check_numbers(inner, f"{name}.{key}".removeprefix("."))
 
 
-def build(config: Any) -> Any:
-    """As instantiate_from_config, with the targets that published configs write as ``main.Name``."""
-    if target := PUBLISHED_TARGETS.get(config.get("target")):
-        config = {**config, "target": target}
-    return instantiate_from_config(config)
-
-
 def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
     """Checkpoints (`last` and, with a monitored metric, the best), random numbers, log lines, and the config's own."""
     from omegaconf import OmegaConf
@@ -179,7 +167,7 @@ def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
     ]
     if monitor := config.model.get("params", {}).get("monitor"):
         callbacks.append(ModelCheckpoint(**where, filename="best", monitor=monitor, save_top_k=1))
-    return callbacks + [build(callback) for callback in lightning.get("callbacks", {}).values()]
+    return callbacks + [instantiate_from_config(callback) for callback in lightning.get("callbacks", {}).values()]
 
 
 def _at_least_one(config: Any, name: str, default: int) -> int:
@@ -284,7 +272,7 @@ def _train(args: argparse.Namespace, config: Any, folder: Path, ckpt: Path | Non
         check_resumable(ckpt, model.state_dict())
     if config.get("lightning", {}).get("channels_last"):  # convolutions on a CPU are about 1.5x faster so
         model = model.to(memory_format=torch.channels_last)
-    data = build(config.data)
+    data = instantiate_from_config(config.data)
     trainer = build_trainer(config, folder, args.seed, args.gpus)
     scale = scales_rate(config)
     model.learning_rate = learning_rate(config, trainer, scale)

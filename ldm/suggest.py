@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,19 +36,3 @@ def wrong_argument(target: Callable[..., Any], given: Iterable[str]) -> str | No
         if name not in known:
             return f"it knows no '{name}'{did_you_mean(name, known)}"
     return None
-
-
-def target_hint(target: str) -> str:
-    """``"; did you mean '...'?"`` for a dotted name that does not exist: the module or the name in it that is near."""
-    parts, found = target.split("."), 0
-    for found in range(len(parts) - 1, 0, -1):  # the longest part of the name that can be imported
-        try:
-            module = importlib.import_module(".".join(parts[:found]))
-            break
-        except ImportError:
-            continue
-    else:
-        return ""
-    names = {n for n, value in vars(module).items() if callable(value) and not n.startswith("_")}
-    names |= {m.name for m in pkgutil.iter_modules(getattr(module, "__path__", ()))}
-    return did_you_mean(parts[found], names, ".".join([*parts[:found], "{}", *parts[found + 1 :]]))

@@ -25,7 +25,7 @@ _CLASSES: dict[str, str] = {
     "ldm.modules.diffusionmodules.openaimodel": "UNetModel EncoderUNetModel",
     "ldm.modules.encoders.modules": "ClassEmbedder TransformerEmbedder BERTEmbedder FrozenCLIPEmbedder "
     "FrozenCLIPTextEmbedder FrozenClipImageEmbedder SpatialRescaler SmallCLIPTextEmbedder",
-    "ldm.modules.losses": "LPIPSWithDiscriminator VQLPIPSWithDiscriminator ReconstructionLoss DummyLoss",
+    "ldm.modules.losses": "LPIPSWithDiscriminator VQLPIPSWithDiscriminator ReconstructionLoss",
     "ldm.modules.losses.contperceptual": "LPIPSWithDiscriminator DummyLoss",
     "ldm.modules.losses.vqperceptual": "VQLPIPSWithDiscriminator",
     "ldm.lr_scheduler": "LambdaWarmUpCosineScheduler LambdaWarmUpCosineScheduler2 LambdaLinearScheduler",
@@ -33,7 +33,7 @@ _CLASSES: dict[str, str] = {
     "ldm.data.imagenet": "ImageNetTrain ImageNetValidation ImageNetSRTrain ImageNetSRValidation",
     "ldm.data.lsun": "LSUNBase LSUNChurchesTrain LSUNChurchesValidation LSUNBedroomsTrain LSUNBedroomsValidation "
     "LSUNCatsTrain LSUNCatsValidation",
-    "ldm.callbacks": "ImageLogger Freeze ProgressLog SignalCheckpoint FinalCheckpoint NoiseSeed",
+    "ldm.callbacks": "ImageLogger Freeze",
     "taming.modules.losses.vqperceptual": "DummyLoss VQLPIPSWithDiscriminator",
     "torch.nn": "Identity",
     "pytorch_lightning.callbacks": "ModelCheckpoint LearningRateMonitor EarlyStopping DeviceStatsMonitor Timer "
@@ -42,7 +42,6 @@ _CLASSES: dict[str, str] = {
     # The embedded world.
     "ldm.models.clip": "SmallCLIP",
     "ldm.models.detector": "EmojiDetector",
-    "ldm.data.image_folder": "ImageFolder",
     "ldm.data.emoji.scenes": "EmojiScenes",
     "ldm.data.emoji.pairs": "EmojiClipPairs",
     "ldm.data.emoji.latents": "EmojiLatents",

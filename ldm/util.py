@@ -1,9 +1,10 @@
-"""Objects from configs and models from config and checkpoint; a config may only name :data:`ALLOWED_TARGETS`."""
+"""Objects from configs and models from config and checkpoint; what a config may build is listed in `ldm.targets`."""
 
 from __future__ import annotations
 
-import importlib
+import functools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from ldm.errors import UserError as UserError
 from ldm.files import atomic_write as atomic_write
 from ldm.files import save_safetensors as save_safetensors
 from ldm.files import save_torch as save_torch
-from ldm.suggest import did_you_mean, target_hint, wrong_argument
+from ldm.suggest import wrong_argument
+from ldm.targets import allow_targets as allow_targets
+from ldm.targets import get_obj_from_str as get_obj_from_str
 from ldm.weights import check_fit as check_fit
 from ldm.weights import load_into as load_into
 from ldm.weights import load_state_dict as load_state_dict
@@ -22,37 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Packages a config's `target` may point into. A config is data: it must not be able to call anything else.
-ALLOWED_TARGETS = (
-    "ldm.",
-    "layout_predictor.",
-    "taming.modules.",
-    "torch.nn.Identity",
-    "torch.utils.data.",
-    "pytorch_lightning.callbacks.",
-    "pytorch_lightning.loggers.",
-)
+LARGEST_CONFIG = 1 << 20  # characters
 # How published configs write "nothing here".
 NO_MODULE = ("__is_first_stage__", "__is_unconditional__")
-
-
-def get_obj_from_str(target: str) -> Any:
-    """The class or function that the dotted name `target` means.
-
-    Raises:
-        UserError: the name lies outside the allow-list, or no such name exists.
-    """
-    if not target.startswith(ALLOWED_TARGETS):
-        near = did_you_mean(target.split(".")[0], {name.split(".")[0] for name in ALLOWED_TARGETS})
-        allowed = ", ".join(ALLOWED_TARGETS)
-        raise UserError(f"config target '{target}' is not allowed; targets start with {allowed}{near}")
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as err:
-        raise UserError(f"config target '{target}' cannot be imported: {err}{target_hint(target)}") from err
-    except AttributeError as err:
-        raise UserError(f"config target '{target}' does not exist in {module}{target_hint(target)}") from err
 
 
 def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides: Any) -> Any:
@@ -82,17 +57,77 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
         UserError: the file is missing, is not YAML, or holds no mapping.
     """
     import yaml
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
-        config = OmegaConf.load(path)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if len(text) > LARGEST_CONFIG:
+            raise UserError(f"config {path} is larger than any config ({len(text) >> 20} MiB); name one under configs/")
+        content = yaml.load(text, Loader=_plain_loader())
     except FileNotFoundError as err:
         raise UserError(f"config {path} does not exist; name one under configs/") from err
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as err:
-        raise UserError(f"config {path} cannot be read as YAML: {str(err).splitlines()[0]}") from err
-    if not isinstance(config, DictConfig):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as err:
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        raise UserError(f"config {path} cannot be read as YAML: {reason}") from err
+    if not isinstance(content, dict):
         raise UserError(f"config {path} holds no sections")
-    return OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+    try:
+        config = OmegaConf.merge(OmegaConf.create(content), OmegaConf.from_dotlist(list(overrides)))
+        _refuse_resolvers(OmegaConf.to_container(config, resolve=False), path)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        raise UserError(f"config {path} with its overrides is not understood: {reason}") from err
+    return config
+
+
+@functools.cache
+def _plain_loader() -> Any:
+    """A YAML loader for texts, numbers, truth values, lists and mappings alone: no tag that builds anything else.
+
+    Keys may not come twice. 1e-4 is a number, as OmegaConf reads it. Aliases, by which a small file makes a huge config, are
+    refused; no published config has one.
+    """
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [
+                (tag, rule) for tag, rule in rules if not tag.endswith((":float", ":timestamp", ":merge", ":value"))
+            ]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                raise yaml.YAMLError("it has an alias (*name); write the section out")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            if double := next((key for key in keys if keys.count(key) > 1), None):
+                raise yaml.YAMLError(f"the key '{double!s:.60}' comes twice")
+            return super().construct_mapping(node, deep)
+
+    number = re.compile(
+        r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF))$"
+        r"|\.(nan|NaN|NAN)$"
+    )
+    Plain.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    tags = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+    Plain.yaml_constructors = {tag: make for tag, make in Plain.yaml_constructors.items() if tag in tags or tag is None}
+    return Plain
+
+
+def _refuse_resolvers(value: Any, path: str | Path) -> None:
+    """UserError for ``${name:...}`` anywhere, which would read the environment; ``${model.params.x}`` may stay."""
+    if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
+        raise UserError(
+            f"config {path} has '{value:.60}'; a config may refer to its own entries only, such as ${{a.b}}"
+        )
+    items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
+        _refuse_resolvers(item, path)
 
 
 def load_model_from_config(

@@ -150,7 +150,7 @@ lightning:
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments of a run of the model without noise."""
-    monkeypatch.setattr("ldm.util.ALLOWED_TARGETS", (*util.ALLOWED_TARGETS, "tests."))
+    util.allow_targets("tests.")
     (tmp_path / "line.yaml").write_text(LINE)
     return ["-t", "--base", str(tmp_path / "line.yaml"), "--logdir", str(tmp_path), "--threads", "1"]
 
@@ -270,7 +270,7 @@ def test_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
 DRIVER = """
 import sys
 import ldm.util
-ldm.util.ALLOWED_TARGETS += ("tests.",)
+ldm.util.allow_targets("tests.")
 import main
 sys.exit(main.main(sys.argv[1:]))
 """

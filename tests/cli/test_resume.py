@@ -31,7 +31,7 @@ STEPS = 9
 
 @pytest.fixture(autouse=True)
 def own_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm.util.ALLOWED_TARGETS", (*util.ALLOWED_TARGETS, "tests."))
+    util.allow_targets("tests.")
 
 
 def model_of(kind: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_a_run_has_one_writer_and_a_killed_start_can_be_started_again(
 DRIVER = """
 import sys
 import ldm.util
-ldm.util.ALLOWED_TARGETS += ("tests.",)
+ldm.util.allow_targets("tests.")
 import main
 sys.exit(main.main(sys.argv[1:]))
 """

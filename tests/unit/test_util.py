@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from ldm import unpickle
 from ldm.util import (
     UserError,
+    allow_targets,
     atomic_write,
+    get_obj_from_str,
     instantiate_from_config,
     load_config,
     load_into,
@@ -88,15 +91,84 @@ def test_missing_and_truncated_files(tmp_path: Path) -> None:
         load_state_dict(tmp_path / "list.ckpt")
 
 
-def test_targets_outside_the_allow_list() -> None:
-    for target in ("os.system", "subprocess.run", "torch.load", "ldmx.util"):
-        with pytest.raises(UserError, match="not allowed"):
-            instantiate_from_config({"target": target})
-    with pytest.raises(UserError, match="does not exist"):
-        instantiate_from_config({"target": "ldm.util.nothing"})
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("os.system", "subprocess.run", "torch.load", "ldmx.util", "ldm.util.nothing", "main.main", 3),
+        *("ldm.files.write_json", "ldm.files.save_safetensors", "ldm.models.autoencoder.torch.nn.Linear"),
+        "torch.utils.data.datapipes.utils.decoder.basichandlers",
+    ],
+)
+def test_what_a_config_may_not_build(target: object) -> None:
+    with pytest.raises(UserError, match="target"):
+        instantiate_from_config({"target": target})
+
+
+def test_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="did you mean 'ldm.models.autoencoder.AutoencoderKL'"):
+        get_obj_from_str("ldm.models.autoencoder.AutoencoderKl")
     with pytest.raises(UserError, match="does not fit"):
         instantiate_from_config({"target": "ldm.modules.losses.ReconstructionLoss", "params": {"l3_weight": 1}})
     assert instantiate_from_config("__is_unconditional__") is None
+    assert get_obj_from_str("main.ImageLogger").__module__ == "ldm.callbacks"
+
+
+def test_a_program_may_let_in_its_own_package() -> None:
+    with pytest.raises(UserError):
+        get_obj_from_str("torchvision.transforms.Resize")
+    allow_targets("torchvision.transforms.")
+    assert get_obj_from_str("torchvision.transforms.Resize").__name__ == "Resize"
+    with pytest.raises(UserError, match="no model, data set"):  # a function of that package
+        get_obj_from_str("torchvision.transforms.functional.resize")
+    with pytest.raises(ValueError, match="package"):
+        allow_targets("")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "a: !!binary aGVsbG8=",
+            "a: !!python/object/apply:os.system ['x']",
+            "a: ${oc.env:HOME}",
+            "a: ['${oc.env:HOME}']",
+        ),
+        *("a: &x [1, 1]\nb: [*x, *x]", "a: 1\na: 2", "a: ${b", "[" * 100_000, "? [1, 2]\n: 3"),
+    ],
+)
+def test_a_config_is_texts_and_numbers_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match="config .*a.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04\x8c\x0ctorch._utils\x8c\x05sys.x\x93.",  # a dotted name
+        b"ctorch\nFloatStorage\n}b.",  # a state for a class of this process
+        b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",  # a buffer of a terabyte
+        b"cbuiltins\neval\n(V1\ntR.",
+        b"\x82\x01.",  # the extension registry
+        b"(dp0\n" + b"(" * 10_000,
+    ],
+)
+def test_pickles_that_ask_for_more_than_tensors(data: bytes) -> None:
+    with pytest.raises((pickle.UnpicklingError, EOFError, KeyError, IndexError)):
+        unpickle.loads(data)
+
+
+def test_a_number_in_a_pickle_reserves_no_memory(tmp_path: Path) -> None:
+    assert unpickle.loads(bytes.fromhex("80045d72ffffff7f2e")) == []  # a memo number of two billion
+    torch.save({"a": torch.zeros(2, 3)}, tmp_path / "m.pt")
+    state = torch.load(tmp_path / "m.pt", pickle_module=unpickle, weights_only=False)
+    assert torch.equal(state["a"], torch.zeros(2, 3))
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(4).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+    for offset, size, stride in ((0, (5,), (1,)), (2, (2, 2), (2, 1)), (-1, (1,), (1,)), (0, (1 << 62,), (1,))):
+        with pytest.raises(pickle.UnpicklingError, match="tensor"):
+            unpickle.rebuild_tensor(storage, offset, size, stride)
 
 
 def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
