@@ -85,8 +85,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 def _plain_loader() -> Any:
     """A YAML loader for texts, numbers, truth values, lists and mappings alone: no tag that builds anything else.
 
-    Keys may not come twice. 1e-4 is a number, as OmegaConf reads it. Aliases, by which a small file makes a huge config, are
-    refused; no published config has one.
+    Keys may not come twice. 1e-4 is a number, as OmegaConf reads it. Aliases, by which a small file makes a huge
+    config, are refused; no published config has one.
     """
     import yaml
 
