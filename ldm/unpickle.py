@@ -10,7 +10,9 @@ import collections
 import functools
 import io
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 UnpicklingError = pickle.UnpicklingError
@@ -46,6 +48,15 @@ class Stub:
 
     def extend(self, values: Any) -> None:
         """Take and forget list items."""
+
+
+class ScriptObject(Stub):
+    """A module of a TorchScript archive, of which only the attributes are kept; none of its code is looked at."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 def rebuild_tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Any:
@@ -118,8 +129,10 @@ class Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
 
     def load_build(self) -> None:
         """Give the object below the top of the stack its state, if it is a stub; a container keeps what it holds."""
-        self.stack.pop()
-        if not isinstance(self.stack[-1], Stub | dict | list | set):
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Stub):
+            self.stack[-1].__setstate__(state)
+        elif not isinstance(self.stack[-1], dict | list | set):
             raise UnpicklingError(f"it changes an object of {type(self.stack[-1]).__name__}")
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -139,3 +152,54 @@ def load(file: Any, **kwargs: Any) -> Any:
 def loads(data: bytes, **kwargs: Any) -> Any:
     """As ``pickle.loads``, through :class:`Unpickler`."""
     return load(io.BytesIO(data), **kwargs)
+
+
+class _ScriptUnpickler(Unpickler):
+    """Reads the modules of a TorchScript archive as `ScriptObject`s and its tensors from the archive's records."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return ScriptObject
+        if module == "torch.jit._pickle":  # lists of one type, and tensors of the interpreter's own
+            return Stub
+        return super().find_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """The storage ("storage", kind, key, device, number of values), on the CPU."""
+        import torch
+
+        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not hasattr(pid[1], "dtype"):
+            raise UnpicklingError("it names data in an unknown way")
+        data = self.archive.read(f"{self.root}/data/{pid[2]}")
+        untyped = torch.frombuffer(bytearray(data), dtype=torch.uint8).untyped_storage()
+        return torch.storage.TypedStorage(wrap_storage=untyped, dtype=pid[1].dtype, _internal=True)
+
+
+def load_script(path: str | Path) -> dict[str, Any]:
+    """Names to tensors of a TorchScript archive, by its records alone: nothing of its code runs.
+
+    Raises:
+        pickle.UnpicklingError, KeyError, OSError, zipfile.BadZipFile: it is damaged, or holds something else.
+    """
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if not names or sum(entry.file_size for entry in archive.infolist()) > 2 * Path(path).stat().st_size + (
+            1 << 20
+        ):
+            raise UnpicklingError("it is no archive as torch writes it")  # whose records are not compressed
+        whole = _ScriptUnpickler(archive, names[0].partition("/")[0]).load()
+    tensors: dict[str, Any] = {}
+    modules = [("", whole)]
+    while modules:
+        prefix, module = modules.pop()
+        state = module.state if isinstance(module.state, dict) else {}
+        tensors.update({prefix + name: value for name, value in state.items() if isinstance(value, torch.Tensor)})
+        inner = ((name, value) for name, value in state.items() if isinstance(value, ScriptObject))
+        modules += [(f"{prefix}{name}.", value) for name, value in inner if prefix.count(".") < 32]
+    return tensors

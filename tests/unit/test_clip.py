@@ -221,6 +221,33 @@ def test_jit_archive(tmp_path: Path) -> None:
     assert torch.equal(model.visual.conv1.weight, state["visual.conv1.weight"])
 
 
+class Writes(torch.nn.Module):
+    """A module whose archive writes a file when it is loaded as a program."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return torch.zeros(1), self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        self.training = state[1]
+        torch.save(state[0], "ran")
+
+
+def test_code_of_an_archive_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(Writes()).save("attack.pt")
+    torch.jit.load("attack.pt")
+    assert Path("ran").exists()  # the archive does what it is made for
+    Path("ran").unlink()
+    with pytest.raises(UserError, match="attack.pt"):
+        load_clip("attack.pt")
+    assert not Path("ran").exists()
+
+
 def test_mistakes_end_in_one_sentence(small: SmallCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "FOLDERS", (tmp_path,))
     save_clip(small.clip.state_dict(), tmp_path / "clip.safetensors")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.unpickle import UnpicklingError, load_script
 from ldm.util import UserError, load_state_dict, save_safetensors
 
 # Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
@@ -114,11 +115,9 @@ def _is_jit_archive(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if _is_jit_archive(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch's advice to archive in another format
-                return dict(torch.jit.load(path, map_location="cpu").state_dict())
+            return load_script(path)
         return load_state_dict(path)
-    except (RuntimeError, OSError, zipfile.BadZipFile) as error:
+    except (UnpicklingError, KeyError, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"The CLIP at {path} is truncated or corrupt; {HOW_TO_GET}.") from error
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; {HOW_TO_GET}.") from error
