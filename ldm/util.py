@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LARGEST_CONFIG = 1 << 20  # characters
+LARGEST_CONFIG, MOST_ENTRIES = 1 << 20, 100_000  # characters, and entries once aliases are written out
 # How published configs write "nothing here".
 NO_MODULE = ("__is_first_stage__", "__is_unconditional__")
 
@@ -73,8 +73,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no sections")
     try:
+        _check_entries(content, path)
         config = OmegaConf.merge(OmegaConf.create(content), OmegaConf.from_dotlist(list(overrides)))
-        _refuse_resolvers(OmegaConf.to_container(config, resolve=False), path)
+        _check_entries(OmegaConf.to_container(config, resolve=False), path)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
         reason = next(iter(str(err).splitlines()), type(err).__name__)
         raise UserError(f"config {path} with its overrides is not understood: {reason}") from err
@@ -85,8 +86,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 def _plain_loader() -> Any:
     """A YAML loader for texts, numbers, truth values, lists and mappings alone: no tag that builds anything else.
 
-    Keys may not come twice. 1e-4 is a number, as OmegaConf reads it. Aliases, by which a small file makes a huge
-    config, are refused; no published config has one.
+    Keys may not come twice. 1e-4 is a number, as OmegaConf reads it.
     """
     import yaml
 
@@ -97,11 +97,6 @@ def _plain_loader() -> Any:
             ]
             for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                raise yaml.YAMLError("it has an alias (*name); write the section out")
-            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value]
@@ -119,15 +114,19 @@ def _plain_loader() -> Any:
     return Plain
 
 
-def _refuse_resolvers(value: Any, path: str | Path) -> None:
-    """UserError for ``${name:...}`` anywhere, which would read the environment; ``${model.params.x}`` may stay."""
-    if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
-        raise UserError(
-            f"config {path} has '{value:.60}'; a config may refer to its own entries only, such as ${{a.b}}"
-        )
-    items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in items:
-        _refuse_resolvers(item, path)
+def _check_entries(config: Any, path: str | Path) -> None:
+    """UserError for ``${name:...}``, which would read the environment, and for aliases that make a huge config.
+
+    ``${model.params.x}`` may stay.
+    """
+    entries, count = [config], 0
+    while entries:
+        value, count = entries.pop(), count + 1
+        if count > MOST_ENTRIES:
+            raise UserError(f"config {path} has more than {MOST_ENTRIES} entries; name one under configs/")
+        if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
+            raise UserError(f"config {path} has '{value:.60}'; it may refer to its own entries only, such as ${{a.b}}")
+        entries += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def load_model_from_config(

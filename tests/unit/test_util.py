@@ -124,6 +124,10 @@ def test_a_program_may_let_in_its_own_package() -> None:
         allow_targets("")
 
 
+# Each line holds ten of the line before.
+BOMB = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -133,7 +137,7 @@ def test_a_program_may_let_in_its_own_package() -> None:
             "a: ${oc.env:HOME}",
             "a: ['${oc.env:HOME}']",
         ),
-        *("a: &x [1, 1]\nb: [*x, *x]", "a: 1\na: 2", "a: ${b", "[" * 100_000, "? [1, 2]\n: 3"),
+        *(BOMB, "a: 1\na: 2", "a: ${b", "[" * 100_000, "? [1, 2]\n: 3"),
     ],
 )
 def test_a_config_is_texts_and_numbers_alone(tmp_path: Path, text: str) -> None:
@@ -178,8 +182,8 @@ def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(UserError):
             load_config(tmp_path / "bad.yaml")
-    (tmp_path / "good.yaml").write_text("a: {b: 1}\n")
-    assert load_config(tmp_path / "good.yaml", ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
+    (tmp_path / "good.yaml").write_text("x: &x {b: 1}\na: *x\n")
+    assert load_config(tmp_path / "good.yaml", ["a.c=2"]) == {"x": {"b": 1}, "a": {"b": 1, "c": 2}}
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
