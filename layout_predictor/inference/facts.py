@@ -74,11 +74,13 @@ class _Reader:
         self.items, self.at, self.result = items, 0, Facts()
         self.subjects: list[int] = []  # who is spoken of
         self.owner: int | None = None  # what "with" belongs to
+        self.alone = False  # whether only that was named before
         self.last: int | None = None  # the noun just before
-        self.front: list[tuple[str, int | tuple[str, ...]]] = []  # said before its noun: a place, or relation and object
+        self.front: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = []  # said before its noun: a place, or relation and object
         self.waiting: list[str] = []  # relations without their object
         self.waiting_for: list[int] = []  # whose they are
-        self.between: list[int] | None = None
+        self.between: list[int] | None = None  # its subject and the two others, as far as they were read
+        self.between_first = False
         self.line: tuple[str, ...] | None = None  # an order that was announced
         self.members: list[int] = []
         self.places_first = False
@@ -146,9 +148,7 @@ class _Reader:
             return
         thing = item.thing if item.thing is not None else self._owner()
         if self.between is not None:
-            if len(self.known) >= 2 and len(self.between) == 1:
-                self._more_between(*[known for known in self.known if known != self.between[0]][-2:])
-            self.between = None
+            self._close_between()
             return
         if thing is None:
             self.waiting, self.waiting_for = [], []
@@ -157,15 +157,7 @@ class _Reader:
 
     def _owner(self) -> int | None:
         """What "it" means in "with a cat beside it", where only one thing was named before."""
-        if self.owner is None or self.known.index(self.owner) != 0:
-            return None
-        others = [thing for thing in self.known[1:] if thing not in self.subjects and not self._with(thing)]
-        return None if others else self.owner
-
-    def _with(self, thing: int) -> bool:
-        return thing in self.with_things
-
-    with_things: list[int] = []
+        return self.owner if self.alone else None
 
     # ------------------------------------------------------------------ relations
 
@@ -220,7 +212,7 @@ class _Reader:
 
     def _complete(self, thing: int) -> None:
         if not self.waiting_for:
-            self.front += [(name, thing) for name in self.waiting]
+            self.front += [(name, (thing,), ()) for name in self.waiting]
         for subject in self.waiting_for:
             for name in self.waiting:
                 if subject >= 0:
@@ -230,9 +222,7 @@ class _Reader:
     def _relate(self, a: int, name: str, b: int) -> None:
         if name == "around":
             self.result.copies[b] = 4
-            for side, relation in zip(("left", "right", "top", "bottom"), OPPOSITE, strict=True):
-                del side
-                self.result.facts.append(Fact("around " + relation, (b, a)))
+            self.result.add("around", b, a)
         elif name:
             self.result.add(name, a, b)
         if name in OPPOSITE:
@@ -240,13 +230,16 @@ class _Reader:
 
     def _apply_front(self, soft: bool) -> None:
         thing = self.subjects[-1]
-        for name, what in self.front:
-            if isinstance(what, tuple):
-                self.result.add("at", thing, sides=what, soft=soft)
-                self.placed.setdefault(thing, what)
+        for name, others, sides in self.front:
+            if sides:
+                self.result.add("at", thing, sides=sides, soft=soft)
+                self.result.directed.add(thing)
+                self.placed.setdefault(thing, sides)
+            elif name == "between":
+                self.result.add(name, thing, *others)
             elif not soft:
-                self._relate(thing, name, what)
-        self.front = [(name, what) for name, what in self.front if isinstance(what, tuple)]
+                self._relate(thing, name, *others)
+        self.front = [entry for entry in self.front if entry[2]]
 
     # ------------------------------------------------------------------ expressions
 
@@ -274,7 +267,7 @@ class _Reader:
                 self._relate(subjects[-1], name, thing)
             self.subjects = subjects
         else:
-            self.front += [(name, thing) for name in names]
+            self.front += [(name, (thing,), ()) for name in names]
             self.subjects = []
 
     def on_place(self, item: Item) -> None:
@@ -295,7 +288,7 @@ class _Reader:
             first = noun_follows and self.places_first and any(subject in self.placed for subject in self.subjects)
         if first:
             self.places_first = self.places_first or not self.known
-            self.front = [("at", sides)]
+            self.front = [("at", (), sides)]
             self.subjects, self.waiting = [], []
             return
         owner = self._owner()
@@ -320,8 +313,6 @@ class _Reader:
         noun_follows = self._label(self._next(("word", "stop1"))) == "noun"
         before = self._label(self._before())
         if not self.subjects or (before in ("comma", "stop1", "end") and noun_follows):
-            self.front = [(item.label, (item.label,))]
-            self.front = []
             following = self._next(("word", "stop1"))
             thing = following.thing if following and following.label == "noun" else None
         else:
@@ -333,26 +324,27 @@ class _Reader:
 
     def on_between(self, item: Item) -> None:
         self.between = self.subjects[-1:]
+        self.between_first = not self.between
         if self._label(self._next()) in ("end", "stop1", "comma", "conj"):
-            others = [known for known in self.known if known not in self.between]
-            if self.between and len(others) >= 2:
-                self.result.add("between", self.between[0], *others[-2:])
-            elif not self.between:
-                self.front = [("in between", -1)]
-            self.between = None
+            self._close_between()
 
     def _more_between(self, *things: int) -> None:
         assert self.between is not None
-        if not self.between and not self.waiting_for:
-            self.waiting_for = [-2]  # its subject is to come
-        self.between += things
-        wanted = 2 if self.waiting_for == [-2] else 3
-        if len(self.between) == wanted:
-            if wanted == 3:
-                self.result.add("between", *self.between)
-            else:
-                self.front += [("between", self.between[0]), ("between", self.between[1])]
-            self.between, self.waiting_for = None, []
+        self.between += [thing for thing in things if thing not in self.between]
+        if len(self.between) == (2 if self.between_first else 3):
+            self._close_between()
+
+    def _close_between(self) -> None:
+        """The end of "between": two nouns, or one of several things, or what was named before."""
+        if self.between is None:
+            return
+        between, self.between = self.between, None
+        if self.between_first:
+            self.front.append(("between", tuple(between or self.known[-2:]), ()))
+            return
+        others = between[1:] or [known for known in self.known if known not in between][-2:]
+        if others:
+            self.result.add("between", between[0], *others)
 
     def on_order(self, item: Item) -> None:
         sides = item.sides
@@ -389,10 +381,11 @@ class _Reader:
 
     def on_with(self, item: Item) -> None:
         if self.subjects:
-            self.owner, self.with_things = self.subjects[-1], []
+            self.owner, self.alone = self.subjects[-1], len(self.known) == 1
         self.front, self.waiting = [], []
 
     def on_stop(self, item: Item) -> None:
+        self._close_between()
         self._end_line()
         self.subjects, self.waiting, self.waiting_for, self.front, self.between = [], [], [], [], None
         self.denying = self.negated = False
@@ -416,6 +409,7 @@ class _Reader:
             self.on_relation(names)
 
     def end(self) -> None:
+        self._close_between()
         self._end_line()
         if len(self.depths) == 2:
             self.result.add("front", self.depths["foreground"], self.depths["background"])

@@ -58,11 +58,11 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
     other" are two objects named before, or the two of "two dogs"; "another" alone is one more of the last kind.
     """
     reading = read(sentence)
-    groups, pronouns = group_mentions(reading, all_nouns)
+    groups, pronouns = find_groups(reading, all_nouns=all_nouns)
     return [found_object(group, pronouns.get(number, ())) for number, group in enumerate(groups)]
 
 
-def group_mentions(reading: Reading, all_nouns: bool) -> tuple[list[Group], dict[int, list[Span]]]:
+def find_groups(reading: Reading, *, all_nouns: bool) -> tuple[list[Group], dict[int, list[Span]]]:
     """The mentions of each object of a sentence, and its pronouns by the object's number."""
     mentions = _mentions(reading, all_nouns)
     groups: list[Group] = []

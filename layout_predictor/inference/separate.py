@@ -38,3 +38,18 @@ def push(a: list[float], b: list[float], distance: float) -> bool:
     middle = min(max(middle, LOW + wanted / 2), HIGH - wanted / 2)
     low[axis], high[axis] = middle - wanted / 2, middle + wanted / 2
     return True
+
+
+def spread(centers: Sequence[tuple[float, float]], groups: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
+    """The centers with the objects of each group, which were predicted at one place, in rows around it."""
+    moved = list(centers)
+    for group in groups:
+        columns = len(group) if len(group) < 4 else (len(group) + 1) // 2
+        rows = -(-len(group) // columns)
+        step = RADIUS + 0.02
+        x, y = centers[group[0]]
+        x, y = (min(max(v, LOW + step * (n - 1) / 2), HIGH - step * (n - 1) / 2) for v, n in ((x, columns), (y, rows)))
+        for number, a in enumerate(group):
+            row, column = divmod(number, columns)
+            moved[a] = (x + step * (column - (columns - 1) / 2), y + step * (row - (rows - 1) / 2))
+    return moved

@@ -17,7 +17,6 @@ _NEAR = 0.3
 _ROUNDS = 300
 _PARTS = {"left": (0, LOW, 0.3), "right": (0, 0.7, HIGH), "top": (1, LOW, 0.3), "bottom": (1, 0.7, HIGH)}
 _MIDDLE = (0.42, 0.58)
-_JOINED = ("inside", "on", "front", "near")
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,12 @@ class Fact:
     objects: tuple[int, ...]
     sides: tuple[str, ...] = ()
     soft: bool = False  # an earlier reading that a later, more explicit one replaces
+
+
+def describe(fact: Fact, phrases: Sequence[str]) -> str:
+    """A fact in words."""
+    first, *others = (phrases[number] for number in fact.objects)
+    return " ".join((first, fact.kind, " and ".join((*others, *fact.sides))))
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def solve(centers: Sequence[Center], facts: Sequence[Fact]) -> tuple[list[Center
 
 def _settle(centers: list[list[float]], facts: Sequence[Fact], bounds: list[_Bound]) -> None:
     _exchange(centers, bounds)
-    joined = {frozenset(pair) for fact in facts if fact.kind == "inside" for pair in itertools.combinations(fact.objects, 2)}
+    joined = {frozenset(pair) for fact in facts if fact.kind in ("inside", "line") for pair in itertools.combinations(fact.objects, 2)}
     pairs = [pair for pair in itertools.combinations(range(len(centers)), 2) if frozenset(pair) not in joined]
     for _ in range(_ROUNDS):
         before = [list(center) for center in centers]
