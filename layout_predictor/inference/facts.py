@@ -13,7 +13,7 @@ from layout_predictor.inference.solve import Fact
 from ldm.relations import ABOVE, BELOW, OPPOSITE
 
 _RELATIONS = {"above": (ABOVE,), "below": (BELOW,), "on": ("on",), "inside": ("inside",), "front": ("front",)}
-_RELATIONS |= {"behind": ("behind",), "near": ("near",), "contains": ("contains",), "around": ("around",)}
+_RELATIONS |= {"behind": ("behind",), "near": ("near",), "contains": ("contains",), "held": ("held",), "around": ("around",)}
 _TURNED = {**OPPOSITE, "front": "behind", "behind": "front"}
 _UPDOWN = {"up": "top", "above": "top", "overhead": "top", "down": "bottom", "below": "bottom"}
 
@@ -27,6 +27,7 @@ class Item:
     thing: int | None = None
     expression: Expression | None = None
     bare: bool = False  # a noun without a determiner
+    backdrop: bool = False  # a noun for where a scene is
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ class Facts:
             return
         if kind == "behind":
             kind, objects = "front", objects[::-1]
-        if kind == "contains":
+        if kind in ("contains", "held"):
             kind, objects = "inside", objects[::-1]
         same = [fact for fact in self.facts if fact.kind == kind == "at" and fact.objects == objects]
         for fact in same if not soft else ():
@@ -85,7 +86,7 @@ class _Reader:
         self.members: list[int] = []
         self.places_first = False
         self.placed: dict[int, tuple[str, ...]] = {}
-        self.denying = self.negated = False
+        self.denying = self.negated = self.skipping = False
         self.known: list[int] = []  # objects in the order of their first mention
         self.depths: dict[str, int] = {}
 
@@ -107,8 +108,11 @@ class _Reader:
         thing = item.thing
         assert thing is not None
         before = self._label(self._before())
+        if self.skipping:
+            self.skipping = False
+            return
         if self.denying:
-            if before in ("neg", "conj", "comma") and (before == "neg" or item.bare):
+            if before in ("neg", "instead") or (before in ("conj", "comma") and item.bare):
                 self.result.denied.add(thing)
                 return
             self.denying = False
@@ -181,7 +185,7 @@ class _Reader:
         elif self._label(before) == "which" and self.last is not None:
             self.waiting_for = [self.last]
             self.subjects = [self.last]
-        elif direct and self.last is not None and self.last not in self.subjects and "contains" not in names:
+        elif direct and self.last is not None and self.last not in self.subjects and not {"contains", "held"} & set(names):
             self.waiting_for = [self.last] if self.chained(names) else []
             if not self.waiting_for:
                 self.waiting_for = [-1]
@@ -211,8 +215,10 @@ class _Reader:
                     self._relate(thing, name, owner)
 
     def _complete(self, thing: int) -> None:
+        if self._label(self._next()) in ("its", "none"):  # "in front of a tv to its left"
+            self.waiting = [name for name in self.waiting if name in OPPOSITE]
         if not self.waiting_for:
-            self.front += [(name, (thing,), ()) for name in self.waiting]
+            self.front += [(name, (thing,), ()) for name in self.waiting if name not in ("contains", "held")]
         for subject in self.waiting_for:
             for name in self.waiting:
                 if subject >= 0:
@@ -245,6 +251,12 @@ class _Reader:
 
     def on_sidesof(self, item: Item) -> None:
         names = tuple(TOWARD[side] for side in item.sides)
+        following = self._next()
+        backdrop = following is not None and following.backdrop and item.label == "sidesof"
+        if backdrop and item.expression and " side" in item.expression.text:
+            self.on_place(item)  # "on the right side of the road"
+            self.skipping = True
+            return
         if item.sides == ("top",) and item.expression and "top of" in item.expression.text:
             names = ("on",)
         self.on_relation(names if len(names) < 2 or "inside" not in names else tuple(n for n in names if n != "inside"))

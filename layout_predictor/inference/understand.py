@@ -48,6 +48,7 @@ def understand(sentence: str, *, all_nouns: bool = False) -> Understood:
     expressions = find_expressions(prompt.text)
     reading, tails = _with_portions(_open(read(_quiet(prompt.text)), expressions))
     groups, pronouns = find_groups(reading, all_nouns=True)
+    groups = _same_again(groups, prompt.text)
     groups = [[_whole(mention, prompt.text, reading, tails) for mention in group] for group in groups]
     items = _items(reading, groups, pronouns, expressions)
     facts = state(items)
@@ -56,7 +57,7 @@ def understand(sentence: str, *, all_nouns: bool = False) -> Understood:
     for number, group in enumerate(groups):
         if _counts(group, number, facts, stated, all_nouns):
             kept.append(number)
-        elif number not in facts.denied and group[0].words[-1] not in NO_THINGS | BACKDROPS:
+        elif number not in facts.denied and group[0].name not in NO_THINGS | BACKDROPS:
             notes.append(f'no object for "{group[0].text}": it is none of COCO\'s, and nothing places it')
     return _expanded(prompt.text, groups, pronouns, kept, facts, expressions, notes)
 
@@ -126,6 +127,22 @@ def _with_portions(reading: Reading) -> tuple[Reading, dict[int, int]]:
     return replace(reading, phrases=tuple(phrases)), tails
 
 
+def _same_again(groups: Sequence[Group], text: str) -> list[Group]:
+    """Groups joined where a clause takes up the end of the one before: "left of a dog, a dog is left of a bus"."""
+    order = sorted((mention for group in groups for mention in group), key=lambda mention: mention.head)
+    joined = list(groups)
+    for one, other in itertools.pairwise(order):
+        between = text[one.span[1] : other.span[0]].removesuffix(" ".join(other.words[:-1]) + " ")
+        following = re.match(r"\s*(?:is|are|left|right|above|below|on|to)\b", text[other.span[1] :])
+        first = next(group for group in joined if one in group)
+        second = next(group for group in joined if other in group)
+        taken_up = one is not order[0] and one.words == other.words and following and between.strip() in (",", ".", ", and", "and")
+        if taken_up and first is not second:
+            first += second
+            joined = [group for group in joined if group is not second]
+    return joined
+
+
 def _whole(mention: Mention, text: str, reading: Reading, tails: dict[int, int]) -> Mention:
     start = reading.words[max(0, mention.first)].start
     if mention.head in tails:
@@ -143,7 +160,8 @@ def _items(
         for mention in group:
             words = reading.words[mention.first : mention.head + 1]
             bare = words[0].text not in ("a", "an", "the", "one", "another") and words[0].text not in NUMBERS
-            items.append(Item("noun", words[0].start, number, bare=bare))
+            backdrop = mention.name in BACKDROPS
+            items.append(Item("noun", words[0].start, number, bare=bare, backdrop=backdrop))
             taken |= {word.start for word in words}
     meant = {span[0]: number for number, spans in pronouns.items() for span in spans}
     for expression in found:
@@ -151,7 +169,7 @@ def _items(
     for word in reading.words:
         inside = next((e for e in found if e.start <= word.start < e.end), None)
         if word.text in PRONOUNS and word.start not in taken and (inside is None or inside.label == "its"):
-            items.append(Item("pronoun", inside.end if inside else word.start, meant.get(word.start)))
+            items.append(Item("pronoun", inside.end - 1 if inside else word.start, meant.get(word.start)))
         elif word.start not in taken and inside is None:
             items.append(Item("word", word.start))
     return sorted(items, key=lambda item: item.start)
@@ -162,10 +180,12 @@ PRONOUNS = frozenset("it its they them their he him his she her".split())
 
 def _counts(group: Group, number: int, facts: Facts, stated: set[int], all_nouns: bool) -> bool:
     """Whether a noun is an object: COCO's, and what stands in a fact; a backdrop only where a direction places it."""
-    word, name = group[0].words[-1], group[0].name
-    if number in facts.denied or word in NO_THINGS:
+    name = group[0].name  # a category, or the noun
+    if group[0].words[0] in ("its", "their") and category_of(group[0].words) is None:
         return False
-    if word in BACKDROPS or name in BACKDROPS:
+    if number in facts.denied or name in NO_THINGS:
+        return False
+    if name in BACKDROPS:
         return number in facts.directed
     return all_nouns or number in stated or category_of(group[0].words) is not None
 
@@ -184,8 +204,9 @@ def _expanded(
     places: dict[int, list[int]] = {}
     for number in kept:
         item = found_object(groups[number], pronouns.get(number, ()))
-        single = singulars(groups[number][0].words[-1])
-        count = max(_count(groups[number][0], text, expressions), stated.copies.get(number, 1)) if single else 1
+        plural_of = singulars(groups[number][0].words[-1])
+        single = plural_of or [groups[number][0].words[-1]]  # "two sheep"
+        count = max(_count(groups[number][0], text, expressions), stated.copies.get(number, 1) if plural_of else 1)
         if count > 1:
             words = [w for w in item.phrase.split()[:-1] if w.lower() not in {*NUMBERS, "the", "of", "these", "those"}]
             words = [w for w in words if not w.isdigit()]
