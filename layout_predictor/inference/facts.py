@@ -6,7 +6,8 @@ wait for their second object, and what was said before its noun: "on the left", 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
 from layout_predictor.inference.expressions import TOWARD, Expression
 from layout_predictor.inference.solve import Fact
@@ -15,6 +16,7 @@ from ldm.relations import ABOVE, BELOW, OPPOSITE
 _RELATIONS = {"above": (ABOVE,), "below": (BELOW,), "on": ("on",), "inside": ("inside",), "front": ("front",)}
 _RELATIONS |= {"behind": ("behind",), "near": ("near",), "contains": ("contains",), "held": ("held",), "around": ("around",)}
 _TURNED = {**OPPOSITE, "front": "behind", "behind": "front"}
+_OPPOSED = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 _UPDOWN = {"up": "top", "above": "top", "overhead": "top", "down": "bottom", "below": "bottom"}
 
 
@@ -28,10 +30,11 @@ class Item:
     expression: Expression | None = None
     bare: bool = False  # a noun without a determiner
     backdrop: bool = False  # a noun for where a scene is
+    stated: tuple[str, ...] = ()  # sides in the place of the expression's own
 
     @property
     def sides(self) -> tuple[str, ...]:
-        return self.expression.sides if self.expression else ()
+        return self.stated or (self.expression.sides if self.expression else ())
 
 
 @dataclass
@@ -168,6 +171,8 @@ class _Reader:
     def on_relation(self, names: tuple[str, ...]) -> None:
         following = self.items[self.at + 1] if self.at + 1 < len(self.items) else None
         before = self._before()
+        if not self.subjects and {"contains", "held"} & set(names):
+            return  # "the left half contains"
         if self.negated:
             names, self.negated = tuple(_TURNED.get(name, "") for name in names), False
         if self.waiting and self._label(before) not in ("noun", "pronoun"):
@@ -287,8 +292,7 @@ class _Reader:
         if item.expression and item.expression.text in _UPDOWN:
             sides = (_UPDOWN[item.expression.text],)
         if self.negated:
-            turned = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-            sides, self.negated = tuple(turned.get(side, side) for side in sides), False
+            sides, self.negated = tuple(_OPPOSED.get(side, side) for side in sides), False
         before = self._before()
         following = self._label(self._next(("word", "stop1") if self._colon() else ("word",)))
         noun_follows = following in ("noun", "count", "style", "neg")
@@ -316,6 +320,14 @@ class _Reader:
                 self.result.directed.add(thing)
 
     on_bare = on_place
+
+    def on_otherside(self, item: Item) -> None:
+        """ "On one side" and "on the other": the left, where nothing else is said, and opposite to what came last."""
+        before = list(self.placed.values())[-1:] or [("left",)]
+        turned = tuple(_OPPOSED.get(side, side) for side in before[0])
+        other = item.expression is not None and re.search("other|opposite", item.expression.text)
+        if other or self._label(self._next()) != "place":
+            self.on_place(replace(item, stated=turned if other else ("left",)))
 
     def _colon(self) -> bool:
         following = self.items[self.at + 1] if self.at + 1 < len(self.items) else None

@@ -13,7 +13,7 @@ from layout_predictor.inference.checkpoints import load_model
 from layout_predictor.inference.objects import FoundObject, find_objects
 from layout_predictor.inference.separate import separate, spread
 from layout_predictor.inference.solve import Fact, describe, solve
-from layout_predictor.inference.understand import understand
+from layout_predictor.inference.understand import Understood, renderings, understand
 from layout_predictor.LayoutTransformer.data.sample import Sample, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.mixture import Mixture, pick_centers, split_mixture
@@ -81,12 +81,18 @@ class Predictor:
         read = understand(sentence, all_nouns=all_nouns)
         if not read.objects:
             return Prediction(Layout((), prompt=sentence), (), None, (), read.notes, read.text)
-        mixture = self.mixtures([_sample(read.text, read.objects)])[0]
+        mixture = self.mixtures([self._fitting(read)])[0]
         picked = spread(_picked(mixture, sample=sample, seed=seed), read.copies)
         centers, unmet = solve(picked, read.facts)
         phrases = [item.phrase for item in read.objects]
         notes = (*read.notes, *(f"not met: {describe(fact, phrases)}" for fact in unmet))
         return Prediction(_layout(sentence, read.objects, centers), read.objects, mixture, read.facts, notes, read.text)
+
+    def _fitting(self, read: Understood) -> Sample:
+        """The sentence, or as much of it as the model takes."""
+        forms = [Sample(text, tuple(spans), ()) for text, spans in renderings(read.text, read.objects)]
+        most = self.model.config.max_tokens
+        return next((form for form in forms if len(self.tokenizer.encode(form.text)[0]) <= most), forms[-1])
 
     def layout(
         self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0, raw: bool = False

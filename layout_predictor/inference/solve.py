@@ -77,7 +77,7 @@ def solve(centers: Sequence[Center], facts: Sequence[Fact]) -> tuple[list[Center
 
 
 def _settle(centers: list[list[float]], facts: Sequence[Fact], bounds: list[_Bound]) -> None:
-    _exchange(centers, bounds)
+    _exchange(centers, [bound for bound in bounds if bound.gap > 0 or None in (bound.a, bound.b)])
     joined = {frozenset(pair) for fact in facts if fact.kind in ("inside", "line") for pair in itertools.combinations(fact.objects, 2)}
     pairs = [pair for pair in itertools.combinations(range(len(centers)), 2) if frozenset(pair) not in joined]
     for _ in range(_ROUNDS):

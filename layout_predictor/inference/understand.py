@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from layout_predictor.inference.expressions import (
@@ -24,8 +24,8 @@ from layout_predictor.inference.reading import Phrase, Reading, is_attribute, re
 from layout_predictor.inference.solve import Fact
 from ldm.relations import with_article
 
-_MARKS = ("stop1", "comma")
 _MOST = 8  # of a noun that are objects of their own
+_MOST_OBJECTS = 16
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,24 @@ def understand(sentence: str, *, all_nouns: bool = False) -> Understood:
         elif number not in facts.denied and group[0].name not in NO_THINGS | BACKDROPS:
             notes.append(f'no object for "{group[0].text}": it is none of COCO\'s, and nothing places it')
     return _expanded(prompt.text, groups, pronouns, kept, facts, expressions, notes)
+
+
+def renderings(text: str, objects: Sequence[FoundObject]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """The text with the marked spans, then ever shorter ones for a model that does not take it: the clauses with
+    objects, a list of the phrases, and one of the names."""
+    yield text, [item.marked for item in objects]
+    kept, spans, length = [], {}, 0
+    for clause in re.finditer(r"[^.,;:!?]+[.,;:!?]*\s*", text):
+        inside = {item.marked for item in objects if clause.start() <= item.marked[0] < clause.end()}
+        if inside:
+            spans |= {span: (span[0] - clause.start() + length, span[1] - clause.start() + length) for span in inside}
+            kept.append(clause[0])
+            length += len(clause[0])
+    yield "".join(kept), [spans.get(item.marked, (0, 1)) for item in objects]
+    for words in ([item.phrase for item in objects], [item.name for item in objects]):
+        starts = itertools.accumulate((len(word) + 2 for word in words), initial=0)
+        lasts = [(start + len(word) - len(word.split()[-1]), start + len(word)) for start, word in zip(starts, words)]
+        yield ", ".join(words), lasts
 
 
 def _quiet(text: str) -> str:
@@ -203,6 +221,9 @@ def _expanded(
     objects: list[FoundObject] = []
     places: dict[int, list[int]] = {}
     for number in kept:
+        if len(objects) >= _MOST_OBJECTS:
+            notes.append(f'no object for "{groups[number][0].text}": {_MOST_OBJECTS} are the most')
+            continue
         item = found_object(groups[number], pronouns.get(number, ()))
         plural_of = singulars(groups[number][0].words[-1])
         single = plural_of or [groups[number][0].words[-1]]  # "two sheep"
