@@ -136,7 +136,8 @@ class _Reader:
             self._apply_front(soft=True)
         if self.line is not None:
             self.members.append(thing)
-        self.last = thing
+        portion = before == "contains" and self.items[self.at - 1].expression is None  # "a bowl of oranges" is a bowl
+        self.last = self.last if portion else thing
 
     def _lists(self) -> bool:
         """Whether the noun before the comma or "and" is a subject, so that this one is one more."""

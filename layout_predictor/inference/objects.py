@@ -125,6 +125,13 @@ def _nounless(groups: list[Group], reading: Reading) -> list[Group]:
     one, other = free.get("one"), free.get("other")
     if one is not None and other is not None and one < other and texts[other - 1] == "the":
         groups = _one_and_other(groups, reading, one, other)
+    described = [i for i in range(2, len(texts)) if texts[i] == "one" and texts[i - 2] == "the" and i not in covered]
+    before = [group for group in groups if described and group[-1].head < described[0]]
+    if len(described) == 2 and before and _is_pair(before[-1][0], reading):  # "the black one is left of the white one"
+        pair = before[-1][0]
+        named = [(i, with_article(f"{texts[i - 1]} {singulars(pair.words[-1])[0]}")) for i in described]
+        at = groups.index(before[-1])
+        groups = [*groups[:at], *([_bare_mention(reading, i, pair, phrase=p)] for i, p in named), *groups[at + 1 :]]
     for word, place in (("former", 0), ("latter", 1)):
         at = free.get(word)
         before = [] if at is None else [group for group in groups if group[0].head < at][-2:]

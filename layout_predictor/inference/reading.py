@@ -156,9 +156,9 @@ def _mistaken(document: Any, texts: Sequence[str]) -> list[Phrase]:
     return found
 
 
-def is_attribute(word: str) -> bool:
-    """Whether a word can stand before a name in its phrase: a determiner, number or attribute."""
-    return word in _BEFORE_NAMES
+def is_attribute(word: str, *, proper: bool = False) -> bool:
+    """Whether a word can stand before a name in its phrase: a determiner or number, if not `proper`, or an attribute."""
+    return word in (_ATTRIBUTES if proper else _BEFORE_NAMES)
 
 
 def before_sides(texts: Sequence[str], first: int, head: int) -> int:

@@ -53,7 +53,8 @@ def understand(sentence: str, *, all_nouns: bool = False) -> Understood:
     items = _items(reading, groups, pronouns, expressions)
     facts = state(items)
     kept, notes = [], list(prompt.notes)
-    stated = {thing for fact in facts.facts for thing in fact.objects} - {-1}
+    counted = {n for n, group in enumerate(groups) if _said(group[0], prompt.text, expressions)}
+    stated = counted | {thing for fact in facts.facts for thing in fact.objects} - {-1}
     for number, group in enumerate(groups):
         if _counts(group, number, facts, stated, all_nouns):
             kept.append(number)
@@ -87,8 +88,11 @@ def _quiet(text: str) -> str:
 
 def _open(reading: Reading, expressions: Sequence[Expression]) -> Reading:
     """The reading without the words of expressions in its phrases, and with names that only so come to light."""
-    closed = [any(e.start < word.end and word.start < e.end for e in expressions) for word in reading.words]
     texts = [word.text for word in reading.words]
+    closed = [any(e.start < word.end and word.start < e.end for e in expressions) for word in reading.words]
+    joints = [any(e.start == word.start and e.label in ("conj", "comma") for e in expressions) for word in reading.words]
+    for i in range(1, len(texts) - 1):  # "a red and blue ball" is one
+        closed[i] &= not (joints[i] and is_attribute(texts[i - 1], proper=True) and is_attribute(texts[i + 1], proper=True))
     phrases: list[Phrase] = []
     for first, head in reading.phrases:
         runs = [list(run) for shut, run in itertools.groupby(range(first, head + 1), lambda i: closed[i]) if not shut]
@@ -173,7 +177,9 @@ def _items(
     reading: Reading, groups: Sequence[Group], pronouns: dict[int, list[tuple[int, int]]], found: Sequence[Expression]
 ) -> list[Item]:
     """Nouns, pronouns, expressions, marks and other words in their order."""
-    items, taken = [], set()
+    items: list[Item] = []
+    taken: set[int] = set()
+    ends: dict[int, str] = {}
     for number, group in enumerate(groups):
         for mention in group:
             words = reading.words[mention.first : mention.head + 1]
@@ -181,6 +187,7 @@ def _items(
             backdrop = mention.name in BACKDROPS
             items.append(Item("noun", words[0].start, number, bare=bare, backdrop=backdrop))
             taken |= {word.start for word in words}
+            ends[words[-1].end] = words[-1].text
     meant = {span[0]: number for number, spans in pronouns.items() for span in spans}
     for expression in found:
         items.append(Item(expression.label, expression.start, expression=expression))
@@ -189,7 +196,8 @@ def _items(
         if word.text in PRONOUNS and word.start not in taken and (inside is None or inside.label == "its"):
             items.append(Item("pronoun", inside.end - 1 if inside else word.start, meant.get(word.start)))
         elif word.start not in taken and inside is None:
-            items.append(Item("word", word.start))
+            filled = word.text == "of" and ends.get(word.start - 1, "") in MEASURES  # "a bowl of oranges"
+            items.append(Item("contains" if filled else "word", word.start))
     return sorted(items, key=lambda item: item.start)
 
 
@@ -225,14 +233,15 @@ def _expanded(
             notes.append(f'no object for "{groups[number][0].text}": {_MOST_OBJECTS} are the most')
             continue
         item = found_object(groups[number], pronouns.get(number, ()))
-        plural_of = singulars(groups[number][0].words[-1])
-        single = plural_of or [groups[number][0].words[-1]]  # "two sheep"
+        word = groups[number][0].words[-1]
+        plural_of = singulars(word) or [word[:-1]] * (word.endswith("s") and category_of([word[:-1]]) is not None)
+        single = plural_of or [word]  # "two sheep"
         count = max(_count(groups[number][0], text, expressions), stated.copies.get(number, 1) if plural_of else 1)
         if count > 1:
             words = [w for w in item.phrase.split()[:-1] if w.lower() not in {*NUMBERS, "the", "of", "these", "those"}]
             words = [w for w in words if not w.isdigit()]
             item = replace(item, phrase=with_article(" ".join((*words, single[0]))))
-            if item.name == groups[number][0].words[-1] and category_of(groups[number][0].words) is None:
+            if item.name == word and category_of(groups[number][0].words) is None:
                 item = replace(item, name=single[0])
         places[number] = list(range(len(objects), len(objects) + count))
         objects += [item] * count
@@ -242,14 +251,17 @@ def _expanded(
 
 
 def _count(mention: Mention, text: str, expressions: Sequence[Expression]) -> int:
-    """How many a mention says there are; 1 where there are more than can be placed."""
+    """How many a mention says there are; 1 where it says nothing, or more than can be placed."""
+    return next((count for count in _said(mention, text, expressions) if count <= _MOST), 1)
+
+
+def _said(mention: Mention, text: str, expressions: Sequence[Expression]) -> list[int]:
     words = [*mention.words[:-1]]
     start = mention.span[1] - len(mention.text)
     before = [e for e in expressions if e.label == "count" and e.end <= start + 1 and start - e.end <= 2]
     words += [word for e in before for word in plain(e.text).split()]
-    digits = [int(word) for word in words if word.isdigit()]
-    found = [*digits, *(NUMBERS[word] for word in words if word in NUMBERS), 1]
-    return found[0] if 0 < found[0] <= _MOST else 1
+    numbers = (int(word) if word.isdigit() else NUMBERS.get(word, 0) for word in words)
+    return [number for number in numbers if number > 0][:1]
 
 
 def _copied(fact: Fact, places: dict[int, list[int]]) -> list[Fact]:
