@@ -14,7 +14,13 @@ from layout_predictor.inference.solve import Fact
 from ldm.relations import ABOVE, BELOW, OPPOSITE
 
 _RELATIONS = {"above": (ABOVE,), "below": (BELOW,), "on": ("on",), "inside": ("inside",), "front": ("front",)}
-_RELATIONS |= {"behind": ("behind",), "near": ("near",), "contains": ("contains",), "held": ("held",), "around": ("around",)}
+_RELATIONS |= {
+    "behind": ("behind",),
+    "near": ("near",),
+    "contains": ("contains",),
+    "held": ("held",),
+    "around": ("around",),
+}
 _TURNED = {**OPPOSITE, "front": "behind", "behind": "front"}
 _OPPOSED = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 _UPDOWN = {"up": "top", "above": "top", "overhead": "top", "down": "bottom", "below": "bottom"}
@@ -78,9 +84,15 @@ class _Reader:
         self.items, self.at, self.result = items, 0, Facts()
         self.subjects: list[int] = []  # who is spoken of
         self.owner: int | None = None  # what "with" belongs to
+        self.leading = False  # whether the sentence begins with "with"
         self.alone = False  # whether only that was named before
         self.last: int | None = None  # the noun just before
-        self.front: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = []  # said before its noun: a place, or relation and object
+        self.front: list[
+            tuple[str, tuple[int, ...], tuple[str, ...]]
+        ] = []  # said before its noun: a place, or relation and object
+        self.said: set[str] = set()  # the relations just before
+        self.pending: list[tuple[int, str]] = []  # relations to an owner that is to come
+        self.referent: int | None = None  # of the last "it"
         self.waiting: list[str] = []  # relations without their object
         self.waiting_for: list[int] = []  # whose they are
         self.between: list[int] | None = None  # its subject and the two others, as far as they were read
@@ -115,12 +127,16 @@ class _Reader:
             self.skipping = False
             return
         if self.denying:
-            if before in ("neg", "instead") or (before in ("conj", "comma") and item.bare):
+            if before in ("neg", "instead") or self._or() or (before in ("conj", "comma") and item.bare):
                 self.result.denied.add(thing)
                 return
             self.denying = False
         if thing not in self.known:
             self.known.append(thing)
+        if self.pending and before == "comma":
+            for other, name in self.pending:
+                self._relate(other, name, thing)
+            self.pending, self.leading, self.subjects = [], False, []
         if self.between is not None and len(self.between) < 3:
             self._more_between(thing)
         elif self.waiting:
@@ -139,6 +155,10 @@ class _Reader:
         portion = before == "contains" and self.items[self.at - 1].expression is None  # "a bowl of oranges" is a bowl
         self.last = self.last if portion else thing
 
+    def _or(self) -> bool:
+        before = self._before()
+        return before is not None and before.expression is not None and before.expression.text == "or"
+
     def _lists(self) -> bool:
         """Whether the noun before the comma or "and" is a subject, so that this one is one more."""
         nouns = [item.thing for item in self.items[: self.at] if item.label == "noun"]
@@ -154,14 +174,18 @@ class _Reader:
             if item.thing is not None and self._label(self._before()) in ("end", "stop", "stop1", "conj", "comma"):
                 self.subjects = [item.thing]
             return
-        thing = item.thing if item.thing is not None else self._owner()
+        thing = None if self.leading else item.thing if item.thing is not None else self._owner()
         if self.between is not None:
             self._close_between()
             return
-        if thing is None:
-            self.waiting, self.waiting_for = [], []
-        else:
+        if thing is None and not self.waiting_for:
+            thing = self.referent  # "left of it a cat, right of it a dog"
+        if thing is not None:
+            self.referent = thing
             self._complete(thing)
+        elif self.leading:
+            self.pending += [(subject, name) for subject in self.waiting_for for name in self.waiting]
+        self.waiting, self.waiting_for = [], []
 
     def _owner(self) -> int | None:
         """What "it" means in "with a cat beside it", where only one thing was named before."""
@@ -185,22 +209,26 @@ class _Reader:
             self._bare(names)
             return
         self.waiting = list(names)
-        direct = self.at > 0 and self.items[self.at - 1].label == "noun"
+        after = self._next(start=self.at + 2)  # behind the relation's object
+        if self._label(before) in ("comma", "conj") and self._label(after) in ("noun", "count"):
+            self.subjects, self.waiting_for = [], []  # "and left of it a dog"
+            return
+        again = set(names) <= self.said and self._label(before) == "noun"  # "stacked on a box stacked on a car"
+        direct = again or (self.at > 0 and self.items[self.at - 1].label == "noun")
         if self.front and self._label(before) == "conj" and not self.subjects:
             self.waiting_for = []
         elif self._label(before) == "which" and self.last is not None:
             self.waiting_for = [self.last]
             self.subjects = [self.last]
-        elif direct and self.last is not None and self.last not in self.subjects and not {"contains", "held"} & set(names):
-            self.waiting_for = [self.last] if self.chained(names) else []
-            if not self.waiting_for:
-                self.waiting_for = [-1]
+        elif (
+            direct
+            and self.last is not None
+            and self.last not in self.subjects
+            and not {"contains", "held"} & set(names)
+        ):
+            self.waiting_for = [self.last]
         else:
             self.waiting_for = self._subjects()
-
-    def chained(self, names: tuple[str, ...]) -> bool:
-        """Whether a relation right behind an object is that object's: "a cat on top of a box on top of a car"."""
-        return True
 
     def _subjects(self) -> list[int]:
         """The subjects that what follows is said of: all of a list with "and", else the last."""
@@ -227,8 +255,8 @@ class _Reader:
             self.front += [(name, (thing,), ()) for name in self.waiting if name not in ("contains", "held")]
         for subject in self.waiting_for:
             for name in self.waiting:
-                if subject >= 0:
-                    self._relate(subject, name, thing)
+                self._relate(subject, name, thing)
+        self.said = set(self.waiting)
         self.waiting, self.waiting_for = [], []
 
     def _relate(self, a: int, name: str, b: int) -> None:
@@ -279,7 +307,9 @@ class _Reader:
         if not subjects:
             earlier = [known for known in self.known if known != thing]
             before = [i for i in self.items[: self.at] if i.label == "noun"]
-            subjects = earlier[-1:] if len(before) > 1 and self._label(self._next(())) in ("end", "stop1", "comma") else []
+            subjects = (
+                earlier[-1:] if len(before) > 1 and self._label(self._next(())) in ("end", "stop1", "comma") else []
+            )
         if subjects:
             for name in names:
                 self._relate(subjects[-1], name, thing)
@@ -407,6 +437,7 @@ class _Reader:
     def on_with(self, item: Item) -> None:
         if self.subjects:
             self.owner, self.alone = self.subjects[-1], len(self.known) == 1
+        self.leading = not self.known
         self.front, self.waiting = [], []
 
     def on_stop(self, item: Item) -> None:

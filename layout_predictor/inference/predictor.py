@@ -13,7 +13,7 @@ from layout_predictor.inference.checkpoints import load_model
 from layout_predictor.inference.objects import FoundObject, find_objects
 from layout_predictor.inference.separate import separate, spread
 from layout_predictor.inference.solve import Fact, describe, solve
-from layout_predictor.inference.understand import Understood, renderings, understand
+from layout_predictor.inference.understand import Understood, facts_between, renderings, understand
 from layout_predictor.LayoutTransformer.data.sample import Sample, collate
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.mixture import Mixture, pick_centers, split_mixture
@@ -56,10 +56,19 @@ class Predictor:
         raw = self.model(batch.tokens, batch.is_object, batch.where).cpu()  # (P, 30)
         return [split_mixture(rows) for rows in raw.split([len(sample.spans) for sample in samples])]
 
-    def centers_of(self, samples: Sequence[Sample], *, batch_size: int = 64) -> list[list[Center]]:
-        """Centers of the objects of sentences whose objects are known, kept apart and inside the image."""
+    def centers_of(
+        self, samples: Sequence[Sample], *, batch_size: int = 64, checked: bool = False
+    ) -> list[list[Center]]:
+        """Centers of the objects of sentences whose objects are known, kept apart and inside the image.
+
+        With `checked` they also keep to what the sentences state.
+        """
         parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
-        return [_centers(mixture) for part in parts for mixture in self.mixtures(part)]
+        centers = [_picked(mixture) for part in parts for mixture in self.mixtures(part)]
+        if not checked:
+            return [separate(some) for some in centers]
+        facts = [facts_between(understand(sample.text), sample.spans) for sample in samples]
+        return [solve(some, stated)[0] for some, stated in zip(centers, facts, strict=True)]
 
     def predict(
         self, sentence: str, *, all_nouns: bool = False, sample: bool = False, seed: int = 0, raw: bool = False
@@ -76,7 +85,7 @@ class Predictor:
         if raw:
             found = tuple(find_objects(sentence, all_nouns=all_nouns))
             mixture = self.mixtures([_sample(sentence, found)])[0] if found else None
-            centers = _centers(mixture, sample=sample, seed=seed) if mixture else []
+            centers = separate(_picked(mixture, sample=sample, seed=seed)) if mixture else []
             return Prediction(_layout(sentence, found, centers), found, mixture, text=sentence)
         read = understand(sentence, all_nouns=all_nouns)
         if not read.objects:
@@ -114,10 +123,6 @@ def _layout(sentence: str, found: Sequence[FoundObject], centers: Sequence[Cente
 def _picked(mixture: Mixture, *, sample: bool = False, seed: int = 0) -> list[Center]:
     generator = torch.Generator().manual_seed(seed) if sample else None
     return [(float(x), float(y)) for x, y in pick_centers(mixture, sample=sample, generator=generator)]
-
-
-def _centers(mixture: Mixture, *, sample: bool = False, seed: int = 0) -> list[Center]:
-    return separate(_picked(mixture, sample=sample, seed=seed))
 
 
 def load_predictor(path: str | Path | None = None, tokenizer: str | Path | None = None) -> Predictor:

@@ -158,7 +158,7 @@ def _mistaken(document: Any, texts: Sequence[str]) -> list[Phrase]:
 
 def is_attribute(word: str, *, proper: bool = False) -> bool:
     """Whether a word can stand before a name in its phrase: a determiner or number, if not `proper`, or an attribute."""
-    return word in (_ATTRIBUTES if proper else _BEFORE_NAMES)
+    return word in _ATTRIBUTES if proper else word in _BEFORE_NAMES or word.isdigit()
 
 
 def before_sides(texts: Sequence[str], first: int, head: int) -> int:

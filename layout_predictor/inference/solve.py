@@ -12,7 +12,8 @@ from ldm.spacetime.control import RADIUS
 
 Center = tuple[float, float]
 GAP = RADIUS + 0.02  # between two objects on the axis of a stated relation, where there is room
-_TOUCH, _ALIGNED = 0.06, 0.12  # how far apart on an axis: an object and what is inside it; one and what is on it
+# How far apart on an axis: an object and what is inside it, behind it, and on it.
+_TOUCH, _ALIGNED, _ON = 0.06, 0.12, 0.2
 _NEAR = 0.3
 _ROUNDS = 300
 _PARTS = {"left": (0, LOW, 0.3), "right": (0, 0.7, HIGH), "top": (1, LOW, 0.3), "bottom": (1, 0.7, HIGH)}
@@ -78,7 +79,12 @@ def solve(centers: Sequence[Center], facts: Sequence[Fact]) -> tuple[list[Center
 
 def _settle(centers: list[list[float]], facts: Sequence[Fact], bounds: list[_Bound]) -> None:
     _exchange(centers, [bound for bound in bounds if bound.gap > 0 or None in (bound.a, bound.b)])
-    joined = {frozenset(pair) for fact in facts if fact.kind in ("inside", "line") for pair in itertools.combinations(fact.objects, 2)}
+    joined = {
+        frozenset(pair)
+        for fact in facts
+        if fact.kind in ("inside", "line")
+        for pair in itertools.combinations(fact.objects, 2)
+    }
     pairs = [pair for pair in itertools.combinations(range(len(centers)), 2) if frozenset(pair) not in joined]
     for _ in range(_ROUNDS):
         before = [list(center) for center in centers]
@@ -88,7 +94,9 @@ def _settle(centers: list[list[float]], facts: Sequence[Fact], bounds: list[_Bou
             push(centers[a], centers[b], RADIUS)
         for center in centers:
             center[:] = [min(max(value, LOW), HIGH) for value in center]
-        if all(abs(x - y) < 1e-6 for old, new in zip(before, centers, strict=True) for x, y in zip(old, new, strict=True)):
+        if all(
+            abs(x - y) < 1e-6 for old, new in zip(before, centers, strict=True) for x, y in zip(old, new, strict=True)
+        ):
             break
 
 
@@ -123,7 +131,7 @@ def _bounds(fact: Fact, centers: Sequence[Sequence[float]]) -> list[_Bound]:
     if fact.kind == "inside":
         return _close(0, *some, _TOUCH) + _close(1, *some, _TOUCH)
     if fact.kind == "on":
-        return [_Bound(1, some[1], some[0], GAP), *_close(0, *some, _ALIGNED)]
+        return [_Bound(1, some[1], some[0], GAP), *_close(0, *some, _ON)]
     if fact.kind == "front":
         return [_Bound(1, some[0], some[1], RADIUS), *_close(1, *some, RADIUS + 0.02), *_close(0, *some, _ALIGNED)]
     if fact.kind == "near":
@@ -132,7 +140,12 @@ def _bounds(fact: Fact, centers: Sequence[Sequence[float]]) -> list[_Bound]:
         a, b, c = some
         axis = int(abs(centers[b][1] - centers[c][1]) > abs(centers[b][0] - centers[c][0]))
         low, high = (b, c) if centers[b][axis] <= centers[c][axis] else (c, b)
-        return [_Bound(axis, a, low, GAP), _Bound(axis, high, a, GAP), *_close(1 - axis, a, low, 0.1), *_close(1 - axis, a, high, 0.1)]
+        return [
+            _Bound(axis, a, low, GAP),
+            _Bound(axis, high, a, GAP),
+            *_close(1 - axis, a, low, 0.1),
+            *_close(1 - axis, a, high, 0.1),
+        ]
     axis = int(fact.sides[0] in ("top", "bottom"))
     if fact.sides[0] in ("right", "bottom"):
         some = some[::-1]

@@ -63,6 +63,18 @@ def understand(sentence: str, *, all_nouns: bool = False) -> Understood:
     return _expanded(prompt.text, groups, pronouns, kept, facts, expressions, notes)
 
 
+def facts_between(read: Understood, heads: Sequence[tuple[int, int]]) -> list[Fact]:
+    """The facts of objects that are known by the characters of their head nouns in the prompt, by their numbers."""
+    numbers: dict[int, int] = {}
+    for number, (start, _) in enumerate(heads):
+        for place, item in enumerate(read.objects):
+            if any(first <= start < last for first, last in item.mentions):
+                numbers.setdefault(place, number)
+                break
+    known = [fact for fact in read.facts if all(place in numbers for place in fact.objects)]
+    return [replace(fact, objects=tuple(numbers[place] for place in fact.objects)) for fact in known]
+
+
 def renderings(text: str, objects: Sequence[FoundObject]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     """The text with the marked spans, then ever shorter ones for a model that does not take it: the clauses with
     objects, a list of the phrases, and one of the names."""
@@ -90,11 +102,18 @@ def _open(reading: Reading, expressions: Sequence[Expression]) -> Reading:
     """The reading without the words of expressions in its phrases, and with names that only so come to light."""
     texts = [word.text for word in reading.words]
     closed = [any(e.start < word.end and word.start < e.end for e in expressions) for word in reading.words]
-    joints = [any(e.start == word.start and e.label in ("conj", "comma") for e in expressions) for word in reading.words]
+    joints = [
+        any(e.start == word.start and e.label in ("conj", "comma") for e in expressions) for word in reading.words
+    ]
     for i in range(1, len(texts) - 1):  # "a red and blue ball" is one
-        closed[i] &= not (joints[i] and is_attribute(texts[i - 1], proper=True) and is_attribute(texts[i + 1], proper=True))
+        closed[i] &= not (
+            joints[i] and is_attribute(texts[i - 1], proper=True) and is_attribute(texts[i + 1], proper=True)
+        )
     phrases: list[Phrase] = []
     for first, head in reading.phrases:
+        verb = texts[head].endswith("s") and head - first > 1 and closed[min(head + 1, len(texts) - 1)]
+        if verb and category_of(texts[first : head + 1]) is None and category_of(texts[first:head]):
+            head -= 1  # "an oven floats above a bed"
         runs = [list(run) for shut, run in itertools.groupby(range(first, head + 1), lambda i: closed[i]) if not shut]
         if runs and (runs[-1][-1] == head or category_of(texts[runs[-1][0] : runs[-1][-1] + 1])):
             phrases.append((runs[-1][0], runs[-1][-1]))
@@ -110,6 +129,22 @@ def _names(texts: Sequence[str], closed: Sequence[bool], phrases: Sequence[Phras
     while at < len(texts):
         ends = [end for end in range(min(len(texts), at + LONGEST), at, -1) if not any(closed[at:end])]
         end = next((end for end in ends if (name := category_of(texts[at:end])) and name[1] == end - at), None)
+        if texts[at] in ("a", "an", "the") and not closed[at] and not taken & {at, at + 1}:
+            # What follows a determiner is a noun, whatever the parser says: "above a painting".
+            run = itertools.takewhile(
+                lambda i: not closed[i] and texts[i].isalpha() and i not in taken, range(at + 1, len(texts))
+            )
+            inside = list(run)[:4]
+            last = inside[-1] if inside else at
+            if (
+                inside
+                and len(inside) < 4
+                and last + 1 not in taken
+                and not any(category_of(texts[i : i + 1]) for i in inside)
+            ):
+                yield (at, last)
+                at = last + 1
+                continue
         if end is None or taken & set(range(at, end)) or (end < len(texts) and end in taken and not closed[end]):
             at += 1
             continue
@@ -158,7 +193,12 @@ def _same_again(groups: Sequence[Group], text: str) -> list[Group]:
         following = re.match(r"\s*(?:is|are|left|right|above|below|on|to)\b", text[other.span[1] :])
         first = next(group for group in joined if one in group)
         second = next(group for group in joined if other in group)
-        taken_up = one is not order[0] and one.words == other.words and following and between.strip() in (",", ".", ", and", "and")
+        taken_up = (
+            one is not order[0]
+            and one.words == other.words
+            and following
+            and between.strip() in (",", ".", ", and", "and")
+        )
         if taken_up and first is not second:
             first += second
             joined = [group for group in joined if group is not second]
@@ -201,7 +241,7 @@ def _items(
     return sorted(items, key=lambda item: item.start)
 
 
-PRONOUNS = frozenset("it its they them their he him his she her".split())
+PRONOUNS = frozenset(["it", "its", "they", "them", "their", "he", "him", "his", "she", "her"])
 
 
 def _counts(group: Group, number: int, facts: Facts, stated: set[int], all_nouns: bool) -> bool:
