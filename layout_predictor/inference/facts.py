@@ -19,7 +19,7 @@ _RELATIONS |= {
     "near": ("near",),
     "contains": ("contains",),
     "held": ("held",),
-    "around": ("around",),
+    "around": ("around",), "either": ("either",),
 }
 _TURNED = {**OPPOSITE, "front": "behind", "behind": "front"}
 _OPPOSED = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
@@ -253,6 +253,9 @@ class _Reader:
             self.waiting = [name for name in self.waiting if name in OPPOSITE]
         if not self.waiting_for:
             self.front += [(name, (thing,), ()) for name in self.waiting if name not in ("contains", "held")]
+        if self.waiting == ["either"]:  # "a cat and a dog on either side of a bus"
+            self.result.add("between", thing, *self.waiting_for)
+            self.waiting = []
         for subject in self.waiting_for:
             for name in self.waiting:
                 self._relate(subject, name, thing)
@@ -435,9 +438,10 @@ class _Reader:
         self.denying = False
 
     def on_with(self, item: Item) -> None:
-        if self.subjects:
-            self.owner, self.alone = self.subjects[-1], len(self.known) == 1
-        self.leading = not self.known
+        if not self.subjects:
+            self.leading = item.start == 0
+            return
+        self.owner, self.alone = self.subjects[-1], len(self.known) == 1
         self.front, self.waiting = [], []
 
     def on_stop(self, item: Item) -> None:

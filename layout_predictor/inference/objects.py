@@ -130,8 +130,9 @@ def _nounless(groups: list[Group], reading: Reading) -> list[Group]:
     if len(described) == 2 and before and _is_pair(before[-1][0], reading):  # "the black one is left of the white one"
         pair = before[-1][0]
         named = [(i, with_article(f"{texts[i - 1]} {singulars(pair.words[-1])[0]}")) for i in described]
-        at = groups.index(before[-1])
-        groups = [*groups[:at], *([_bare_mention(reading, i, pair, phrase=p)] for i, p in named), *groups[at + 1 :]]
+        where = groups.index(before[-1])
+        twins = [[_bare_mention(reading, i, pair, phrase=phrase)] for i, phrase in named]
+        groups = [*groups[:where], *twins, *groups[where + 1 :]]
     for word, place in (("former", 0), ("latter", 1)):
         at = free.get(word)
         before = [] if at is None else [group for group in groups if group[0].head < at][-2:]

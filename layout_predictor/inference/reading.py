@@ -157,7 +157,7 @@ def _mistaken(document: Any, texts: Sequence[str]) -> list[Phrase]:
 
 
 def is_attribute(word: str, *, proper: bool = False) -> bool:
-    """Whether a word can stand before a name in its phrase: a determiner or number, if not `proper`, or an attribute."""
+    """Whether a word can stand before a name in its phrase; a `proper` attribute is no determiner or number."""
     return word in _ATTRIBUTES if proper else word in _BEFORE_NAMES or word.isdigit()
 
 

@@ -122,22 +122,24 @@ def _exchange(centers: list[list[float]], bounds: list[_Bound]) -> None:
 def _bounds(fact: Fact, centers: Sequence[Sequence[float]]) -> list[_Bound]:
     """The fact as bounds on single axes."""
     some = fact.objects
+    a, b = some[0], some[-1]
     if fact.kind in AXIS_SIGN:
         axis, sign = AXIS_SIGN[fact.kind]
-        a, b = some if sign > 0 else some[::-1]
+        a, b = (a, b) if sign > 0 else (b, a)
         return [_Bound(axis, a, b, GAP)]
     if fact.kind == "at":
         return _places(some[0], fact.sides)
     if fact.kind == "inside":
-        return _close(0, *some, _TOUCH) + _close(1, *some, _TOUCH)
+        return _close(0, a, b, _TOUCH) + _close(1, a, b, _TOUCH)
     if fact.kind == "on":
-        return [_Bound(1, some[1], some[0], GAP), *_close(0, *some, _ON)]
+        return [_Bound(1, b, a, GAP), *_close(0, a, b, _ON)]
     if fact.kind == "front":
-        return [_Bound(1, some[0], some[1], RADIUS), *_close(1, *some, RADIUS + 0.02), *_close(0, *some, _ALIGNED)]
+        return [_Bound(1, a, b, RADIUS), *_close(1, a, b, RADIUS + 0.02), *_close(0, a, b, _ALIGNED)]
     if fact.kind == "near":
-        return _close(0, *some, _NEAR * 0.7) + _close(1, *some, _NEAR * 0.7)
+        return _close(0, a, b, _NEAR * 0.7) + _close(1, a, b, _NEAR * 0.7)
     if fact.kind == "between":
-        a, b, c = some
+        c = b
+        b = some[1]
         axis = int(abs(centers[b][1] - centers[c][1]) > abs(centers[b][0] - centers[c][0]))
         low, high = (b, c) if centers[b][axis] <= centers[c][axis] else (c, b)
         return [

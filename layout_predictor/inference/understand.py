@@ -79,7 +79,8 @@ def renderings(text: str, objects: Sequence[FoundObject]) -> Iterator[tuple[str,
     """The text with the marked spans, then ever shorter ones for a model that does not take it: the clauses with
     objects, a list of the phrases, and one of the names."""
     yield text, [item.marked for item in objects]
-    kept, spans, length = [], {}, 0
+    spans: dict[tuple[int, int], tuple[int, int]] = {}
+    kept, length = [], 0
     for clause in re.finditer(r"[^.,;:!?]+[.,;:!?]*\s*", text):
         inside = {item.marked for item in objects if clause.start() <= item.marked[0] < clause.end()}
         if inside:
@@ -89,7 +90,7 @@ def renderings(text: str, objects: Sequence[FoundObject]) -> Iterator[tuple[str,
     yield "".join(kept), [spans.get(item.marked, (0, 1)) for item in objects]
     for words in ([item.phrase for item in objects], [item.name for item in objects]):
         starts = itertools.accumulate((len(word) + 2 for word in words), initial=0)
-        lasts = [(start + len(word) - len(word.split()[-1]), start + len(word)) for start, word in zip(starts, words)]
+        lasts = [(start + len(word) - len(word.split()[-1]), start + len(word)) for start, word in zip(starts, words, strict=False)]
         yield ", ".join(words), lasts
 
 
@@ -225,7 +226,9 @@ def _items(
             words = reading.words[mention.first : mention.head + 1]
             bare = words[0].text not in ("a", "an", "the", "one", "another") and words[0].text not in NUMBERS
             backdrop = mention.name in BACKDROPS
-            items.append(Item("noun", words[0].start, number, bare=bare, backdrop=backdrop))
+            medium = mention.name in NO_THINGS and mention.first == 0  # "collage, left a cat"
+            label = "word" if medium else "noun"
+            items.append(Item(label, words[0].start, number, bare=bare, backdrop=backdrop))
             taken |= {word.start for word in words}
             ends[words[-1].end] = words[-1].text
     meant = {span[0]: number for number, spans in pronouns.items() for span in spans}
