@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from layout_predictor.inference.clauses import state
 from layout_predictor.inference.expressions import (
     BACKDROPS,
     MEASURES,
@@ -16,7 +17,7 @@ from layout_predictor.inference.expressions import (
     find_expressions,
     plain,
 )
-from layout_predictor.inference.facts import Facts, Item, state
+from layout_predictor.inference.facts import Facts, Item
 from layout_predictor.inference.nouns import LONGEST, category_of
 from layout_predictor.inference.objects import FoundObject, Group, Mention, find_groups, found_object, singulars
 from layout_predictor.inference.prompt import clean
@@ -90,7 +91,10 @@ def renderings(text: str, objects: Sequence[FoundObject]) -> Iterator[tuple[str,
     yield "".join(kept), [spans.get(item.marked, (0, 1)) for item in objects]
     for words in ([item.phrase for item in objects], [item.name for item in objects]):
         starts = itertools.accumulate((len(word) + 2 for word in words), initial=0)
-        lasts = [(start + len(word) - len(word.split()[-1]), start + len(word)) for start, word in zip(starts, words, strict=False)]
+        lasts = [
+            (start + len(word) - len(word.split()[-1]), start + len(word))
+            for start, word in zip(starts, words, strict=False)
+        ]
         yield ", ".join(words), lasts
 
 
