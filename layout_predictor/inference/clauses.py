@@ -41,6 +41,7 @@ class _Reader:
     def __init__(self, items: Sequence[Item]) -> None:
         self.items, self.at, self.facts = items, 0, Facts()
         self.known: list[int] = []  # objects in the order of their first mention
+        self.clause: list[int] = []  # those of the clause
         self.subjects: list[int] = []
         self.last: int | None = None  # the noun just before
         self.front: list[tuple[str, tuple[int, ...], Sides]] = []  # said before its noun: relation, objects, place
@@ -94,6 +95,7 @@ class _Reader:
         self.denying = False
         if thing not in self.known:
             self.known.append(thing)
+        self.clause += [thing] * (thing not in self.clause)
         if self.pending and before == "comma":
             for other, name in self.pending:
                 self.facts.add(name, other, thing)
@@ -179,6 +181,8 @@ class _Reader:
     def _complete(self, thing: int) -> None:
         if self._label(1) in ("its", "none"):  # "in front of a tv to its left"
             self.waiting = [name for name in self.waiting if name in OPPOSITE]
+        if "held" in self.waiting and self._label(1) in {*_RELATIONS, "sidesof"} - {"held"}:
+            self.waiting.remove("held")  # "holds an umbrella above her head"
         if self.waiting == ["either"]:  # "a cat and a dog on either side of a bus"
             self.facts.add("between", thing, *self.whose)
         elif not self.whose:
@@ -297,7 +301,7 @@ class _Reader:
         if len(sides) != 2:
             return
         if self.subjects:
-            self.facts.add("line", *self.subjects, sides=sides)
+            self.facts.add("line", *(self.subjects if len(self.subjects) > 1 else self.clause), sides=sides)
         else:
             self.line, self.members = sides, []
 
@@ -328,7 +332,7 @@ class _Reader:
         if self.line is not None and self.members:
             self.facts.add("line", *self.members, sides=self.line)
             self.line = None
-        self.subjects, self.waiting, self.whose, self.front = [], [], [], []
+        self.subjects, self.waiting, self.whose, self.front, self.clause = [], [], [], [], []
         self.denying = self.negated = False
         if item.label == "stop1":
             self.owner = None

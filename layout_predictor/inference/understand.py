@@ -25,6 +25,7 @@ from layout_predictor.inference.reading import Phrase, Reading, is_attribute, re
 from layout_predictor.inference.solve import Fact
 from ldm.relations import with_article
 
+_BE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _MOST = 8  # of a noun that are objects of their own
 _MOST_OBJECTS = 16
 
@@ -115,7 +116,12 @@ def _open(reading: Reading, expressions: Sequence[Expression]) -> Reading:
             joints[i] and is_attribute(texts[i - 1], proper=True) and is_attribute(texts[i + 1], proper=True)
         )
     phrases: list[Phrase] = []
+    heads = {head: first for first, head in reading.phrases}
     for first, head in reading.phrases:
+        if first == head and category_of(texts[head : head + 1]) is None:
+            behind = heads.get(first - 1)
+            if behind is not None and category_of(texts[behind:first]) or texts[first - 1] in _BE:
+                continue  # "a bird | soars", "is | parking"
         verb = texts[head].endswith("s") and head - first > 1 and closed[min(head + 1, len(texts) - 1)]
         if verb and category_of(texts[first : head + 1]) is None and category_of(texts[first:head]):
             head -= 1  # "an oven floats above a bed"
@@ -137,7 +143,8 @@ def _names(texts: Sequence[str], closed: Sequence[bool], phrases: Sequence[Phras
         if texts[at] in ("a", "an", "the") and not closed[at] and not taken & {at, at + 1}:
             # What follows a determiner is a noun, whatever the parser says: "above a painting".
             run = itertools.takewhile(
-                lambda i: not closed[i] and texts[i].isalpha() and i not in taken, range(at + 1, len(texts))
+                lambda i: not closed[i] and texts[i].isalpha() and i not in taken and texts[i] not in _BE,
+                range(at + 1, len(texts)),
             )
             inside = list(run)[:4]
             last = inside[-1] if inside else at
@@ -222,6 +229,7 @@ def _items(
     reading: Reading, groups: Sequence[Group], pronouns: dict[int, list[tuple[int, int]]], found: Sequence[Expression]
 ) -> list[Item]:
     """Nouns, pronouns, expressions, marks and other words in their order."""
+    meant = {span[0]: number for number, spans in pronouns.items() for span in spans}
     items: list[Item] = []
     taken: set[int] = set()
     ends: dict[int, str] = {}
@@ -232,10 +240,11 @@ def _items(
             backdrop = mention.name in BACKDROPS
             medium = mention.name in NO_THINGS and mention.first == 0  # "collage, left a cat"
             label = "word" if medium else "noun"
+            if mention.name in NO_THINGS and words[0].text in PRONOUNS:  # "above her head"
+                label, number = "pronoun", meant.get(words[0].start, number)
             items.append(Item(label, words[0].start, number, bare=bare, backdrop=backdrop))
             taken |= {word.start for word in words}
             ends[words[-1].end] = words[-1].text
-    meant = {span[0]: number for number, spans in pronouns.items() for span in spans}
     for expression in found:
         items.append(Item(expression.label, expression.start, expression=expression))
     for word in reading.words:
@@ -256,7 +265,7 @@ def _counts(group: Group, number: int, facts: Facts, stated: set[int], all_nouns
     name = group[0].name  # a category, or the noun
     if group[0].words[0] in ("its", "their") and category_of(group[0].words) is None:
         return False
-    if number in facts.denied or name in NO_THINGS:
+    if number in facts.denied or name in NO_THINGS or len(name) < 3 and category_of([name]) is None:
         return False
     if name in BACKDROPS:
         return number in facts.directed
@@ -307,8 +316,9 @@ def _said(mention: Mention, text: str, expressions: Sequence[Expression]) -> lis
     start = mention.span[1] - len(mention.text)
     before = [e for e in expressions if e.label == "count" and e.end <= start + 1 and start - e.end <= 2]
     words += [word for e in before for word in plain(e.text).split()]
+    words += re.findall(r"(\w+) $", text[:start].lower())
     numbers = (int(word) if word.isdigit() else NUMBERS.get(word, 0) for word in words)
-    return [number for number in numbers if number > 0][:1]
+    return [number for number in numbers if 0 < number < 1000][:1]
 
 
 def _copied(fact: Fact, places: dict[int, list[int]]) -> list[Fact]:
