@@ -181,7 +181,7 @@ class _Reader:
     def _complete(self, thing: int) -> None:
         if self._label(1) in ("its", "none"):  # "in front of a tv to its left"
             self.waiting = [name for name in self.waiting if name in OPPOSITE]
-        if "held" in self.waiting and self._label(1) in {*_RELATIONS, "sidesof"} - {"held"}:
+        if "held" in self.waiting and self._label(1) in {*_RELATIONS, "sidesof"} - {"held", "inside"}:
             self.waiting.remove("held")  # "holds an umbrella above her head"
         if self.waiting == ["either"]:  # "a cat and a dog on either side of a bus"
             self.facts.add("between", thing, *self.whose)

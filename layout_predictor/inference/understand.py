@@ -152,6 +152,7 @@ def _names(texts: Sequence[str], closed: Sequence[bool], phrases: Sequence[Phras
                 inside
                 and len(inside) < 4
                 and last + 1 not in taken
+                and texts[last] not in NO_THINGS
                 and not any(category_of(texts[i : i + 1]) for i in inside)
             ):
                 yield (at, last)
