@@ -298,8 +298,8 @@ class _Reader:
 
     def on_order(self, item: Item) -> None:
         sides = {"row": ("left", "right"), "column": ("top", "bottom")}.get(item.label, item.sides)
-        if len(sides) != 2:
-            return
+        if len(sides) == 1:  # "starting from the left"
+            sides += (_OPPOSED.get(sides[0], ""),)
         if self.subjects:
             self.facts.add("line", *(self.subjects if len(self.subjects) > 1 else self.clause), sides=sides)
         else:

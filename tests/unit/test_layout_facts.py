@@ -33,8 +33,8 @@ def facts(sentence: str) -> list[tuple[str, ...]]:
 
 
 def test_wordings_of_all_kinds() -> None:
-    result = score(read_wordings(WORDINGS), predict_layout, draws=2, seed=3)
-    assert result["at_0.95"] >= 0.93 * result["wordings"], result["not_always"]
+    result = score(read_wordings(WORDINGS), predict_layout, draws=1, seed=3)
+    assert result["at_0.95"] >= 0.97 * result["wordings"], result["not_always"]
 
 
 def test_files_of_wordings(tmp_path: Path) -> None:
