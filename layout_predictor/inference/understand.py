@@ -245,7 +245,8 @@ def _items(
                 label, number = "pronoun", meant.get(words[0].start, number)
             items.append(Item(label, words[0].start, number, bare=bare, backdrop=backdrop))
             taken |= {word.start for word in words}
-            ends[words[-1].end] = words[-1].text
+            if mention.text.lower().endswith(words[-1].text):  # not "a glass | of milk", which is whole
+                ends[words[-1].end] = words[-1].text
     for expression in found:
         items.append(Item(expression.label, expression.start, expression=expression))
     for word in reading.words:

@@ -130,6 +130,7 @@ def test_the_models_own_answer() -> None:
         ("a dog in the foreground, a house in the background", [("front", "a dog", "a house")]),
         ("a cat on one side, a dog on the other", [("at", "a cat", "left"), ("at", "a dog", "right")]),
         ("a red cat on a couch", [("on", "a red cat", "a couch")]),
+        ("a glass of milk left of a slice of cake", [("left of", "a glass of milk", "a slice of cake")]),
         ("a bowl of oranges", [("inside", "oranges", "a bowl")]),
         ("the right of way belongs to a bus", []),
     ],
