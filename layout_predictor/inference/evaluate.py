@@ -1,6 +1,10 @@
 """Relation accuracy of a predictor on a file of sentences with stated relations.
 
     python -m layout_predictor.inference.evaluate sentences.jsonl [--out score.json] [--failures] [--review r.jsonl]
+    python -m layout_predictor.inference.evaluate --wordings wordings.yaml [--draws 20] [--raw]
+
+The first measures the model with the objects as labeled; --checked also moves the centers as the sentence demands. The
+second fills wordings with random nouns and checks whole layouts; see `wordings.py`.
 
 Labels of real sentences are made by machines, too. A review has a JSON line for each label that a reader looked at:
 
@@ -20,10 +24,12 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from layout_predictor.inference.predictor import load_predictor
+from layout_predictor.inference.wordings import read_wordings, score
 from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.records import read_records, require
 from layout_predictor.LayoutTransformer.data.sample import Sample
@@ -42,7 +48,11 @@ def _labels_of(line: int, sample: Sample) -> list[Label]:
 
 
 def evaluate_file(
-    path: str | Path, checkpoint: str | None = None, tokenizer: str | None = None, review: str | None = None
+    path: str | Path,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+    review: str | None = None,
+    checked: bool = False,
 ) -> dict[str, Any]:
     """Counts over the relations of a file, by relation and by number of objects, with the "failures".
 
@@ -55,7 +65,7 @@ def evaluate_file(
     verdicts = _read_review(review, set(known)) if review else {}
     score, distances = Score(), []
     broken: list[tuple[Label, Sample]] = []
-    predicted = load_predictor(checkpoint, tokenizer).centers_of(samples)
+    predicted = load_predictor(checkpoint, tokenizer).centers_of(samples, checked=checked)
     for sample, stated, centers in zip(samples, labels, predicted, strict=True):
         broken += [(stated[number], sample) for number in add_sentence(score, sample, centers)]
         distances += [math.dist(a, b) for a, b in itertools.combinations(centers, 2)]
@@ -114,7 +124,13 @@ def _judged(labels: Sequence[Label], broken: set[Label], verdicts: dict[Label, s
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; a user's mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(description="Score a layout predictor on sentences with stated relations.")
-    parser.add_argument("sentences", help="JSON lines with words, objects and relations")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("sentences", nargs="?", help="JSON lines with words, objects and relations")
+    source.add_argument("--wordings", help="wordings to fill with nouns, JSON lines or YAML")
+    parser.add_argument("--draws", type=int, default=20, help="times that each wording is filled")
+    parser.add_argument("--seed", type=int, default=1, help="of the nouns")
+    parser.add_argument("--raw", action="store_true", help="wordings: the model's own centers, not checked")
+    parser.add_argument("--checked", action="store_true", help="sentences: centers checked against what they state")
     parser.add_argument("--checkpoint", help="weights; default: the embedded predictor")
     parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
     parser.add_argument("--out", help="also write the result as JSON")
@@ -122,8 +138,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--review", help="JSON lines of verdicts on labels: what can be reached at most")
     arguments = parser.parse_args(argv)
     try:
-        result = evaluate_file(arguments.sentences, arguments.checkpoint, arguments.tokenizer, arguments.review)
-        failures = result.pop("failures")
+        if arguments.wordings:
+            layout = load_predictor(arguments.checkpoint, arguments.tokenizer).layout
+            wordings = read_wordings(arguments.wordings)
+            result = score(wordings, partial(layout, raw=arguments.raw), draws=arguments.draws, seed=arguments.seed)
+        else:
+            result = evaluate_file(
+                arguments.sentences, arguments.checkpoint, arguments.tokenizer, arguments.review, arguments.checked
+            )
+        failures = result.pop("failures", [])
         if arguments.out:
             written = {**result, "failures": failures} if arguments.failures else result
             with atomic_write(arguments.out) as temporary:

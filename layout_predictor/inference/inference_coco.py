@@ -44,6 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="exported, training or published weights; default: the embedded ones")
     parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
     parser.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
+    parser.add_argument("--raw", action="store_true", help="the model's own centers, not checked against the sentence")
     parser.add_argument("--sample", action="store_true", help="draw a mixture component instead of the likeliest")
     parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
     return parser.parse_args(argv)
@@ -56,8 +57,14 @@ def run_sentence(arguments: argparse.Namespace) -> str:
         given = arguments.width or arguments.height
         canvas = read_image(arguments.picture, canvas.shape[1::-1] if given else None)
     prediction = load_predictor(arguments.checkpoint, arguments.tokenizer).predict(
-        arguments.sentence, all_nouns=arguments.all_nouns, sample=arguments.sample, seed=arguments.seed
+        arguments.sentence,
+        all_nouns=arguments.all_nouns,
+        sample=arguments.sample,
+        seed=arguments.seed,
+        raw=arguments.raw,
     )
+    for note in prediction.notes:
+        logging.getLogger(__name__).warning("%s", note)
     layout = prediction.layout
     if not layout.objects:
         raise UserError("no object was found in the sentence; name one of COCO's, or give --all-nouns")
@@ -80,7 +87,7 @@ def run_file(arguments: argparse.Namespace) -> str:
         raise UserError(f"--{drawing[0]} is for one --sentence; a file of sentences gives JSON lines")
     sentences = read_sentences(arguments.from_file)
     predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
-    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed")}
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed", "raw")}
     weights = Path(arguments.checkpoint or DEFAULT_WEIGHTS)
     identity = f"{weights.resolve()} {weights.stat().st_mtime_ns}"
     with tqdm(total=len(sentences), desc="layouts", disable=None) as bar:

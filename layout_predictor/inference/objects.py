@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layout_predictor.inference.nouns import category_of
@@ -30,7 +31,7 @@ class FoundObject:
 
 
 @dataclass(frozen=True)
-class _Mention:
+class Mention:
     words: tuple[str, ...]  # in lower case
     head: int  # index of the head noun among the sentence's words
     span: Span  # characters of the head noun
@@ -46,7 +47,7 @@ class _Mention:
         return set(self.words[:-1]) - _DEFINITE - {"a", "an"}
 
 
-_Group = list[_Mention]
+Group = list[Mention]
 
 
 def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]:
@@ -57,8 +58,14 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
     other" are two objects named before, or the two of "two dogs"; "another" alone is one more of the last kind.
     """
     reading = read(sentence)
+    groups, pronouns = find_groups(reading, all_nouns=all_nouns)
+    return [found_object(group, pronouns.get(number, ())) for number, group in enumerate(groups)]
+
+
+def find_groups(reading: Reading, *, all_nouns: bool) -> tuple[list[Group], dict[int, list[Span]]]:
+    """The mentions of each object of a sentence, and its pronouns by the object's number."""
     mentions = _mentions(reading, all_nouns)
-    groups: list[_Group] = []
+    groups: list[Group] = []
     for mention in mentions:
         same = (group for group in reversed(groups) if _same_object(group, mention, mentions, reading.words))
         group = next(same, None)
@@ -67,19 +74,19 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
         else:
             group.append(mention)
     groups = _nounless(groups, reading)
-    pronouns = _resolve_pronouns(groups, reading.words)
-    found = []
-    for number, group in enumerate(groups):
-        # The fullest mention is the best description to draw from; the last one is the model's usual mark.
-        fullest = max(group, key=lambda mention: len(mention.words))
-        spans = sorted({*(mention.span for mention in group), *pronouns.get(number, ())})
-        found.append(FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans)))
-    return found
+    return groups, _resolve_pronouns(groups, reading.words)
 
 
-def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
+def found_object(group: Group, pronouns: Sequence[Span] = ()) -> FoundObject:
+    """The object of these mentions. The fullest is the best description; the last one is the model's usual mark."""
+    fullest = max(group, key=lambda mention: len(mention.words))
+    spans = sorted({*(mention.span for mention in group), *pronouns})
+    return FoundObject(fullest.text, group[0].name, group[-1].span, tuple(spans))
+
+
+def _mentions(reading: Reading, all_nouns: bool) -> list[Mention]:
     """The phrases that name a category, or one of the objects before them."""
-    found: list[_Mention] = []
+    found: list[Mention] = []
     known: dict[str, str] = {}  # names of the objects by their head nouns
     for first, head in reading.phrases:
         words = tuple(word.text for word in reading.words[first : head + 1])
@@ -94,11 +101,11 @@ def _mentions(reading: Reading, all_nouns: bool) -> list[_Mention]:
             continue
         known[words[-1]] = name
         start, last = reading.words[first], reading.words[head]
-        found.append(_Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name))
+        found.append(Mention(words, head, (last.start, last.end), reading.sentence[start.start : last.end], name))
     return found
 
 
-def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], words: tuple[Word, ...]) -> bool:
+def _same_object(group: Group, mention: Mention, mentions: list[Mention], words: tuple[Word, ...]) -> bool:
     first, last = group[0], group[-1]
     if mention.words[-1] != first.words[-1] or mention.words[0] not in _DEFINITE or _OTHER & set(mention.words):
         return False
@@ -109,7 +116,7 @@ def _same_object(group: _Group, mention: _Mention, mentions: list[_Mention], wor
     return between or boundary
 
 
-def _nounless(groups: list[_Group], reading: Reading) -> list[_Group]:
+def _nounless(groups: list[Group], reading: Reading) -> list[Group]:
     """Add what "one", "the other", "another", "the former" and "the latter" mean."""
     covered = {i for group in groups for mention in group for i in range(mention.first, mention.head + 1)}
     covered |= {i for first, head in reading.phrases if head > first for i in range(first, head)}
@@ -118,6 +125,14 @@ def _nounless(groups: list[_Group], reading: Reading) -> list[_Group]:
     one, other = free.get("one"), free.get("other")
     if one is not None and other is not None and one < other and texts[other - 1] == "the":
         groups = _one_and_other(groups, reading, one, other)
+    described = [i for i in range(2, len(texts)) if texts[i] == "one" and texts[i - 2] == "the" and i not in covered]
+    before = [group for group in groups if described and group[-1].head < described[0]]
+    if len(described) == 2 and before and _is_pair(before[-1][0], reading):  # "the black one is left of the white one"
+        pair = before[-1][0]
+        named = [(i, with_article(f"{texts[i - 1]} {singulars(pair.words[-1])[0]}")) for i in described]
+        where = groups.index(before[-1])
+        twins = [[_bare_mention(reading, i, pair, phrase=phrase)] for i, phrase in named]
+        groups = [*groups[:where], *twins, *groups[where + 1 :]]
     for word, place in (("former", 0), ("latter", 1)):
         at = free.get(word)
         before = [] if at is None else [group for group in groups if group[0].head < at][-2:]
@@ -131,17 +146,17 @@ def _nounless(groups: list[_Group], reading: Reading) -> list[_Group]:
     return groups
 
 
-def _bare_mention(reading: Reading, at: int, model: _Mention, phrase: str | None = None) -> _Mention:
+def _bare_mention(reading: Reading, at: int, model: Mention, phrase: str | None = None) -> Mention:
     """A mention of the thing of `model` by a single word; `phrase` where it is an object of its own."""
     word = reading.words[at]
-    return _Mention((word.text,), at, (word.start, word.end), phrase or word.text, model.name)
+    return Mention((word.text,), at, (word.start, word.end), phrase or word.text, model.name)
 
 
-def _one_and_other(groups: list[_Group], reading: Reading, one: int, other: int) -> list[_Group]:
+def _one_and_other(groups: list[Group], reading: Reading, one: int, other: int) -> list[Group]:
     before = [group for group in groups if group[-1].head < one]
     if before and _is_pair(before[-1][0], reading):
         pair = before[-1][0]
-        singular = _singulars(pair.words[-1])[0]
+        singular = singulars(pair.words[-1])[0]
         attributes = [word for word in pair.words[:-1] if word not in _TWO | _DEFINITE | {"of"}]
         described = " ".join((*attributes, singular))
         phrase = with_article(described)
@@ -154,19 +169,19 @@ def _one_and_other(groups: list[_Group], reading: Reading, one: int, other: int)
     return groups
 
 
-def _is_pair(mention: _Mention, reading: Reading) -> bool:
+def _is_pair(mention: Mention, reading: Reading) -> bool:
     """Whether a phrase says that there are two of its noun: "two cats", "a pair of dogs"."""
     before = {word.text for word in reading.words[max(0, mention.first - 2) : mention.first]}
-    return bool(_TWO & (set(mention.words) | before)) and bool(_singulars(mention.words[-1]))
+    return bool(_TWO & (set(mention.words) | before)) and bool(singulars(mention.words[-1]))
 
 
-def _singulars(word: str) -> list[str]:
+def singulars(word: str) -> list[str]:
     """What the noun could be the plural of."""
     guesses = [word.removesuffix(many) + one for many, one in _ENDINGS if word.endswith(many)]
     return [guess for guess in guesses if guess and plural(guess) == word]
 
 
-def _resolve_pronouns(groups: list[_Group], words: tuple[Word, ...]) -> dict[int, list[Span]]:
+def _resolve_pronouns(groups: list[Group], words: tuple[Word, ...]) -> dict[int, list[Span]]:
     """Pronouns that only one object fits, by the object's number; others are left to the model.
 
     A pronoun does not mean what its own phrase is about: in "with a cat beneath it" it is not the cat.
@@ -186,9 +201,9 @@ def _resolve_pronouns(groups: list[_Group], words: tuple[Word, ...]) -> dict[int
     return resolved
 
 
-def _agrees(pronoun: str, mention: _Mention) -> bool:
+def _agrees(pronoun: str, mention: Mention) -> bool:
     person = mention.name == "person"
-    many = bool(_singulars(mention.words[-1])) and mention.words[-1] not in ("bus", "glass")
+    many = bool(singulars(mention.words[-1])) and mention.words[-1] not in ("bus", "glass")
     if pronoun in _SINGULAR:
         return not many and not person
     return person or (many and pronoun in _PLURAL)

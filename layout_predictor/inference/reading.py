@@ -156,6 +156,11 @@ def _mistaken(document: Any, texts: Sequence[str]) -> list[Phrase]:
     return found
 
 
+def is_attribute(word: str, *, proper: bool = False) -> bool:
+    """Whether a word can stand before a name in its phrase; a `proper` attribute is no determiner or number."""
+    return word in _ATTRIBUTES if proper else word in _BEFORE_NAMES or word.isdigit()
+
+
 def before_sides(texts: Sequence[str], first: int, head: int) -> int:
     """The head of the phrase [first, head] without the sides at its end: "a bird right | of a dog" is a bird.
 

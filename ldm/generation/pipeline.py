@@ -112,11 +112,13 @@ class Pipeline:
     def predict_layout(self, prompt: str, all_nouns: bool = False) -> Layout:
         """Objects of `prompt` and their centers; none where it names none.
 
-        All nouns count with `all_nouns`, else COCO's categories and their synonyms.
+        All nouns count with `all_nouns`, else COCO's categories, their synonyms and what a stated fact names. What of
+        the prompt is not taken as it stands is logged.
         """
-        from layout_predictor.inference import predict_layout
-
-        return predict_layout(prompt, self.predictor, all_nouns=all_nouns)
+        prediction = self.predictor.predict(prompt, all_nouns=all_nouns)
+        for note in prediction.notes:
+            logger.warning("%s", note)
+        return prediction.layout
 
     def precision(self, name: str) -> contextlib.AbstractContextManager[Any]:
         """Where the model runs in "full" precision, or in "autocast": bfloat16, whose range needs no loss scaling."""

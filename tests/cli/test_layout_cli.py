@@ -82,7 +82,7 @@ def test_a_file_of_sentences_goes_on_where_it_was_stopped(
 ) -> None:
     sentences = [SENTENCE, "Freedom is a state of mind.", "a cat " * 600, "A dog sits below a kite."]
     out = tmp_path / "deep" / "layouts.jsonl"
-    settings = {"all_nouns": False, "sample": False, "seed": 0}
+    settings = {"all_nouns": False, "sample": False, "seed": 0, "raw": True}
     asked: list[str] = []
     layout = predictor.layout
 
@@ -107,7 +107,7 @@ def test_a_file_of_sentences_goes_on_where_it_was_stopped(
     assert "shorten" in records[2]["error"]
     assert list(out.parent.iterdir()) == [out]
     (tmp_path / "prompts.txt").write_text("\n\n".join(sentences))
-    assert run("--from-file", tmp_path / "prompts.txt", "--out", out) == 0
+    assert run("--from-file", tmp_path / "prompts.txt", "--out", out, "--raw") == 0
     assert "2 of 4 layouts" in capsys.readouterr().out
 
 

@@ -48,7 +48,8 @@ def word_table() -> dict[tuple[str, ...], str]:
     named = [(spoken_name(category), category) for category in (*THINGS, *STUFF)]
     named += [(word, category) for category, line in _FILE["synonyms"].items() for word in phrases(line)]
     table: dict[tuple[str, ...], str] = {}
-    for phrase, category in named:
+    misspelled = [(phrase + "s", category) for phrase, category in named if plural(phrase) != phrase + "s"]
+    for phrase, category in (*named, *misspelled):  # "knifes" names knives, where it is no other word
         for form in (phrase, plural(phrase)):
             table.setdefault(tuple(form.split()), category)
     return table
