@@ -106,10 +106,6 @@ def test_wrong_configs_are_named() -> None:
     for message, change in cases.items():
         with pytest.raises(UserError, match=message):
             instantiate_from_config({"target": target, "params": {**params, **change}})
-    for name, near in (
-        ("ldm.models.autoencoder.VQModl", target),
-        ("ldm.models.autoencodr.VQModel", target),
-        ("lmd.models.autoencoder.VQModel", "ldm"),
-    ):
-        with pytest.raises(UserError, match=f"did you mean '{near}'"):
+    for name in ("ldm.models.autoencoder.VQModl", "ldm.models.autoencodr.VQModel", "lmd.models.autoencoder.VQModel"):
+        with pytest.raises(UserError, match=f"did you mean '{target}'"):
             instantiate_from_config({"target": name, "params": params})
