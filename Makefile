@@ -42,11 +42,14 @@ demo: $(STAMP)  ## make the image of the README with the embedded model, and a s
 	$(PY) scripts/evaluate.py score --run $(OUT)/report
 	$(PY) scripts/evaluate.py report --run $(OUT)/report
 
+# One process a core with one thread each: small models gain nothing from threads. Each process takes some 2 GB.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: $(STAMP) font browser  ## run the tests (ARGS= for pytest's own flags)
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(STAMP) font browser  ## run all tests, the slow ones too
-	$(PY) -m pytest -m '' $(ARGS)
+	$(PYTEST) -m '' $(ARGS)
 
 bench: $(STAMP)  ## time sampling and one optimized image, count the memory of a differentiated chain
 	$(PY) -m bench $(ARGS)

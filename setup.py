@@ -33,6 +33,7 @@ REQUIRED = [
 EXTRAS = {
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "ruff>=0.9",
         "mypy>=1.15",
         "import-linter>=2.6",
