@@ -46,7 +46,7 @@ def predict_file(
     was when sentences, settings and `identity` (of the weights) are the same.
 
     Args:
-        settings: keyword arguments of `Predictor.layout`.
+        settings: keyword arguments of `Predictor.predict`.
         progress: called with the number of sentences that were done since its last call.
 
     Returns:
@@ -78,10 +78,13 @@ def predict_file(
 
 def _record(sentence: str, predictor: Predictor, settings: dict[str, Any]) -> dict[str, Any]:
     try:
-        return predictor.layout(sentence, **settings).to_json()
+        prediction = predictor.predict(sentence, **settings)
     except UserError as error:
         logger.warning("%s: %s", sentence[:60], error)
         return {"prompt": sentence, "error": str(error)}
+    for note in prediction.notes:
+        logger.warning("%s: %s", sentence[:60], note)
+    return prediction.layout.to_json()
 
 
 def _kind(record: dict[str, Any]) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ldm.boundary import one_line
+
+logger = logging.getLogger(__name__)
 
 
 class CompVis(nn.Module):
@@ -16,6 +21,7 @@ class CompVis(nn.Module):
         """config: of the whole model, with its section "model"."""
         super().__init__()
         self.model, self.config, self.guidance_scale = model, config, guidance_scale
+        self._told: set[str] = set()
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -68,8 +74,19 @@ class CompVis(nn.Module):
         return self.model.apply_model(x, t, conditioning, control=control, weights=weights)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Texts to their contexts (B, L, C)."""
+        """Texts to their contexts (B, L, C). The end of a text that has no room in them is told of, once."""
+        self.tell_unread(texts, getattr(self.model.cond_stage_model, "unread", None))
         return self.model.get_learned_conditioning(list(texts))
+
+    def tell_unread(self, texts: Sequence[str], unread: Callable[[str], str] | None) -> None:
+        """Warn of the ends of texts that a text encoder does not read, of each text once."""
+        for text in dict.fromkeys(texts):
+            rest = unread(text) if unread is not None and text not in self._told else ""
+            if rest:
+                self._told.add(text)
+                logger.warning(
+                    "The text encoder has no room for the end of '%s': '%s'.", one_line(text, 80), one_line(rest, 120)
+                )
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""

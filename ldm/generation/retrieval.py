@@ -82,6 +82,7 @@ class RetrievalModel(CompVis):
             UserError: the database or its searcher cannot be used, or the CLIP does not fit the model.
         """
         prompts = [text for text in texts if text]
+        self.tell_unread(prompts, self.clip.unread)
         embedded = self.clip.model.encode_text(self.clip.tokenize(prompts).to(self.device)).float()
         embedded = embedded / embedded.norm(dim=-1, keepdim=True)  # (B, D)
         wanted = self.params["unet_config"]["params"].get("context_dim")

@@ -111,6 +111,15 @@ def test_a_file_of_sentences_goes_on_where_it_was_stopped(
     assert "2 of 4 layouts" in capsys.readouterr().out
 
 
+def test_what_is_not_taken_as_it_stands_is_told_of_every_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat below a dog and some happiness\na cat bellow a dog")
+    assert run("--from-file", tmp_path / "prompts.txt", "--out", tmp_path / "out.jsonl") == 0
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and "happiness" in told[0] and '"bellow" is read as "below"' in told[1]
+
+
 def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "sentences.jsonl", tmp_path / "score.json"
     path.write_text(json.dumps({**BELOW, "relations": [[1, 5, "below"], [1, 5, "above"]]}) + "\n")

@@ -17,14 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.encoders.openai_clip import load_clip
-from ldm.modules.encoders.text_tower import (
-    PUBLISHED_TOWERS,
-    PublishedTextNames,
-    TextTower,
-    build_text_transformer,
-    clip_tokenizer,
-)
-from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS, PublishedTextNames, TextTower, build_text_transformer
+from ldm.modules.encoders.tokenizer import WordTokenizer, clip_tokenizer, unread
 from ldm.modules.x_transformer import Encoder, TransformerWrapper
 from ldm.util import UserError
 
@@ -41,6 +35,10 @@ class AbstractEncoder(nn.Module):
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         return self(*args, **kwargs)
+
+    def unread(self, text: str) -> str:
+        """The end of a text that has no room in the context, "" where all of it has."""
+        return ""
 
 
 def _texts(text: Sequence[str] | str) -> list[str]:
@@ -103,6 +101,9 @@ class FrozenCLIPEmbedder(TextEncoder):
         )
         return batch["input_ids"]  # (B, max_length)
 
+    def unread(self, text: str) -> str:
+        return unread(clip_tokenizer(), text, self.max_length)
+
     def freeze(self) -> None:
         """Evaluation mode, and no gradients for the weights."""
         self.eval().requires_grad_(False)
@@ -120,6 +121,9 @@ class SmallCLIPTextEmbedder(TextEncoder):
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         return self.tokenizer(list(captions))  # (B, context_length)
+
+    def unread(self, text: str) -> str:
+        return self.tokenizer.unread(text)
 
 
 class FrozenCLIPTextEmbedder(AbstractEncoder):
@@ -143,7 +147,7 @@ class FrozenCLIPTextEmbedder(AbstractEncoder):
         if n_repeat < 1:
             raise UserError(f"n_repeat must be at least 1, not {n_repeat}")
         bundle = load_clip(version, device)
-        self.model, self.tokenize = bundle.model, bundle.tokenize
+        self.bundle, self.model, self.tokenize = bundle, bundle.model, bundle.tokenize
         self.max_length, self.n_repeat, self.normalize = max_length, n_repeat, normalize
 
     def freeze(self) -> None:
@@ -159,6 +163,9 @@ class FrozenCLIPTextEmbedder(AbstractEncoder):
     def encode(self, text: Sequence[str] | str) -> Tensor:
         """Texts to a context (B, n_repeat, C)."""
         return self(text)[:, None].expand(-1, self.n_repeat, -1)
+
+    def unread(self, text: str) -> str:
+        return self.bundle.unread(text)
 
 
 class FrozenClipImageEmbedder(AbstractEncoder):
@@ -317,6 +324,9 @@ class BERTTokenizer(AbstractEncoder):
         tokens = self(text)
         return (None, None, [None, None, tokens]) if self.vq_interface else tokens
 
+    def unread(self, text: str) -> str:
+        return unread(self.tokenizer, text, self.max_length)
+
     def decode(self, text: Any) -> Any:
         """`text` itself: there is nothing to undo."""
         return text
@@ -353,6 +363,9 @@ class BERTEmbedder(TransformerEmbedder):
         if not self.use_tknz_fn:
             raise UserError("this conditioner takes token ids, not text (its config has use_tokenizer: false)")
         return super().forward(self.tknz_fn(text))
+
+    def unread(self, text: str) -> str:
+        return self.tknz_fn.unread(text) if self.use_tknz_fn else ""
 
 
 class SpatialRescaler(AbstractEncoder):

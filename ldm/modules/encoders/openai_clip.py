@@ -5,7 +5,6 @@ Both have OpenAI's state-dict names; saved as a torch file, the small one also o
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.modules.encoders.tokenizer import WordTokenizer, clip_package, clip_tokenizer, unread
 from ldm.unpickle import UnpicklingError, load_script
 from ldm.util import UserError, load_state_dict, save_safetensors
 
@@ -27,14 +26,6 @@ PUBLISHED = ("ViT-B/32", "ViT-B/16", "ViT-L/14")
 PUBLISHED_VOCABULARY = 49408  # byte pairs; any other size is a word-level vocabulary
 FOLDERS = (Path("models/clip"), Path("~/.cache/clip"))  # the second is where `clip.load` keeps its downloads
 HOW_TO_GET = """to get ViT-B/32, run `python -c "import clip; clip.load('ViT-B/32')"` once while online"""
-
-
-def clip_package() -> Any:
-    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import clip
-    return clip
 
 
 @dataclass(frozen=True)
@@ -53,6 +44,12 @@ class ClipBundle:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resolution: int
+
+    def unread(self, text: str) -> str:
+        """The end of a text that is cut off, "" where nothing is."""
+        if isinstance(self.tokenize, WordTokenizer):
+            return self.tokenize.unread(text)
+        return unread(clip_tokenizer(), text, self.model.context_length)
 
 
 def load_clip(source: str | Path | None = None, device: str | torch.device | None = None) -> ClipBundle:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.encoders.openai_clip import clip_package
-
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
 
 @dataclass(frozen=True)
@@ -51,19 +48,6 @@ def build_text_transformer(tower: TextTower) -> CLIPTextModel:
         pad_token_id=None,
     )
     return CLIPTextModel(config)
-
-
-@lru_cache(maxsize=1)
-def clip_tokenizer() -> CLIPTokenizer:
-    """The byte-pair tokenizer of CLIP, made from the merges that come with the `clip` package.
-
-    It pads with `<|endoftext|>`, as Stable Diffusion v1 was trained, where `clip.tokenize` writes 0.
-    """
-    from transformers import CLIPTokenizer
-
-    published = clip_package().simple_tokenizer.SimpleTokenizer()
-    merges: Any = sorted(published.bpe_ranks, key=published.bpe_ranks.__getitem__)
-    return CLIPTokenizer(vocab=dict(published.encoder), merges=merges, pad_token="<|endoftext|>")
 
 
 class PublishedTextNames(nn.Module):

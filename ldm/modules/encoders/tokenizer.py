@@ -1,16 +1,22 @@
-"""Word-level tokens for the emoji world: a small closed vocabulary in a plain text file."""
+"""Tokens of texts: words of the emoji world, from a small closed vocabulary in a text file, and CLIP's byte pairs."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import LongTensor
 
 from ldm.paths import ROOT
 from ldm.util import UserError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -65,6 +71,12 @@ class WordTokenizer:
         ids = [self.ids.get(word, UNKNOWN_ID) for word in split_words(text)]
         return [self.start_id, *ids[: self.context_length - 2], self.end_id]
 
+    def unread(self, text: str) -> str:
+        """The end of the text that is cut off, "" where nothing is."""
+        words = list(re.finditer(_TOKEN.pattern, text, re.IGNORECASE))
+        most = self.context_length - 2
+        return text[words[most].start() :].strip() if len(words) > most else ""
+
     def unknown_words(self, text: str) -> list[str]:
         """The words of the text that the vocabulary lacks, each once, in order."""
         return list(dict.fromkeys(word for word in split_words(text) if word not in self.ids))
@@ -77,3 +89,31 @@ class WordTokenizer:
             ids = self.encode(text)
             row[: len(ids)] = torch.tensor(ids)
         return rows  # type: ignore[return-value]
+
+
+def clip_package() -> Any:
+    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import clip
+    return clip
+
+
+@lru_cache(maxsize=1)
+def clip_tokenizer() -> CLIPTokenizer:
+    """The byte-pair tokenizer of CLIP, made from the merges that come with the `clip` package.
+
+    It pads with `<|endoftext|>`, as Stable Diffusion v1 was trained, where `clip.tokenize` writes 0.
+    """
+    from transformers import CLIPTokenizer
+
+    published = clip_package().simple_tokenizer.SimpleTokenizer()
+    merges: Any = sorted(published.bpe_ranks, key=published.bpe_ranks.__getitem__)
+    return CLIPTokenizer(vocab=dict(published.encoder), merges=merges, pad_token="<|endoftext|>")
+
+
+def unread(tokenizer: Any, text: str, max_length: int) -> str:
+    """The end of a text that a tokenizer of `transformers` cuts off at `max_length` ids, marks included."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    most = max_length - 2
+    return text[offsets[most][0] :].strip() if len(offsets) > most else ""
