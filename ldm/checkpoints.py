@@ -11,6 +11,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ldm.util import UserError, check_fit, save_torch
+from ldm.weights import DAMAGED
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 PARTS = ("state_dict", "optimizer_states", "loops")  # what a run goes on from
@@ -66,7 +67,7 @@ def _fault(path: Path) -> str | None:
         return f"the checkpoint {path} is empty"
     try:
         loaded = _read(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (pickle.UnpicklingError, *DAMAGED):
         return f"{path} is damaged, or no checkpoint of main.py"
     lacking = [part for part in PARTS if not isinstance(loaded, Mapping) or part not in loaded]
     return f"{path} is no checkpoint of main.py to go on from: it has no {', '.join(lacking)}" if lacking else None

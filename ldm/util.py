@@ -16,6 +16,8 @@ from ldm.files import save_torch as save_torch
 from ldm.suggest import wrong_argument
 from ldm.targets import allow_targets as allow_targets
 from ldm.targets import get_obj_from_str as get_obj_from_str
+from ldm.weights import TEXT_POSITIONS, averaged, fit_names
+from ldm.weights import check_finite as check_finite
 from ldm.weights import check_fit as check_fit
 from ldm.weights import load_into as load_into
 from ldm.weights import load_state_dict as load_state_dict
@@ -141,7 +143,8 @@ def load_model_from_config(
     """Build ``config["model"]``, load `ckpt` into it; the result is in eval mode and frozen, on `device`.
 
     The model is built without memory of its own (meta device) and takes the checkpoint's tensors as they are,
-    so a memory-mapped checkpoint is never held twice. EMA weights replace the trained ones where it has them.
+    so a memory-mapped checkpoint is never held twice. EMA weights replace the trained ones if the config says
+    `use_ema`, or if there are no others; entries that the model does not have are told of and left out.
 
     Args:
         config: a config with a ``model`` section.
@@ -164,35 +167,33 @@ def load_model_from_config(
     state = load_state_dict(ckpt)
     with torch.device("meta"):
         model = instantiate_from_config(config["model"])
+    use_ema = getattr(model, "use_ema", False)
+    if use_ema:  # their average is for training; what samples has one set of weights
+        model.use_ema = False
+        del model.model_ema
+    own, source = model.state_dict(), f"checkpoint {ckpt}"
     # What a checkpoint need not hold: buffers that are a function of the config alone.
     derived = tuple(getattr(model, "derived_buffers", ()))
-    source = f"checkpoint {ckpt}"
+    optional = (*allow_missing, *derived, TEXT_POSITIONS)
+    state = averaged(fit_names(state, own), own, use_ema)
+    check_fit(own, state, source, optional, ("",))
+    if surplus := [n for n in state if n not in own and not n.startswith((*allow_unexpected, *derived, "loss."))]:
+        few = ", ".join(surplus[:3])
+        logger.warning("%s has %d entries that the model does not (%s): they are left out.", source, len(surplus), few)
+    fitting = {k: v for k, v in state.items() if k in own}
     load_into(
         model,
-        {k: v.to(dtype) if v.is_floating_point() and k not in derived else v for k, v in _averaged(state).items()},
+        {k: v.to(dtype) if v.is_floating_point() and k not in derived else v for k, v in fitting.items()},
         source,
-        (*allow_missing, *derived, "model_ema."),
-        (*allow_unexpected, "model_ema."),
+        optional,
         assign=True,
     )
     if hasattr(model, "reset_buffers"):
         model.reset_buffers()
     if empty := [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]:
         raise UserError(f"{source} gives no value to {len(empty)} entries ({', '.join(empty[:3])})")
+    check_finite(model.named_parameters(), source)
     return model.to(device=device).eval().requires_grad_(False)
-
-
-def _averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`state` with the averaged weights in place of the trained ones, where it has them.
-
-    LitEma keeps the average of ``model.<name>`` as ``model_ema.<name without dots>``.
-    """
-    ema = {k.removeprefix("model_ema."): v for k, v in state.items() if k.startswith("model_ema.")}
-    flat = {k: k.removeprefix("model.").replace(".", "") for k in state if k.startswith("model.")}
-    averaged = {k: ema[name] for k, name in flat.items() if name in ema}
-    if averaged:
-        logger.info("using the %d averaged (EMA) weights of the checkpoint", len(averaged))
-    return {**state, **averaged}
 
 
 def pick_device(name: str | None = None) -> torch.device:

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from ldm.convert import configs, names
+from ldm.files import write_json
 from ldm.suggest import did_you_mean
 from ldm.util import (
     UserError,
     atomic_write,
+    check_finite,
     check_fit,
     instantiate_from_config,
     load_config,
@@ -29,9 +31,11 @@ from ldm.util import (
 logger = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
 
+NOISE = ("prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps")  # of a scheduler
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
-# Of each part, the weights' file names that diffusers writes; the first is what we write.
+OTHER_FILES = (".bin", ".pkl", ".onnx", ".gguf", ".h5", ".zip", ".npz")  # which no folder is called
+# Of each part, the weights' files that diffusers writes, without a variant (".fp16"); the first is what we write.
 UNET_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -42,8 +46,8 @@ def convert(
     """Convert a model by what its paths are: a file is a CompVis checkpoint, a folder that of diffusers.
 
     Args:
-        source: checkpoint (averaged weights are used where it has them) or folder.
-        target: a file (`.safetensors` or `.ckpt`) or a folder, which must not exist or be empty.
+        source: checkpoint (its averaged weights are used if the config says `use_ema`) or folder.
+        target: a file (`.safetensors` or `.ckpt`), which must not exist, or a folder, which may be empty.
         config: of the model; for a folder without it the config is derived and written beside the target.
         half: store the weights in half precision.
         default_config: for a checkpoint without `config`.
@@ -53,9 +57,12 @@ def convert(
     Raises:
         UserError: something is missing, of another architecture, in the way, or cannot be written.
     """
-    single = target.suffix in SINGLE_FILES
-    if not single and (near := did_you_mean(target.suffix, SINGLE_FILES)):
+    single = target.suffix.lower() in SINGLE_FILES
+    near = did_you_mean(target.suffix, SINGLE_FILES)
+    if not single and (near or target.suffix.lower() in OTHER_FILES):
         raise UserError(f"{target} would be a folder of diffusers, since files end in {', '.join(SINGLE_FILES)}{near}")
+    if single and target.exists():
+        raise UserError(f"{target} is there already; choose another name, or delete it first")
     if source.is_dir():
         if not single:
             raise UserError(f"both {source} and {target} are folders; name a .safetensors or .ckpt file to write")
@@ -73,8 +80,11 @@ def convert(
 def _folder_to_file(source: Path, target: Path, config: Path | None, half: bool) -> list[Path]:
     derived = None if config is not None else config_of_folder(source)
     model_config = load_config(config) if config is not None else derived
+    if config is not None:
+        _compare_noise(source, model_config)
     state = read_folder(source, model_config)
     _check(model_config, state, str(source))
+    check_finite(state.items(), str(source))
     write_checkpoint(target, _cast(state, half))
     if derived is None:
         return [target]
@@ -94,13 +104,23 @@ def _check(config: Any, state: State, source: str) -> None:
     check_fit(model.state_dict(), state, source, allowed)
 
 
+def _compare_noise(folder: Path, config: Any) -> None:
+    """Warn where the folder's scheduler says another noise or prediction than `config`."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    theirs = _read_json(file) if file.is_file() else {}
+    ours = {**configs.TABLES["scheduler"]["theirs"], **configs.scheduler_to_diffusers(config["model"]["params"])}
+    other = [f"{key} {value}, not {ours[key]}" for key, value in theirs.items() if key in NOISE and value != ours[key]]
+    if other:
+        logger.warning("%s is of a model with %s: the config does not describe it.", file, "; ".join(other))
+
+
 def _cast(state: Mapping[str, torch.Tensor], half: bool) -> State:
     return {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
 
 
 def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write CompVis names as safetensors, or as ``{"state_dict": ...}`` for any other suffix. Raises UserError."""
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         save_safetensors(path, state)
         return
     with atomic_write(path) as temporary:
@@ -150,14 +170,14 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
     with _whole_folder(target) as folder:
         for name, (described, weights, file) in parts.items():
             (folder / name).mkdir()
-            _write_json(folder / name / "config.json", described)
+            write_json(folder / name / "config.json", described)
             save_safetensors(folder / name / file, weights, {"format": "pt"})
         (folder / "scheduler").mkdir()
-        _write_json(folder / "scheduler" / "scheduler_config.json", configs.scheduler_to_diffusers(params))
+        write_json(folder / "scheduler" / "scheduler_config.json", configs.scheduler_to_diffusers(params))
         tokenizer = (
             {} if _write_tokenizer(model.cond_stage_model, folder / "tokenizer") else {"tokenizer": [None, None]}
         )
-        _write_json(folder / "model_index.json", {**configs.TABLES["index"], **tokenizer})
+        write_json(folder / "model_index.json", {**configs.TABLES["index"], **tokenizer})
     return target
 
 
@@ -187,10 +207,6 @@ def _part(state: State, prefix: str, without: str | None = None) -> State:
 def _text(state: State) -> State:
     """Without `position_ids`, which transformers makes itself."""
     return {k: v for k, v in state.items() if not k.endswith("position_ids")}
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tokenizer(encoder: Any, folder: Path) -> bool:
@@ -253,7 +269,30 @@ def read_folder(folder: Path, config: Any) -> State:
 
 
 def _read_weights(folder: Path, files: tuple[str, ...]) -> State:
+    """The weights of a part: whole or in shards; those without a variant where there are several."""
     for name in files:
-        if (folder / name).is_file():
-            return load_state_dict(folder / name)
+        stem, suffix = name.rsplit(".", 1)
+        indices = [path for path in folder.glob(f"{stem}*.json") if f".{suffix}.index" in path.name]
+        found = sorted([*folder.glob(f"{stem}.{suffix}"), *folder.glob(f"{stem}.*.{suffix}"), *indices], key=_simplest)
+        if found and found[0].suffix == ".json":
+            return _read_shards(found[0])
+        if found:
+            return load_state_dict(found[0])
     raise UserError(f"{folder} holds no weights ({' or '.join(files)}); give a whole diffusers folder")
+
+
+def _simplest(path: Path) -> tuple[int, str]:
+    return len(path.name.replace(".index", "").replace(".json", "")), path.name
+
+
+def _read_shards(index: Path) -> State:
+    """The weights of all the files that an index names, which lie beside it."""
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{index} names no files of weights; fetch the folder again")
+    state: State = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name:
+            raise UserError(f"{index} names a file outside of its folder ({name:.60}); fetch the folder again")
+        state |= load_state_dict(index.with_name(name))
+    return state

@@ -11,7 +11,7 @@ from PIL import Image
 
 from layout_predictor.inference import evaluate, inference_coco
 from layout_predictor.inference.batch import predict_file
-from layout_predictor.inference.predictor import Predictor, load_predictor
+from layout_predictor.inference.predictor import Prediction, Predictor, load_predictor
 from ldm.spacetime.layout import Layout
 from tests.tiny_layout_data import DATA, FAULTS, damaged
 
@@ -84,15 +84,15 @@ def test_a_file_of_sentences_goes_on_where_it_was_stopped(
     out = tmp_path / "deep" / "layouts.jsonl"
     settings = {"all_nouns": False, "sample": False, "seed": 0, "raw": True}
     asked: list[str] = []
-    layout = predictor.layout
+    predict = predictor.predict
 
-    def stopping(sentence: str, **options: object) -> Layout:
+    def stopping(sentence: str, **options: object) -> Prediction:
         asked.append(sentence)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return layout(sentence, **options)  # type: ignore[arg-type]
+        return predict(sentence, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predictor, "layout", stopping)
+    monkeypatch.setattr(predictor, "predict", stopping)
     with pytest.raises(KeyboardInterrupt):
         predict_file(sentences, out, predictor, settings=settings)
     assert not out.exists()

@@ -87,7 +87,7 @@ def test_missing_and_truncated_files(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="truncated or corrupt"):
             load_state_dict(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.ckpt")
-    with pytest.raises(UserError, match="no state dict"):
+    with pytest.raises(UserError, match="no weights by name; give"):
         load_state_dict(tmp_path / "list.ckpt")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ldm.modules.encoders.tokenizer import WordTokenizer, clip_package, clip_tokenizer, unread
 from ldm.unpickle import UnpicklingError, load_script
 from ldm.util import UserError, load_state_dict, save_safetensors
+from ldm.weights import DAMAGED
 
 # Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -114,7 +115,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if _is_jit_archive(path):
             return load_script(path)
         return load_state_dict(path)
-    except (UnpicklingError, KeyError, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+    except (UnpicklingError, zipfile.BadZipFile, *DAMAGED) as error:
         raise UserError(f"The CLIP at {path} is truncated or corrupt; {HOW_TO_GET}.") from error
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; {HOW_TO_GET}.") from error
