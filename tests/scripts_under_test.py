@@ -76,6 +76,12 @@ def concat(params: dict[str, Any]) -> None:
     params["cond_stage_key"] = "masked_image"
 
 
+def hybrid(params: dict[str, Any]) -> None:
+    """The kind of the inpainting models of Stable Diffusion: a text, and mask and masked image beside the latents."""
+    params["unet_config"]["params"]["in_channels"] = 4 + 1 + 4
+    params["conditioning_key"] = "hybrid"
+
+
 def write_model(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
     """Config and random weights of a model as files: (config.yaml, model.safetensors)."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -130,13 +130,39 @@ def inpaint(
             "mask": 1 - F.max_pool2d(m, backend.factor),  # a cell with any pixel to paint is painted
         }
         settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
+    elif key == "hybrid":
+        given = text_and_masked(backend, settings.prompt, x, m)
+        settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
     else:
         kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
-        raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat or crossattn")
+        raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat, hybrid or crossattn")
     shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
     sampler, chain = start_chain(backend, settings, [settings.seed], shape, callback)
     latents, _ = sampler.sample(**chain, **given)
     return ((1 - m) * x + m * backend.decode(latents))[..., :height, :width].cpu()
+
+
+def text_and_masked(backend: CompVis, prompt: str, image: Tensor, mask: Tensor) -> dict[str, Any]:
+    """The sampler's conditions for the inpainting models of Stable Diffusion: the text as context, and (1, 1 + C, h, w)
+    beside the noisy latents, the mask in {0, 1} and the latents of the image with gray in its place.
+
+    Args:
+        image: (1, 3, H, W) in [0, 1].
+        mask: (1, 1, H, W), 1 where to paint.
+
+    Raises:
+        UserError: a U-Net with another number of channels.
+    """
+    latents = backend.encode_image(image * (1 - mask) + 0.5 * mask)
+    beside = torch.cat([F.interpolate(mask, size=latents.shape[-2:]), latents], dim=1)
+    takes = backend.params["unet_config"]["params"]["in_channels"]
+    if takes != backend.channels + beside.shape[1]:
+        raise UserError(
+            f"this model's U-Net takes {takes} channels and not {backend.channels + beside.shape[1]}, "
+            "as inpainting models do; give one that does"
+        )
+    texts = contexts(backend, [prompt])
+    return {name: {"c_concat": [beside], "c_crossattn": [text]} for name, text in texts.items()}
 
 
 def pad_to_multiple(x: Tensor, multiple: int, mode: str = "replicate") -> Tensor:

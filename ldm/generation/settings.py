@@ -136,8 +136,11 @@ def fit_to_model(settings: S, backend: Backend) -> S:
     """`settings` with the model's own size and guidance where they say nothing.
 
     Raises:
-        UserError: a size that is not a multiple of 8 latent pixels, or latents that the model does not have.
+        UserError: a size that is not a multiple of 8 latent pixels, latents that the model does not have, or a model
+            that needs an image and a mask.
     """
+    if getattr(backend, "conditioning_key", None) in ("concat", "hybrid"):
+        raise UserError("this model paints into images; give it an image and a mask with scripts/inpaint.py")
     for flag, name in (("--f", "factor"), ("--C", "channels")):
         given, own = getattr(settings, name, None), getattr(backend, name)
         if given is not None and given != own:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm.generation.inpaint import find_pairs, masked_condition, pad_to_multiple, read_pair
 from tests import tiny_world
-from tests.scripts_under_test import concat, refusal, run, text_flags, tiny_config, write_image, write_model
+from tests.scripts_under_test import concat, hybrid, refusal, run, text_flags, tiny_config, write_image, write_model
 from tests.unit.test_watermark import needs_watermark
 
 
@@ -54,6 +54,29 @@ def test_a_text_to_image_model_inpaints_too(world: tiny_world.TinyWorld, tmp_pat
     run("inpaint", *text_flags(world), *flags)
     before, after = pixels(tmp_path / "in" / "a.png"), pixels(tmp_path / "out" / "a.png")
     assert abs(before - after)[:, :16].max() <= 1 and abs(before - after)[:, 16:].mean() > 3
+
+
+def test_a_model_of_text_and_masked_image(
+    world: tiny_world.TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config, ckpt = write_model(tmp_path / "model", tiny_config(hybrid))
+    model = ["--config", config, "--ckpt", ckpt, "--device", "cpu"]
+    write_pair(tmp_path / "in", "a")
+    painted = []
+    for prompt in ("a cat", "a dog"):
+        flags = ["--indir", tmp_path / "in", "--outdir", tmp_path / prompt, "--steps", "2", "--prompt", prompt]
+        run("inpaint", *model, *flags)
+        painted.append(pixels(tmp_path / prompt / "a.png"))
+    before = pixels(tmp_path / "in" / "a.png")
+    assert abs(before - painted[0])[:, :16].max() <= 1 and abs(before - painted[0])[:, 16:].mean() > 3
+    assert (painted[0] != painted[1]).any()  # the text counts
+    words = ["--prompt", "a cat", "--outdir", tmp_path / "out"]
+    for script, more in (
+        ("txt2img", []),
+        ("txt2img-refine", []),
+        ("img2img", ["--init-img", tmp_path / "in" / "a.png"]),
+    ):
+        assert "scripts/inpaint.py" in refusal(capfd, script, *model, *words, *more)
 
 
 @needs_watermark

@@ -23,7 +23,7 @@ from ldm.convert.convert import (
 )
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.util import UserError, instantiate_from_config, load_config, load_state_dict
+from ldm.util import UserError, instantiate_from_config, load_config, load_state_dict, save_safetensors
 from tests import tiny_world
 from tests.golden_data import ROOT, relative_error, tensor
 from tests.scripts_under_test import concat, refusal, run, tiny_config, write_model
@@ -157,6 +157,44 @@ def test_single_files(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     assert (before[name] - after[name]).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_folders_with_shards_and_variants(world: tiny_world.TinyWorld, tmp_path: Path, suffix: str) -> None:
+    folder = convert(world.ckpt, tmp_path / "folder", world.config)[0]
+    (whole,) = (folder / "unet").glob("diffusion_pytorch_model.*")
+    state = load_state_dict(whole)
+    whole.unlink()
+    shards = [f"diffusion_pytorch_model-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    where = {name: shards[i % 2] for i, name in enumerate(state)}
+    for shard in shards:
+        part = {name: value for name, value in state.items() if where[name] == shard}
+        save_safetensors(folder / "unet" / shard, part) if suffix != "bin" else torch.save(
+            part, folder / "unet" / shard
+        )
+    index = folder / "unet" / f"diffusion_pytorch_model.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(
+        folder / "vae" / "diffusion_pytorch_model.fp16.safetensors"
+    )
+    convert(folder, tmp_path / "again.safetensors", world.config)
+    before, after = load_state_dict(world.ckpt), load_state_dict(tmp_path / "again.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in after.items() if "position_ids" not in name)
+    index.write_text(json.dumps({"weight_map": {"a": "../../m.safetensors"}}))
+    with pytest.raises(UserError, match="outside of its folder"):
+        convert(folder, tmp_path / "other.safetensors", world.config)
+
+
+def test_a_scheduler_that_contradicts_the_config_is_told(
+    world: tiny_world.TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = convert(world.ckpt, tmp_path / "folder", world.config)[0]
+    convert(folder, tmp_path / "a.ckpt", world.config)
+    assert "scheduler" not in caplog.text
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction_type": "v_prediction"}))
+    convert(folder, tmp_path / "b.ckpt", world.config)
+    assert "prediction_type v_prediction, not epsilon" in caplog.text
+
+
 def test_a_first_stage_that_is_the_conditioner_too(tmp_path: Path) -> None:
     config, ckpt = write_model(tmp_path / "model", tiny_config(concat))
     convert(ckpt, tmp_path / "again.safetensors", config)
@@ -198,6 +236,9 @@ def test_mistakes_end_in_one_sentence(
     out = tmp_path / "out.safetensors"
     assert "is in the way" in said(world.ckpt, tmp_path / "full", "--config", world.config)
     assert "does not exist" in said(tmp_path / "none.ckpt", out)
+    assert "is there already" in said(world.ckpt, world.ckpt, "--config", world.config)
+    for name in ("model.bin", "model.BIN"):
+        assert "would be a folder" in said(world.ckpt, tmp_path / name, "--config", world.config)
     assert "both" in said(tmp_path / "empty", tmp_path / "out")
     assert "missing or no JSON" in said(tmp_path / "empty", out)
     assert "did you mean '.safetensors'?" in said(world.ckpt, tmp_path / "out.safetenors", "--config", world.config)
