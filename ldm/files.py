@@ -86,14 +86,21 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write indented JSON, all of it or nothing. Raises UserError as `atomic_write` does."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: str | Path, content: Any, indent: int = 1) -> None:
+    """Write indented JSON, whole or not at all. UserError as of `atomic_write`, and for numbers that are not finite."""
+    write_text(path, _json(path, content, indent=indent))
 
 
 def write_json_lines(path: str | Path, lines: Iterable[Any]) -> None:
-    """Write JSON Lines, all of them or nothing. Raises UserError as `atomic_write` does."""
-    write_text(path, "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines))
+    """Write JSON Lines, all of them or nothing. Raises UserError as `write_json` does."""
+    write_text(path, "".join(_json(path, line, separators=(",", ":")) for line in lines))
+
+
+def _json(path: str | Path, content: Any, **layout: Any) -> str:
+    try:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, **layout) + "\n"
+    except ValueError as err:
+        raise UserError(f"{path} is not written: it would hold numbers that are infinite or none at all") from err
 
 
 def save_torch(path: str | Path, state: Mapping[str, Any], keep: Path | None = None) -> None:

@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ldm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
+LOCK, OTHER = ".lock", "choose another folder"
 LEFTOVERS = (".tmp-*", "*/.tmp-*", "*/*/.tmp-*")  # what `ldm.files.atomic_write` leaves where it is killed
 
 
@@ -30,28 +31,76 @@ def hold(folder: str | Path) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     folder = Path(folder)
-    other = "choose another folder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(folder / LOCK), is_singleton=True)
         again = lock.is_locked
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"another process is writing into {folder}; wait until it ends, or {other}") from None
+        raise UserError(f"another process is writing into {folder}; wait for its end, or {OTHER}") from None
     except PermissionError as error:
-        raise UserError(f"{folder} is used by {_owner(folder / LOCK)} and cannot be written; {other}") from error
+        raise UserError(f"{folder} is used by {_owner(folder / LOCK)} and cannot be written; {OTHER}") from error
     except NotImplementedError:  # a network disk without locks
         logger.warning("%s is on a disk without locks: start no second run in it", folder)
         yield folder
         return
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}; {other}") from error
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}; {OTHER}") from error
     try:
         if not again:
             _remove_leftovers(folder)
         yield folder
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def share(folder: str | Path) -> Iterator[Path]:
+    """Use `folder`, made where it is missing, beside other processes that share it, while the block runs.
+
+    Half-written files of killed runs are removed where nobody else is at work, and the last to leave takes the lock
+    along. Systems without `flock` have none.
+
+    Raises:
+        UserError: a process holds it for itself, or it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        import fcntl
+    except ImportError:
+        yield folder
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _open_shared(folder / LOCK, fcntl)
+    except BlockingIOError:
+        raise UserError(f"another process is writing into {folder}; wait for its end, or {OTHER}") from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}; {OTHER}") from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / LOCK).unlink()
+        os.close(handle)
+
+
+def _open_shared(path: Path, fcntl: Any) -> int:
+    """An open lock file with a shared lock; what killed runs left is removed by whoever comes when nobody is there."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_leftovers(path.parent)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                return handle  # and not of a file that the last one to leave has just removed
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 def _owner(path: Path) -> str:

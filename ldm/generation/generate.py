@@ -5,12 +5,15 @@ outcomes = generate(GenerateSettings(prompts=("a cat to the left of a dog",), ou
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ldm.boundary import one_line
 from ldm.errors import UserError
 from ldm.extensions.packed import pack
 from ldm.generation import draw as drawing
@@ -21,12 +24,20 @@ from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.record import Outcome, Recorder, describe_model
 from ldm.generation.settings import GenerateSettings as GenerateSettings
 from ldm.generation.settings import check_settings, fit_to_model
+from ldm.locks import share
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 
 logger = logging.getLogger(__name__)
 
 Guard = Callable[[Sequence[ImageArray]], list[ImageArray]]  # see ldm.generation.safety
+ARTICLES = {"a", "an", "the"}
+# The constants that each mode of a preset looks at.
+TAKES = {
+    "fixed": {"blend"},
+    "per-step": {"inner_steps", "learning_rate", "blend"},
+    "whole-chain": {"learning_rate", "rounds", "gradient_steps", "blend"},
+}
 Draw = Callable[..., list[GeneratedImage]]
 
 
@@ -67,24 +78,25 @@ def generate(
         return draw(pipeline, [prompt] * len(seeds), [layout] * len(seeds), seeds, preset, settings, told)
 
     outcomes: list[Outcome] = []
-    for prompt, seeds in batches(settings):
-        layout = given or Layout((), prompt)
-        if preset is not None:
-            layout = given or pipeline.predict_layout(prompt, settings.all_nouns)
-            _tell_about(layout, prompt, pipeline)
-        method = preset if layout.objects else None
-        if method is not None and method.mode != "fixed":
-            pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
-        plain = make(prompt, layout, seeds, None) if method is not None and settings.baseline else []
-        made = make(prompt, layout, seeds, method)
-        for i, pixels in enumerate(guard([image.image for image in made])):
-            made[i].image = pixels
-            baseline = plain[i].image if plain else None
-            outcomes.append(Outcome(**vars(made[i]), index=len(outcomes), baseline=baseline))
-            if recorder is not None and not settings.skip_save:
-                recorder.write(outcomes[-1])
-    if recorder is not None and not settings.skip_grid:
-        recorder.write_grid(outcomes)
+    with contextlib.nullcontext() if settings.outdir is None else share(settings.outdir):
+        for prompt, seeds in batches(settings):
+            layout = given or Layout((), prompt)
+            if preset is not None:
+                layout = given or pipeline.predict_layout(prompt, settings.all_nouns)
+            _tell_about(layout, prompt, pipeline, preset is not None)
+            method = preset if layout.objects else None
+            if method is not None and method.mode != "fixed":
+                pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
+            plain = make(prompt, layout, seeds, None) if method is not None and settings.baseline else []
+            made = make(prompt, layout, seeds, method)
+            for i, pixels in enumerate(guard([image.image for image in made])):
+                made[i].image = pixels
+                baseline = plain[i].image if plain else None
+                outcomes.append(Outcome(**vars(made[i]), index=len(outcomes), baseline=baseline))
+                if recorder is not None and not settings.skip_save:
+                    recorder.write(outcomes[-1])
+        if recorder is not None and not settings.skip_grid:
+            recorder.write_grid(outcomes)
     return outcomes
 
 
@@ -106,7 +118,11 @@ def make_preset(settings: GenerateSettings) -> Preset | None:
         return None
     names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend")
     given = {name: getattr(settings, name) for name in names}
-    return replace(PRESETS[settings.preset], **{name: value for name, value in given.items() if value is not None})
+    preset = PRESETS[settings.preset]
+    for name in names:
+        if given[name] is not None and name not in TAKES[preset.mode]:
+            logger.warning("%s does nothing with the preset %s.", name.replace("_", " "), settings.preset)
+    return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
 def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int]]]:
@@ -118,9 +134,14 @@ def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int]]]:
             first += 0 if settings.fixed_code else settings.samples
 
 
-def _tell_about(layout: Layout, prompt: str, pipeline: Pipeline) -> None:
-    if not layout.objects:
-        logger.warning("No object found in '%s': plain sampling, without spatial control.", prompt)
-    if unknown := pipeline.unknown_objects(layout):
+def _tell_about(layout: Layout, prompt: str, pipeline: Pipeline, controlled: bool) -> None:
+    text = one_line(prompt, 100)
+    if controlled and not layout.objects:
+        logger.warning("No object found in '%s': plain sampling, without spatial control.", text)
+    words = set(re.findall(r"\w+", prompt.lower()))
+    for thing in layout.objects:
+        if not words & (set(re.findall(r"\w+", f"{thing.phrase} {thing.name or ''}".lower())) - ARTICLES):
+            logger.warning("'%s' of the layout is not in the prompt '%s'.", one_line(thing.phrase, 60), text)
+    if unknown := pipeline.unknown_objects(layout if layout.objects else prompt):
         known = ", ".join(pipeline.categories)
-        logger.warning("The embedded model never saw: %s. It knows: %s.", ", ".join(unknown), known)
+        logger.warning("The embedded model never saw: %s. It knows: %s.", one_line(", ".join(unknown), 100), known)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ldm.errors import UserError
@@ -32,7 +32,12 @@ MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor 
 
 
 def to_images(images: Tensor) -> list[ImageArray]:
-    """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3), rounded."""
+    """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3), rounded. UserError for values that are no numbers."""
+    if not images.isfinite().all():
+        raise UserError(
+            "the image came out as values that are no numbers; lower --scale or --lr, leave out --precision, "
+            "or take another checkpoint"
+        )
     pixels = (images.detach().float() * 255).round().clamp(0, 255).byte()
     return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
@@ -43,17 +48,6 @@ def image_tensor(image: Image.Image) -> Tensor:
 
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
     return pixels.view(1, image.height, image.width, -1).permute(0, 3, 1, 2).contiguous()
-
-
-def read_image(path: Path, mode: str = "RGB") -> Image.Image:
-    """The image in a file, converted to `mode`. Raises UserError where the file is no image."""
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except FileNotFoundError as err:
-        raise UserError(f"image {path} does not exist; give the path of an image file") from err
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as err:
-        raise UserError(f"{path} is not an image that can be read; give a PNG, JPEG or WebP file") from err
 
 
 def fit_size(image: Image.Image, multiple: int) -> Image.Image:
@@ -69,8 +63,9 @@ def parameters_text(prompt: str, fields: Mapping[str, Any], negative_prompt: str
     """The text that web UIs read from a PNG's "parameters" chunk.
 
     Three lines: the prompt, "Negative prompt: ..." where there is one, and "Key: value" pairs joined by commas, values
-    with a separator quoted as JSON. None is left out.
+    with a separator quoted as JSON. None is left out. Line ends in a text become spaces: a line has one meaning.
     """
+    prompt, negative_prompt = (" ".join(text.split()) for text in (prompt, negative_prompt))
     pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items() if value is not None)
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
     return f"{prompt}{negative}\n{pairs}"
@@ -90,13 +85,6 @@ def save_png(path: Path, image: ImageArray | Image.Image, parameters: str | None
         info.add_text("parameters", parameters)
     with atomic_write(path) as temporary:
         pil.save(temporary, format="PNG", pnginfo=info)
-    return path
-
-
-def save_json(path: Path, record: Mapping[str, Any]) -> Path:
-    """Write `record` as indented JSON. Raises UserError on an unwritable folder."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
@@ -140,6 +128,13 @@ def draw_layout(image: ImageArray, layout: Layout, radius: float = RADIUS) -> Im
     return Image.alpha_composite(base, veil).convert("RGB")
 
 
+def drawable(text: str) -> str:
+    """The text with characters that the font of images lacks as their code points, such as "U+732B"."""
+    return "".join(
+        c if ord(c) < 0x250 or c in "\u2013\u2014\u2018\u2019\u201c\u201d" else f"U+{ord(c):04X} " for c in text
+    ).strip()
+
+
 def _label(
     pen: ImageDraw.ImageDraw,
     at: tuple[float, float],
@@ -148,7 +143,8 @@ def _label(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Text on a plate of the object's color, centerd under `at` and kept inside the image."""
+    """Text on a plate of the object's color, centered under `at` and kept inside the image."""
+    text = drawable(text)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left, bottom - top
     x = min(max(at[0] - wide / 2, 4), max(size[0] - wide - 4, 4))
@@ -165,7 +161,7 @@ def comparison_sheet(panels: Mapping[str, ImageArray | Image.Image], title: str)
     gap, bar = 12, max(24, width // 14)
     title_font, font = (ImageFont.load_default(size=s) for s in (max(14, bar * 2 // 3), max(12, bar // 2)))
     sheet_width = len(images) * (width + gap) + gap
-    lines = _wrapped(title, title_font, sheet_width - 2 * gap)
+    lines = _wrapped(drawable(title), title_font, sheet_width - 2 * gap)
     top = gap + len(lines) * bar
     sheet = Image.new("RGB", (sheet_width, top + bar + height + gap), "white")
     pen = ImageDraw.Draw(sheet)
@@ -227,7 +223,7 @@ def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
@@ -237,4 +233,6 @@ def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: 
     axes.legend()
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+    figure.clear()  # figure and canvas know each other, and would keep megabytes until they are collected
+    canvas.renderer = None
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +15,28 @@ from ldm.errors import UserError
 from ldm.generation.chain import Callback, Progress, Steps
 from ldm.generation.draw import GeneratedImage, contexts
 from ldm.generation.generate import Guard, generate
-from ldm.generation.images import fit_size, image_tensor, read_image, to_images
+from ldm.generation.images import fit_size, image_tensor, to_images
 from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, Sampling, check_settings, fit_to_model
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.pixels import read_image
 from ldm.spacetime.layout import Layout
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationSettings(GenerateSettings):
+    """The settings of `generate`, and what the image began from."""
+
+    init_image: Path
+    strength: float
+
+    def more_parameters(self) -> dict[str, str]:
+        """As web UIs call them."""
+        return {"Denoising strength": f"{self.strength:g}", "Init image": self.init_image.name}
 
 
 def redraw(
@@ -54,7 +67,11 @@ def redraw(
     if fitted.size != image.size:
         sizes = f"{fitted.width}x{fitted.height} instead of {image.width}x{image.height}"
         logger.warning("%s is taken at %s.", init_image, sizes)
-    settings = replace(settings, preset=None, height=fitted.height, width=fitted.width)
+    if strength and not int(strength * settings.steps):
+        logger.warning("--strength %g of %d steps is less than one step: the image stays.", strength, settings.steps)
+    given = {field.name: getattr(settings, field.name) for field in fields(GenerateSettings)}
+    given |= {"preset": None, "height": fitted.height, "width": fitted.width}
+    settings = VariationSettings(**given, init_image=init_image, strength=strength)
     draw = partial(vary, image=image_tensor(fitted), strength=strength)
     return generate(settings, progress, guard=guard, pipeline=pipeline, draw=draw)
 

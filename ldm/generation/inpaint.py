@@ -21,10 +21,12 @@ from ldm.errors import UserError
 from ldm.generation.chain import Callback, Progress, reporter, start_chain
 from ldm.generation.draw import contexts
 from ldm.generation.generate import Guard
-from ldm.generation.images import image_tensor, read_image, save_png, to_images
+from ldm.generation.images import image_tensor, save_png, to_images
 from ldm.generation.pipeline import choose_model, load_pipeline, start
 from ldm.generation.settings import Run, Sampling
+from ldm.locks import hold
 from ldm.paths import project_file
+from ldm.pixels import read_image, read_mask
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +67,13 @@ def read_pair(image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
     """An image (1, 3, H, W) in [0, 1] and its mask (1, 1, H, W), 1 where to paint.
 
     Raises:
-        UserError: a file that is no image, or two of different size.
+        UserError: a file that is no image, a mask that paints nothing, or two of different size.
     """
-    image, mask = read_image(image_path), read_image(mask_path, "L")
+    image, mask = read_image(image_path), read_mask(mask_path)
     if image.size != mask.size:
         sizes = [f"{i.width}x{i.height}" for i in (mask, image)]
         raise UserError(f"mask {mask_path} is {sizes[0]} but its image is {sizes[1]}; make them the same size")
-    return image_tensor(image), (image_tensor(mask) >= 0.5).float()
+    return image_tensor(image), image_tensor(mask)
 
 
 def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Progress | None = None) -> Iterator[Path]:
@@ -84,12 +86,15 @@ def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Pro
         UserError: a folder, image, mask or model that cannot be used.
     """
     pairs = [(image, *read_pair(image, mask)) for image, mask in find_pairs(settings.indir)]
+    if settings.outdir.resolve() == settings.indir.resolve():
+        raise UserError("--outdir is the folder of --indir, whose images would be overwritten; name another one")
     start(settings)
-    backend = open_inpainter(settings)
-    for number, (path, image, mask) in enumerate(pairs):
-        callback, own = reporter(progress, "inpainting"), replace(settings, seed=settings.seed + number)
-        painted = inpaint(backend, image, mask, own, callback)
-        yield save_png(settings.outdir / path.name, guard(to_images(painted))[0])
+    with hold(settings.outdir):
+        backend = open_inpainter(settings)
+        for number, (path, image, mask) in enumerate(pairs):
+            callback, own = reporter(progress, "inpainting"), replace(settings, seed=settings.seed + number)
+            painted = inpaint(backend, image, mask, own, callback)
+            yield save_png(settings.outdir / path.name, guard(to_images(painted))[0])
 
 
 def open_inpainter(settings: InpaintSettings) -> CompVis:

@@ -128,10 +128,17 @@ class Pipeline:
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def unknown_objects(self, layout: Layout) -> list[str]:
-        """Names of the layout's objects that the embedded model never saw; none for other models."""
-        names = [thing.name or thing.phrase for thing in layout.objects]
-        return [name for name in names if self.categories and name not in self.categories]
+    def unknown_objects(self, what: Layout | str) -> list[str]:
+        """Objects of a layout or a prompt that the embedded model never saw; none for other models."""
+        if not self.categories:
+            return []
+        from layout_predictor.inference.nouns import category_of
+        from layout_predictor.inference.objects import find_objects
+
+        things = find_objects(what, all_nouns=True) if isinstance(what, str) else what.objects
+        found = [(thing.phrase, category_of(thing.phrase.lower().split())) for thing in things]
+        names = [category[0] if category else phrase for phrase, category in found]
+        return [name for name in names if name not in self.categories]
 
 
 def load_pipeline(

@@ -23,11 +23,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ldm.files import write_json
 from ldm.generation import images
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.settings import SAMPLERS, GenerateSettings
+from ldm.locks import reserve
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
 
@@ -74,8 +76,6 @@ class Recorder:
     ) -> None:
         """settings: fitted to the model. model: see `describe_model`."""
         self.outdir, self.settings, self.preset, self.model = outdir, settings, preset, model
-        taken = [int(path.stem) for path in (outdir / "samples").glob("*.png") if path.stem.isdigit()]
-        self.first = max(taken, default=-1) + 1
 
     def parameters(self, outcome: Outcome, *, plain: bool) -> str:
         """The text chunk of an image; `plain` for one that was made without spatial control."""
@@ -97,21 +97,27 @@ class Recorder:
         return images.parameters_text(outcome.prompt, fields)
 
     def write(self, outcome: Outcome) -> None:
-        """Write all files of one image and note their paths on it. Raises UserError where that fails."""
-        name = f"{self.first + outcome.index:05d}"
-        details, files = self.outdir / "details" / name, outcome.files
-        text = self.parameters(outcome, plain=outcome.weights is None)
-        files["image"] = images.save_png(self.outdir / "samples" / f"{name}.png", outcome.image, text)
-        if self.preset is None:
-            return
+        """Write all files of one image and note their paths on it. Raises UserError where that fails.
+
+        The image comes last: one that is there has its details.
+        """
+        with reserve(self.outdir / "samples", "{:05d}.png") as path:
+            outcome.files["image"] = path
+            if self.preset is not None:
+                self._write_details(outcome, self.outdir / "details" / path.stem, self.preset)
+            images.save_png(path, outcome.image, self.parameters(outcome, plain=outcome.weights is None))
+
+    def _write_details(self, outcome: Outcome, details: Path, preset: Preset) -> None:
+        files = outcome.files
         if outcome.baseline is not None:
             text = self.parameters(outcome, plain=True)
             files["baseline"] = images.save_png(details / "baseline.png", outcome.baseline, text)
         if outcome.layout.objects:
-            files |= self._write_explanation(outcome, details, self.preset.radius)
+            files |= self._write_explanation(outcome, details, preset.radius)
         for i, image in enumerate(outcome.steps, start=1):
             files["steps"] = images.save_png(details / "steps" / f"{i:03d}.png", image).parent
-        files["settings"] = images.save_json(details / "settings.json", self.record(outcome))
+        write_json(details / "settings.json", self.record(outcome), indent=2)
+        files["settings"] = details / "settings.json"
 
     def _write_explanation(self, outcome: Outcome, details: Path, radius: float) -> dict[str, Path]:
         overlay = images.draw_layout(outcome.image, outcome.layout, radius)
@@ -152,9 +158,9 @@ class Recorder:
         if len(outcomes) < 2:
             return
         columns = self.settings.columns or self.settings.samples
-        number = len(list(self.outdir.glob("grid-*.png")))
         sheet = images.grid([outcome.image for outcome in outcomes], columns)
-        outcomes[-1].files["grid"] = images.save_png(self.outdir / f"grid-{number:04d}.png", sheet)
+        with reserve(self.outdir, "grid-{:04d}.png") as path:
+            outcomes[-1].files["grid"] = images.save_png(path, sheet)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ldm.errors import UserError
-from ldm.generation.images import ImageArray, read_image
+from ldm.generation.images import ImageArray
+from ldm.pixels import read_image
 
 logger = logging.getLogger(__name__)
 

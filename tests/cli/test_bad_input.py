@@ -127,17 +127,16 @@ def test_truncated_checkpoint(
     short = tmp_path / f"short{suffix}"
     short.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     said = refused("--ckpt", short)
-    assert "short" in said and "truncated or corrupt" in said
+    assert "short" in said and ("truncated or corrupt" if kept else "is empty") in said
 
 
-@pytest.mark.parametrize("kind", ["lacks 1 name", "has unexpected 1 name", "in other shapes"])
+@pytest.mark.parametrize("kind", ["lacks 1 name", "in other shapes"])
 def test_checkpoint_that_does_not_fit(refused: Check, world: tiny_world.TinyWorld, tmp_path: Path, kind: str) -> None:
     state = load_file(world.ckpt)
     name = next(name for name, value in state.items() if name.startswith("model.diffusion_model.") and value.ndim == 4)
     if kind.startswith("lacks"):
         del state[name]
     else:
-        name = "model.stranger" if "unexpected" in kind else name
         state[name] = torch.ones(1, 2, 3, 3)
     torch.save({"state_dict": state}, tmp_path / "a.ckpt")
     said = refused("--ckpt", tmp_path / "a.ckpt")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.generation.images import fit_size, image_tensor, read_image, to_images
+from ldm.generation.images import fit_size, image_tensor, to_images
 from ldm.generation.img2img import vary
 from ldm.generation.pipeline import choose_model, load_pipeline
 from ldm.generation.settings import Sampling
+from ldm.pixels import read_image
 from ldm.spacetime.layout import Layout
 from tests import tiny_world
 from tests.scripts_under_test import QUIET, refusal, run, text_flags, write_image
@@ -27,6 +28,8 @@ def test_script_makes_variations_at_the_image_s_size(
     assert "grid-0000.png" in capsys.readouterr().out
     first, second = (np.asarray(Image.open(tmp_path / "out" / "samples" / f"0000{i}.png")) for i in (0, 1))
     assert first.shape == (32, 64, 3) and not np.array_equal(first, second)
+    text = Image.open(tmp_path / "out" / "samples" / "00000.png").info["parameters"]
+    assert "Denoising strength: 0.5" in text and "Init image: start.png" in text
 
 
 def test_strength_and_batches(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
@@ -43,6 +46,24 @@ def test_strength_and_batches(world: tiny_world.TinyWorld, tmp_path: Path) -> No
     distance = [np.square(varied(strength, 1) - mode).mean() for strength in (0.0, 0.5, 1.0)]
     assert distance[0] < distance[1] and distance[0] < distance[2]
     assert np.abs(varied(0.5, 0, 1) - varied(0.5, 1)).max() <= 1
+
+
+def test_less_than_a_step_is_told(
+    world: tiny_world.TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = write_image(tmp_path / "start.png", 32, 32)
+    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0.3", *QUIET]
+    run("img2img", *text_flags(world), *flags, "--outdir", tmp_path / "out")
+    assert "less than one step" in caplog.text
+
+
+def test_an_image_that_lies_on_its_side_is_turned(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "a.jpg", exif=exif)
+    flags = ["--init-img", tmp_path / "a.jpg", "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0", *QUIET]
+    run("img2img", *text_flags(world), *flags, "--outdir", tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "samples" / "00000.png").size == (64, 96)
 
 
 def test_sizes_are_cut_to_a_multiple() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ldm.errors import UserError
-from ldm.locks import LOCK, hold, reserve
+from ldm.locks import LOCK, hold, reserve, share
 from tests.golden_data import ROOT
 
 HOLDER = """
@@ -94,4 +94,23 @@ def test_numbers_go_on_after_the_highest_and_a_failed_one_is_free_again(tmp_path
         assert path.name == "grid-0008.png"
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), reserve(tmp_path / "file", "{}.png"):
+        pass
+
+
+def test_a_folder_that_several_share(tmp_path: Path) -> None:
+    left = tmp_path / "samples" / ".tmp-00000.png"
+    left.parent.mkdir()
+    left.touch()
+    with share(tmp_path):
+        assert not left.exists()  # nobody else was at work
+        left.touch()
+        with share(tmp_path):
+            assert left.exists()
+            with pytest.raises(UserError, match="another process is writing"), hold(tmp_path):
+                pass
+    assert not (tmp_path / ".lock").exists()
+    with hold(tmp_path), pytest.raises(UserError, match="another process is writing"), share(tmp_path):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), share(tmp_path / "file"):
         pass

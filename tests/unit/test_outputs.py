@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,12 +70,47 @@ def test_values_with_separators_are_quoted_and_none_is_left_out() -> None:
     assert read_as_web_ui(text) == ("a cat", "", {"Steps": "5", "Layout": value})
 
 
+def test_a_prompt_forges_no_fields() -> None:
+    text = outputs.parameters_text("a cat\nNegative prompt: dogs\nSteps: 9, Seed: 1", {"Steps": 5})
+    assert text.splitlines() == ["a cat Negative prompt: dogs Steps: 9, Seed: 1", "Steps: 5"]
+
+
+def test_values_that_are_no_numbers_make_no_image() -> None:
+    for value in (float("nan"), float("inf")):
+        images = torch.zeros(2, 3, 4, 4)
+        images[1, 0, 0, 0] = value
+        with pytest.raises(UserError, match="no numbers"):
+            outputs.to_images(images)
+
+
+def test_memory_of_plots_is_flat(tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()  # what only the collector frees is there for long
+    try:
+        tracemalloc.start()
+        for _ in range(3):
+            outputs.plot_losses(tmp_path / "a.png", {"global": [1.0, 2.0]})
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(10):
+            outputs.plot_losses(tmp_path / "a.png", {"global": [1.0, 2.0]})
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert grown < 10 * 1e6, f"{grown / 1e7:.2f} MB a plot"
+
+
+@pytest.mark.parametrize("text", ["a \u732b", "\U0001f431 and a dog"])
+def test_letters_that_the_font_lacks_are_written_as_their_numbers(text: str) -> None:
+    assert "U+" in outputs.drawable(text) and outputs.drawable("a B\u00e4r") == "a B\u00e4r"
+
+
 @pytest.mark.parametrize("prompt", ["a cat", "two\nlines", "eine Bäckerei 猫 \U0001f68c"])
 def test_png_carries_the_parameters_and_the_pixels(tmp_path: Path, prompt: str) -> None:
     pixels = image()
     path = outputs.save_png(tmp_path / "a" / "b.png", pixels, outputs.parameters_text(prompt, {"Steps": 3}))
     with Image.open(path) as file:
-        assert file.info["parameters"] == f"{prompt}\nSteps: 3"
+        assert file.info["parameters"] == f"{' '.join(prompt.split())}\nSteps: 3"
         assert np.array_equal(np.asarray(file), pixels)
 
 
@@ -246,3 +283,15 @@ def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         outputs.save_png(tmp_path / "file" / "a.png", image())
+
+
+def test_two_runs_in_one_folder_keep_all_images_with_their_details(recorder: Recorder, tmp_path: Path) -> None:
+    runs = [recorder, Recorder(tmp_path, recorder.settings, recorder.preset, recorder.model)]
+    for index in range(2):
+        for seed, run in enumerate(runs, 1):
+            run.write(replace(outcome(), seed=seed, index=index))
+    for number in range(4):
+        with Image.open(tmp_path / "samples" / f"{number:05d}.png") as file:
+            seed = re.search(r"Seed: (\d)", file.info["parameters"])[1]  # type: ignore[index]
+        record = json.loads((tmp_path / "details" / f"{number:05d}" / "settings.json").read_text())
+        assert record["seed"] == int(seed) == number % 2 + 1

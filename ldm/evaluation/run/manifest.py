@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from ldm.evaluation.prompts.prompt import EvalPrompt, from_json, prompts_hash
@@ -123,9 +124,10 @@ def keep_prompts(folder: Path, prompts: list[EvalPrompt]) -> None:
 
 def claim(path: Path, content: Mapping[str, Any]) -> None:
     """Write settings to a file, or check that they are those of the file. UserError if they differ."""
-    if not path.exists():
-        write_json(path, content)
-    elif changed := changed_keys(_load(path), content):
+    with FileLock(path.with_name(f".{path.name}.lock")):  # or two shards would both find it missing
+        if not path.exists():
+            write_json(path, content)
+    if changed := changed_keys(_load(path), content):
         raise UserError(
             f"{path.parent} holds images made with other settings ({', '.join(changed)}); "
             "choose another output folder or remove it."
