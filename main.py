@@ -49,23 +49,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-f", "--postfix", default="", help="appended to the name")
     p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
-    p.add_argument("-s", "--seed", type=_number(0), default=23, help="of weights, noise and the order of the data")
+    p.add_argument(
+        "-s",
+        "--seed",
+        type=boundary.whole(0, 2**32 - 1),
+        default=23,
+        help="of weights, noise and the order of the data",
+    )
     scaled = "learning rate = base rate x batch x devices x accumulated batches (model.scale_lr, else true)"
     p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL", help=scaled)
-    p.add_argument("--threads", type=_number(1), help="CPU threads of torch")
+    p.add_argument("--threads", type=boundary.THREADS, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
-
-
-def _number(least: int) -> Any:
-    """A whole number on the command line, from `least` to 2**32 - 1."""
-
-    def number(text: str) -> int:
-        if not re.fullmatch(r"\d{1,10}", text) or not least <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(f"'{text:.40}' is no whole number from {least} to {2**32 - 1}")
-        return int(text)
-
-    return number
 
 
 def _boolean(text: str) -> bool:
@@ -314,19 +309,26 @@ def lightning_errors(trainer: Any) -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code is 2 for a user's mistake and 130 for an interrupt."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    p = parser()
-    args = p.parse_intermixed_args(argv)  # config entries may stand between flags, as published
-    if not args.train:
-        p.error("nothing to do; add -t to train")
-    if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
+    args = argparse.Namespace()
+
+    def action() -> None:
+        p = parser()
+        p.parse_intermixed_args(argv, args)  # config entries may stand between flags, as published
+        if not args.train:
+            p.error("nothing to do; add -t to train")
+        if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
+        train(args)
 
     def interrupted() -> str:
         folder, _ = locate_run(args)
         kept = any(folder.glob("checkpoints/*.ckpt"))
         return f"interrupted; go on with --resume {folder}" if kept else "interrupted before the first checkpoint"
 
-    return boundary.run(lambda: train(args), interrupted, tell=first_process())
+    smaller = (
+        "try a smaller data.params.batch_size with more lightning.trainer.accumulate_grad_batches, or num_workers=0"
+    )
+    return boundary.run(action, interrupted, tell=first_process(), smaller=smaller)
 
 
 if __name__ == "__main__":
