@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm import boundary
+from ldm.arguments import suspects, wrong_argument, wrong_value
 from ldm.errors import UserError as UserError
 from ldm.files import atomic_write as atomic_write
 from ldm.files import save_safetensors as save_safetensors
 from ldm.files import save_torch as save_torch
-from ldm.suggest import wrong_argument
 from ldm.targets import allow_targets as allow_targets
 from ldm.targets import get_obj_from_str as get_obj_from_str
 from ldm.weights import check_fit as check_fit
@@ -38,15 +39,24 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
     """
     if config is None or (isinstance(config, str) and config in NO_MODULE):
         return None
-    if isinstance(config, str) or "target" not in config:
+    if not isinstance(config, Mapping) or "target" not in config:
         raise UserError(f"config section has no 'target' to build: {config!r:.120}")
-    target = get_obj_from_str(config["target"])
-    params = {**(config.get("params") or {}), **overrides}
+    target, given = get_obj_from_str(config["target"]), config.get("params") or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"config of {config['target']} does not fit: its params are {given!r:.60}, not entries")
+    params = {**given, **overrides}
+    if wrong := wrong_value(target, given):
+        raise UserError(f"config of {config['target']} does not fit: {wrong}")
     try:
         return target(**params)
-    except (TypeError, ValueError) as err:
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as err:
+        if boundary.MEMORY.search(str(err)):
+            raise
         unexpected = "unexpected keyword argument" in str(err)
-        reason = (wrong_argument(target, params) if unexpected else None) or f"{err}; look at the values of its params"
+        odd = ", ".join(suspects(given)) or "the values of its params"
+        reason = (wrong_argument(target, params) if unexpected else None) or f"{err}; look at {odd}"
         raise UserError(f"config of {config['target']} does not fit: {reason}") from err
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ldm import unpickle
+from ldm.arguments import Count
 from ldm.data.image_folder import (
     SUFFIXES,
     center_square,
@@ -62,7 +63,7 @@ class ImageNetBase(Dataset[dict[str, Any]]):
         self,
         config: Mapping[str, Any] | None = None,
         data_root: str | Path | None = None,
-        size: int | None = None,
+        size: Count | None = None,
         sub_indices: Sequence[int] | str | None = None,
         process_images: bool = True,
     ) -> None:
@@ -154,7 +155,7 @@ class ImageNetSR(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        size: int,
+        size: Count,
         degradation: str,
         downscale_f: int = 4,
         min_crop_f: float = 0.5,
