@@ -348,7 +348,7 @@ def lightning_errors(trainer: Any) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code is 2 for a user's mistake and 130 for an interrupt."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    boundary.log_lines(logging.INFO, "%(asctime)s %(message)s", datefmt="%H:%M:%S")
     args = argparse.Namespace()
 
     def action() -> None:

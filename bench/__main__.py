@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         if options.size and options.size % 64:
             parser.error(f"--size must be a multiple of 64, not {options.size}")
-        logging.basicConfig(level=logging.ERROR, format="%(message)s")
+        boundary.log_lines(logging.ERROR)
         run(options)
 
     return boundary.run(action, lambda: "interrupted; what was measured before is kept")

@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         arguments = parse(argv)
-        level = logging.INFO if is_main_process() else logging.ERROR
-        logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+        boundary.log_lines(logging.INFO if is_main_process() else logging.ERROR, "%(asctime)s %(message)s")
         from layout_predictor.LayoutTransformer.training.run import run  # seconds, which --help need not wait for
 
         score = run(arguments)

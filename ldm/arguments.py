@@ -79,7 +79,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return _fits(value, inner[0]) and all(part.least <= value <= part.most for part in inner[1:])
     if hint in (int, float, bool):
         number = isinstance(value, (int, float)) and (not isinstance(value, bool) or hint is bool)
-        return number and (hint is not int or value == int(value))
+        return number and (hint is float or value == int(value)) and (hint is not bool or value in (0, 1))
     if hint in (str, type(None)):
         return isinstance(value, hint)
     kind = origin or hint

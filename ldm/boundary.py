@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ldm.errors import UserError
 
@@ -56,6 +57,18 @@ def sentence(error: BaseException, smaller: str = SMALLER) -> str:
     if isinstance(error, ImportError):
         return one_line(f"{text}; install what is missing, see environment.yaml")
     return f"{one_line(f'{kind}: {text}')} (LDM_TRACEBACK=1 shows where)"
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+def log_lines(level: int, form: str = "%(message)s", **more: Any) -> None:
+    """Log to stderr from `level` on, one line a message."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines(form, **more))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,6 +15,7 @@ from ldm.errors import UserError as UserError
 from ldm.files import atomic_write as atomic_write
 from ldm.files import save_safetensors as save_safetensors
 from ldm.files import save_torch as save_torch
+from ldm.suggest import did_you_mean
 from ldm.targets import allow_targets as allow_targets
 from ldm.targets import get_obj_from_str as get_obj_from_str
 from ldm.weights import check_fit as check_fit
@@ -41,6 +42,9 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
         return None
     if not isinstance(config, Mapping) or "target" not in config:
         raise UserError(f"config section has no 'target' to build: {config!r:.120}")
+    for key in config:
+        if key not in ("target", "params") and (near := did_you_mean(str(key), ("target", "params"))):
+            raise UserError(f"config of {config['target']!s:.80} has an unknown entry '{key!s:.40}'{near}")
     target, given = get_obj_from_str(config["target"]), config.get("params") or {}
     if not isinstance(given, Mapping):
         raise UserError(f"config of {config['target']} does not fit: its params are {given!r:.60}, not entries")
@@ -217,9 +221,11 @@ def pick_device(name: str | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as err:
-        raise UserError(f"device '{name}' is not available here; use --device cpu") from err
+        torch.ones(1, device=device).item()  # "meta" has no values
+    except Exception as err:  # each backend has its own
+        if boundary.MEMORY.search(str(err)):
+            raise
+        raise UserError(f"device '{name!s:.40}' is not available here; use --device cpu") from err
     return device
 
 

@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         arguments = parse(argv)
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        boundary.log_lines(logging.WARNING, "%(levelname)s: %(message)s")
         print(run_sentence(arguments) if arguments.sentence is not None else run_file(arguments))
 
     return boundary.run(action)

@@ -64,7 +64,7 @@ def read_wordings(path: str | Path) -> list[Wording]:
     """The wordings of a file. UserError where it cannot be read."""
     if Path(path).suffix in (".yaml", ".yml"):
         try:
-            kinds = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["wordings"]
+            kinds = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))["wordings"]
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read as YAML with 'wordings': {error}") from None
         return [

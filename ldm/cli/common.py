@@ -90,7 +90,7 @@ def run_script(parser: argparse.ArgumentParser, arguments: Sequence[str] | None,
         options = parser.parse_args(arguments, given)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")  # of libraries; what concerns the user is logged
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        boundary.log_lines(logging.WARNING)
         bar = ProgressBar()
         try:
             for line in action(options, bar):

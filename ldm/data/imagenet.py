@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ldm import unpickle
-from ldm.arguments import Count
+from ldm.arguments import Count, wrong_argument, wrong_value
 from ldm.data.image_folder import (
     SUFFIXES,
     center_square,
@@ -68,6 +68,8 @@ class ImageNetBase(Dataset[dict[str, Any]]):
         process_images: bool = True,
     ) -> None:
         config = dict(config or {})
+        if wrong := wrong_argument(ImageNetBase, config) or wrong_value(ImageNetBase, config):
+            raise UserError(f"the config of ImageNet: {wrong}")
         self.size = config.get("size", size)
         self.process_images = process_images
         self.root = existing_folder(data_root or default_root(self.split), "ImageNet")
@@ -110,7 +112,10 @@ def _class_numbers(chosen: Sequence[int] | str | None, count: int) -> list[int]:
             parts = [[int(n) for n in part.split("-")] for part in chosen.split(",")]
         except ValueError as err:
             raise UserError(f"sub_indices '{chosen}' is no list of class numbers such as 0-9,100") from err
-        numbers = [n for part in parts for n in range(part[0], part[-1] + 1)]
+        if all(0 <= n < count for part in parts for n in part):
+            numbers = [n for part in parts for n in range(part[0], part[-1] + 1)]
+        else:
+            numbers = [n for part in parts for n in part]
     else:
         numbers = [int(n) for n in chosen]
     if outside := [n for n in numbers if not 0 <= n < count]:

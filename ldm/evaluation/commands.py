@@ -197,7 +197,7 @@ def report(options: Namespace) -> Iterator[str]:
     run = read_run(options.run)
     path = options.scores or options.run / "scores.json"
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise UserError(f"{path} can't be read; make it with scripts/evaluate.py score --run {options.run}") from None
     yield str(write_report(run, scores, options.out or options.run / "report.html", options.cases))

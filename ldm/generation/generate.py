@@ -91,7 +91,7 @@ def generate(
 def read_layout(path: Path) -> Layout:
     """The layout in a layout file, or in the settings.json of an earlier image. Raises UserError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # not UTF-8, or not JSON

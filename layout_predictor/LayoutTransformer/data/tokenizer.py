@@ -52,7 +52,7 @@ class SentenceTokenizer:
         """Read a tokenizer.json."""
         if not Path(path).is_file():
             raise UserError(f"no tokenizer file at {path}")
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        return cls.from_json(Path(path).read_text(encoding="utf-8-sig"))
 
     @classmethod
     def from_json(cls, text: str) -> SentenceTokenizer:

@@ -70,7 +70,7 @@ class StartOptions:
 class LatentOptions:
     """First stage and conditioning (Rombach et al. 2022, sections 3.1 and 3.3)."""
 
-    num_timesteps_cond: int = 1
+    num_timesteps_cond: Count = 1
     cond_stage_key: str = "image"
     cond_stage_trainable: bool = False
     concat_mode: bool = True

@@ -295,7 +295,7 @@ class BERTTokenizer(AbstractEncoder):
             path = Path(self.vocab_file)
             if not path.is_file():
                 raise UserError(f"there is no list of word pieces at {path}; give BERT's vocab.txt as vocab_file")
-            words = path.read_text(encoding="utf-8").splitlines()
+            words = path.read_text(encoding="utf-8-sig").splitlines()
             return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
         try:
             return BertTokenizer.from_pretrained(BERT_WORDS)
