@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from ldm.suggest import did_you_mean
@@ -65,7 +66,14 @@ def wrong_value(target: Callable[..., Any], given: Mapping[str, Any]) -> str | N
     return None
 
 
-_SAID = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_SAID = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a text",
+    type(None): "null",
+}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -80,8 +88,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float, bool):
         number = isinstance(value, (int, float)) and (not isinstance(value, bool) or hint is bool)
         return number and (hint is float or value == int(value)) and (hint is not bool or value in (0, 1))
-    if hint in (str, type(None)):
-        return isinstance(value, hint)
+    if hint in (str, Path, type(None)):
+        return isinstance(value, (str, Path) if hint is Path else hint)
     kind = origin or hint
     if kind in (list, tuple, Sequence, Iterable):
         inside = inner[0] if inner else Any

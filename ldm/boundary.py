@@ -43,7 +43,10 @@ def sentence(error: BaseException, smaller: str = SMALLER) -> str:
         return one_line(text)
     if isinstance(error, MemoryError) or MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
         asked = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.I)
-        return f"there is too little memory{f' to allocate {asked[1]}' if asked else ''}; {smaller}"
+        size = asked[1] if asked else ""
+        if size.endswith(" bytes"):
+            size = f"{int(size.split()[0]) / 2**30:.1f} GiB"
+        return f"there is too little memory{size and f' to allocate {size}'}; {smaller}"
     if "DataLoader worker" in text and "exited" in text or "is killed by signal" in text:
         return one_line(f"{text}; a loader's process ended, perhaps for want of memory: lower data.params.num_workers")
     if isinstance(error, BrokenPipeError):

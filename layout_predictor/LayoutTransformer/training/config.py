@@ -184,6 +184,8 @@ def _check_values(settings: Settings) -> None:
             raise UserError(f"{key} is {value}; it must be at least 1")
     if training.precision not in PRECISIONS:
         raise UserError(f"TRAINING.PRECISION is {training.precision!r}; known: {', '.join(PRECISIONS)}")
+    if data.valid_sentences > 10**6:
+        raise UserError(f"DATA.VALID_SENTENCES is {data.valid_sentences}; it must be at most a million")
     if not data.valid_part < 1:
         raise UserError(f"DATA.VALID_PART is {data.valid_part}; it must be a part, 0 or more and below 1")
 
