@@ -33,6 +33,11 @@ def one_line(text: str, limit: int = LENGTH) -> str:
     return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
+def reason(error: BaseException) -> str:
+    """What a library says of an error: its first line, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def sentence(error: BaseException, smaller: str = SMALLER) -> str:
     """What to tell a user of an error, in one line; `smaller` says what takes less memory."""
     text = str(error)
@@ -55,6 +60,10 @@ def sentence(error: BaseException, smaller: str = SMALLER) -> str:
         where = f"{error.filename}: " if error.filename else ""
         more = "; free some space or choose another folder" if error.errno in FULL else ""
         return one_line(f"{where}{error.strerror}{more}")
+    if isinstance(error, UnicodeError):
+        return one_line(f"a text is not UTF-8: {text}; save it as UTF-8")
+    if type(error).__module__.startswith("omegaconf"):
+        return one_line(f"the config is not as it should be: {reason(error)}")
     if isinstance(error, RecursionError):
         return "a file or config is nested too deeply to be read"
     if isinstance(error, ImportError):

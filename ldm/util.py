@@ -82,7 +82,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     except FileNotFoundError as err:
         raise UserError(f"config {path} does not exist; name one under configs/") from err
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as err:
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        reason = boundary.reason(err)
         raise UserError(f"config {path} cannot be read as YAML: {reason}") from err
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no sections")
@@ -91,7 +91,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
         config = OmegaConf.merge(OmegaConf.create(content), OmegaConf.from_dotlist(list(overrides)))
         _check_entries(OmegaConf.to_container(config, resolve=False), path)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        reason = boundary.reason(err)
         raise UserError(f"config {path} with its overrides is not understood: {reason}") from err
     return config
 

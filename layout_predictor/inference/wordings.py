@@ -74,6 +74,8 @@ def read_wordings(path: str | Path) -> list[Wording]:
     for where, record in read_records(path):
         require(record, ("kind", "text", "expect"), where)
         found.append((record["kind"], record["text"], record["expect"]))
+    if not found:
+        raise UserError(f"{path} holds no wording; write JSON lines with kind, text and expect")
     return found
 
 

@@ -110,7 +110,10 @@ def _changed(preset: Preset, options: Mapping[str, str], names: Mapping[str, str
         names = {key: key for key, kind in kinds.items() if kind in (bool, int, float, Blend)}
     _refuse(options, (*names, "swap", "layout", "guidance"), whole)
     changes = {names[key]: _value(value, kinds[names[key]], whole) for key, value in options.items()}
-    return dataclasses.replace(preset, **changes)
+    try:
+        return dataclasses.replace(preset, **changes)
+    except UserError as error:
+        raise UserError(f"'{whole}': {error}") from error
 
 
 def _value(text: str, kind: Any, whole: str) -> Any:
