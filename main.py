@@ -25,17 +25,23 @@ from pathlib import Path
 from typing import Any
 
 from ldm import boundary
+from ldm.arguments import wrong_value
 from ldm.locks import hold
 from ldm.suggest import did_you_mean
 from ldm.util import UserError, instantiate_from_config, load_config
 
 logger = logging.getLogger("main")
-SECTIONS = ("model", "data", "lightning")
-MAPPINGS = (
-    *SECTIONS,
-    *("model.params", "data.params", "lightning.trainer", "lightning.callbacks"),
-    *("lightning.modelcheckpoint", "lightning.modelcheckpoint.params"),
-)
+PUBLISHED = ("logger", "strategy", "find_unused_parameters")  # entries of published configs that mean nothing here
+# What the sections of a config may hold, "*" anything.
+SECTIONS = {
+    "": "model data lightning",
+    "model": "base_learning_rate scale_lr target params",
+    "data": "target params",
+    "lightning": "trainer callbacks modelcheckpoint log_every channels_last " + " ".join(PUBLISHED),
+    "lightning.modelcheckpoint": "target params",  # of which every_n_train_steps counts here
+    **dict.fromkeys(("model.params", "data.params", "lightning.trainer", "lightning.callbacks"), "*"),
+    "lightning.modelcheckpoint.params": "*",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,23 +55,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-f", "--postfix", default="", help="appended to the name")
     p.add_argument("--gpus", metavar="LIST", help="numbers of the GPUs, such as 0,1; by default the best device")
     p.add_argument("-l", "--logdir", default="logs", help="folder of all runs")
-    p.add_argument("-s", "--seed", type=_number(0), default=23, help="of weights, noise and the order of the data")
+    p.add_argument(
+        "-s",
+        "--seed",
+        type=boundary.whole(0, 2**32 - 1),
+        default=23,
+        help="of weights, noise and the order of the data",
+    )
     scaled = "learning rate = base rate x batch x devices x accumulated batches (model.scale_lr, else true)"
     p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL", help=scaled)
-    p.add_argument("--threads", type=_number(1), help="CPU threads of torch")
+    p.add_argument("--threads", type=boundary.THREADS, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
-
-
-def _number(least: int) -> Any:
-    """A whole number on the command line, from `least` to 2**32 - 1."""
-
-    def number(text: str) -> int:
-        if not re.fullmatch(r"\d{1,10}", text) or not least <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(f"'{text:.40}' is no whole number from {least} to {2**32 - 1}")
-        return int(text)
-
-    return number
 
 
 def _boolean(text: str) -> bool:
@@ -120,21 +121,30 @@ def build_config(args: argparse.Namespace, folder: Path) -> Any:
     paths = [str(folder / "config.yaml")] if args.resume and (folder / "config.yaml").exists() else []
     configs = [load_config(path) for path in [*paths, *args.base]]
     config = OmegaConf.merge(*configs, OmegaConf.from_dotlist(list(args.overrides)))
-    for name in map(str, config):
-        if name not in SECTIONS:
-            raise UserError(f"the config has an unknown section '{name}'{did_you_mean(name, SECTIONS)}")
-    for section in ("model", "data"):
-        if section not in config:
-            raise UserError(f"the config has no '{section}' section")
-    for name in MAPPINGS:
-        if not isinstance(OmegaConf.select(config, name, default={}), Mapping):
-            raise UserError(
-                f"the config's '{name}' is {OmegaConf.select(config, name)!r:.60}, not a section of entries"
-            )
+    _check_sections(config)
     _check_numbers(OmegaConf.to_container(config, resolve=True), "")
     if args.scale_lr is not None:
         config.model.scale_lr = args.scale_lr  # saved with the run, so that going on takes the same rate
     return config
+
+
+def _check_sections(config: Any) -> None:
+    """UserError for a section that is missing, unknown or none."""
+    from omegaconf import OmegaConf
+
+    for section in ("model", "data"):
+        if section not in config:
+            raise UserError(f"the config has no '{section}' section")
+    for name, words in SECTIONS.items():
+        entries, known = OmegaConf.select(config, name, default={}) if name else config, words.split()
+        if not isinstance(entries, Mapping):
+            raise UserError(f"the config's '{name}' is {entries!r:.60}, not a section of entries")
+        for key in map(str, entries):
+            if key not in known and words != "*":
+                where = f"entry '{name}.{key}'" if name else f"section '{key}'"
+                raise UserError(f"the config has an unknown {where}{did_you_mean(key, known)}")
+            if name == "lightning" and key in PUBLISHED:
+                logger.info("lightning.%s means nothing here: the run's folder holds its metrics as CSV", key)
 
 
 def _check_numbers(value: Any, name: str) -> None:
@@ -167,7 +177,23 @@ def build_callbacks(config: Any, folder: Path, seed: int) -> list[Any]:
     ]
     if monitor := config.model.get("params", {}).get("monitor"):
         callbacks.append(ModelCheckpoint(**where, filename="best", monitor=monitor, save_top_k=1))
-    return callbacks + [instantiate_from_config(callback) for callback in lightning.get("callbacks", {}).values()]
+    return callbacks + [_own_callback(name, config, folder) for name in lightning.get("callbacks", {})]
+
+
+def _own_callback(name: str, config: Any, folder: Path) -> Any:
+    """A callback of the config. UserError where it is none, or would write outside the run's folder."""
+    import pytorch_lightning as pl
+
+    callback = instantiate_from_config(config.lightning.callbacks[name])
+    if not isinstance(callback, pl.Callback):
+        raise UserError(f"lightning.callbacks.{name} is no callback but a {type(callback).__name__}")
+    if isinstance(callback, pl.callbacks.ModelCheckpoint):
+        path = Path(callback.dirpath or folder, callback.filename or "")
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"lightning.callbacks.{name} would write {path}, outside the run's folder {folder}; leave out dirpath"
+            )
+    return callback
 
 
 def _at_least_one(config: Any, name: str, default: int) -> int:
@@ -195,13 +221,17 @@ def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = 
     listed = options.pop("gpus", None)
     if (gpus := gpus if gpus is not None else listed) is not None:
         options.update(accelerator="gpu", devices=_gpu_numbers(str(gpus)))
-    known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    # Where a run writes is the run's folder, whoever wrote the config.
+    known = set(inspect.signature(pl.Trainer).parameters) - {"logger", "callbacks", "default_root_dir"}
     for name in options:
         if name not in known:
             raise UserError(f"lightning.trainer knows no option '{name}'{did_you_mean(name, known)}")
+    if wrong := wrong_value(pl.Trainer, options):
+        raise UserError(f"lightning.trainer.{wrong}")
+    callbacks = build_callbacks(config, folder, seed)
     log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
     try:
-        return pl.Trainer(logger=log, callbacks=build_callbacks(config, folder, seed), **options)
+        return pl.Trainer(logger=log, default_root_dir=folder, callbacks=callbacks, **options)
     except (MisconfigurationException, ValueError, TypeError) as err:
         raise UserError(f"lightning.trainer cannot be set up: {' '.join(str(err).split())}") from err
 
@@ -287,7 +317,8 @@ def _train(args: argparse.Namespace, config: Any, folder: Path, ckpt: Path | Non
 
 @contextlib.contextmanager
 def lightning_errors(trainer: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM as an interrupt, and samples of a wrong size as a sentence."""
+    """Ctrl-C and SIGTERM as an interrupt, and what Lightning and torch say of a wrong config as a sentence."""
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     listener = signal.getsignal(signal.SIGINT)
@@ -297,14 +328,18 @@ def lightning_errors(trainer: Any) -> Iterator[None]:
         raise KeyboardInterrupt from None
     except SystemExit:  # how Lightning ends after Ctrl-C
         raise (KeyboardInterrupt if trainer.interrupted else SystemExit(1)) from None
-    except RuntimeError as err:
-        if not re.search(
-            r"must match|size mismatch|Kernel size can't be greater|shapes cannot be multiplied", str(err)
-        ):
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MisconfigurationException) as err:
+        told = boundary.one_line(f"{type(err).__name__}: {err}", 200)
+        if boundary.MEMORY.search(str(err)) or boundary.WORKER.search(str(err)) or "DataLoader worker" in str(err):
             raise
+        if re.search(r"must match|size mismatch|Kernel size can't be greater|shapes cannot be multiplied", str(err)):
+            raise UserError(
+                f"the network cannot take samples of this size ({told}); "
+                "sides must be multiples of what it halves them by: change the size of the data set"
+            ) from err
         raise UserError(
-            f"the network cannot take samples of this size ({boundary.one_line(str(err), 200)}); "
-            "sides must be multiples of what it halves them by: change the size of the data set"
+            f"training stopped at step {trainer.global_step} ({told}); look at the model's sizes, steps and keys, the "
+            "data set and lightning.trainer, or set LDM_TRACEBACK=1 to see where"
         ) from err
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -313,20 +348,27 @@ def lightning_errors(trainer: Any) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code is 2 for a user's mistake and 130 for an interrupt."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    p = parser()
-    args = p.parse_intermixed_args(argv)  # config entries may stand between flags, as published
-    if not args.train:
-        p.error("nothing to do; add -t to train")
-    if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
+    boundary.log_lines(logging.INFO, "%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    args = argparse.Namespace()
+
+    def action() -> None:
+        p = parser()
+        p.parse_intermixed_args(argv, args)  # config entries may stand between flags, as published
+        if not args.train:
+            p.error("nothing to do; add -t to train")
+        if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until training listens to it, it would end the process
+        train(args)
 
     def interrupted() -> str:
         folder, _ = locate_run(args)
         kept = any(folder.glob("checkpoints/*.ckpt"))
         return f"interrupted; go on with --resume {folder}" if kept else "interrupted before the first checkpoint"
 
-    return boundary.run(lambda: train(args), interrupted, tell=first_process())
+    smaller = (
+        "try a smaller data.params.batch_size with more lightning.trainer.accumulate_grad_batches, or num_workers=0"
+    )
+    return boundary.run(action, interrupted, tell=first_process(), smaller=smaller)
 
 
 if __name__ == "__main__":

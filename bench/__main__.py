@@ -20,8 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ldm import boundary
 from ldm.paths import SD_CONFIG, project_file
-from ldm.util import UserError
 
 RESULTS = Path("docs/results")
 PARTS = ("calls", "gradient", "memory", "presets", "cost", "startup")
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run what the flags say; 0, 2 for a user's mistake, 130 for Ctrl-C."""
     what = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=what)
+    parser = boundary.Parser(prog="python -m bench", description=__doc__, formatter_class=what)
     parser.add_argument(
         "what",
         nargs="?",
@@ -84,26 +84,21 @@ def main(arguments: list[str] | None = None) -> int:
         help="(all)",
     )
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model for memory and startup")
-    parser.add_argument("--size", type=int, help="pixels a side (512 for memory, 256 for calls and gradient)")
-    parser.add_argument("--rounds", type=int, default=5, help="after a warm-up (5)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (1)")
+    parser.add_argument(
+        "--size", type=boundary.PIXELS, help="pixels a side (512 for memory, 256 for calls and gradient)"
+    )
+    parser.add_argument("--rounds", type=boundary.COUNT, default=5, help="after a warm-up (5)")
+    parser.add_argument("--threads", type=boundary.THREADS, default=1, help="of the CPU (1)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go")
-    options = parser.parse_args(arguments)
-    for name in ("rounds", "threads", "size"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, not {value}")
-    if options.size and options.size % 64:
-        parser.error(f"--size must be a multiple of 64, not {options.size}")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    try:
+
+    def action() -> None:
+        options = parser.parse_args(arguments)
+        if options.size and options.size % 64:
+            parser.error(f"--size must be a multiple of 64, not {options.size}")
+        boundary.log_lines(logging.ERROR)
         run(options)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was measured before is kept", file=sys.stderr)
-        return 130
-    return 0
+
+    return boundary.run(action, lambda: "interrupted; what was measured before is kept")
 
 
 if __name__ == "__main__":

@@ -30,17 +30,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sentences", help="with --eval_only: relation sentences (.jsonl, .pkl) to score instead")
     parser.add_argument("--relations", help="'generated' for sentences of the grammar, or a file; else as configured")
     parser.add_argument("--output_dir", metavar="DIR", help="folder of the run, instead of OUTPUT.OUTPUT_DIR")
-    parser.add_argument("--devices", type=int, help="processes, instead of TRAINING.DEVICES")
+    parser.add_argument("--devices", type=boundary.THREADS, help="processes, instead of TRAINING.DEVICES")
     parser.add_argument("--accelerator", help="cpu, cuda, mps or auto, instead of TRAINING.ACCELERATOR")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; an error is one line and exit code 2, an interrupt 130."""
-    arguments = parse(argv)
-    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(asctime)s %(message)s")
 
     def action() -> None:
+        arguments = parse(argv)
+        boundary.log_lines(logging.INFO if is_main_process() else logging.ERROR, "%(asctime)s %(message)s")
         from layout_predictor.LayoutTransformer.training.run import run  # seconds, which --help need not wait for
 
         score = run(arguments)

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ldm.arguments import Count
 from ldm.random_state import random_state, restore_random_state
 from ldm.util import UserError, atomic_write
 
@@ -38,8 +39,8 @@ class ImageLogger(pl.Callback):
 
     def __init__(
         self,
-        batch_frequency: int = 1000,
-        max_images: int = 8,
+        batch_frequency: Count = 1000,
+        max_images: Count = 8,
         clamp: bool = True,
         increase_log_steps: bool = False,
         log_first_step: bool = False,
@@ -48,8 +49,6 @@ class ImageLogger(pl.Callback):
         log_on_batch_idx: bool = False,
         log_images_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if batch_frequency < 1 or max_images < 1:
-            raise UserError(f"the image logger needs batch_frequency and max_images of at least 1: {batch_frequency}")
         self.batch_frequency, self.max_images, self.clamp = batch_frequency, max_images, clamp
         self.disabled, self.rescale, self.log_on_batch_idx = disabled, rescale, log_on_batch_idx
         self.extra = {1} if log_first_step else set()

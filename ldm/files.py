@@ -124,7 +124,7 @@ def save_torch(path: str | Path, state: Mapping[str, Any], keep: Path | None = N
                 handle.flush()
                 os.fsync(handle.fileno())
         except RuntimeError as err:  # torch's own writer says so of a full disk
-            reason = str(err).splitlines()[0]
+            reason = next(iter(str(err).splitlines()), type(err).__name__)
             raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from err
         if keep is not None and zipfile.is_zipfile(path):  # a damaged one must not replace the last good one
             _keep(path, keep)

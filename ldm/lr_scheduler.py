@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ldm.arguments import Whole
+
 
 class LambdaWarmUpCosineScheduler2:
     """Cycles of warm-up from `f_start` to `f_max` and half cosine to `f_min`; every argument has one entry a cycle.
@@ -14,12 +16,12 @@ class LambdaWarmUpCosineScheduler2:
 
     def __init__(
         self,
-        warm_up_steps: Sequence[int],
+        warm_up_steps: Sequence[Whole],
         f_min: Sequence[float],
         f_max: Sequence[float],
         f_start: Sequence[float],
         cycle_lengths: Sequence[int],
-        verbosity_interval: int = 0,
+        verbosity_interval: Whole = 0,
     ) -> None:
         lengths = {len(warm_up_steps), len(f_min), len(f_max), len(f_start), len(cycle_lengths)}
         if len(lengths) != 1:
@@ -62,11 +64,11 @@ class LambdaWarmUpCosineScheduler(LambdaWarmUpCosineScheduler2):
 
     def __init__(
         self,
-        warm_up_steps: int,
+        warm_up_steps: Whole,
         lr_min: float,
         lr_max: float,
         lr_start: float,
-        max_decay_steps: int,
-        verbosity_interval: int = 0,
+        max_decay_steps: Whole,
+        verbosity_interval: Whole = 0,
     ) -> None:
         super().__init__([warm_up_steps], [lr_min], [lr_max], [lr_start], [max_decay_steps])

@@ -38,7 +38,6 @@ _CLASSES: dict[str, str] = {
     "torch.nn": "Identity",
     "pytorch_lightning.callbacks": "ModelCheckpoint LearningRateMonitor EarlyStopping DeviceStatsMonitor Timer "
     "GradientAccumulationScheduler RichProgressBar TQDMProgressBar ModelSummary StochasticWeightAveraging",
-    "pytorch_lightning.loggers": "TensorBoardLogger CSVLogger WandbLogger",
     # The embedded world.
     "ldm.models.clip": "SmallCLIP",
     "ldm.models.detector": "EmojiDetector",
@@ -92,18 +91,17 @@ def get_obj_from_str(target: str, reload: bool = False) -> Any:
     except (ImportError, AttributeError) as error:
         raise UserError(f"config target '{target:.80}' cannot be imported: {error!s:.120}") from error
     if not _is_component(found) or found.__module__.partition(".")[0] != module.partition(".")[0]:
-        raise UserError(f"config target '{target:.80}' is no model, data set, callback, logger or schedule")
+        raise UserError(f"config target '{target:.80}' is no model, data set, callback or schedule")
     return found
 
 
 def _is_component(value: Any) -> bool:
     """Whether a config may want it: by what it is, not by the name that leads to it."""
     import pytorch_lightning as pl
-    from pytorch_lightning.loggers import Logger
     from torch import nn
     from torch.utils.data import Dataset
 
-    kinds = (nn.Module, Dataset, pl.LightningDataModule, pl.Callback, Logger)
+    kinds = (nn.Module, Dataset, pl.LightningDataModule, pl.Callback)
     if not inspect.isclass(value):
         return False
     return issubclass(value, kinds) or value.__module__ == "ldm.lr_scheduler"

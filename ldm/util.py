@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm import boundary
+from ldm.arguments import suspects, wrong_argument, wrong_value
 from ldm.errors import UserError as UserError
 from ldm.files import atomic_write as atomic_write
 from ldm.files import save_safetensors as save_safetensors
 from ldm.files import save_torch as save_torch
-from ldm.suggest import wrong_argument
+from ldm.suggest import did_you_mean
 from ldm.targets import allow_targets as allow_targets
 from ldm.targets import get_obj_from_str as get_obj_from_str
 from ldm.weights import TEXT_POSITIONS, averaged, fit_names
@@ -40,15 +42,27 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
     """
     if config is None or (isinstance(config, str) and config in NO_MODULE):
         return None
-    if isinstance(config, str) or "target" not in config:
+    if not isinstance(config, Mapping) or "target" not in config:
         raise UserError(f"config section has no 'target' to build: {config!r:.120}")
-    target = get_obj_from_str(config["target"])
-    params = {**(config.get("params") or {}), **overrides}
+    for key in config:
+        if key not in ("target", "params") and (near := did_you_mean(str(key), ("target", "params"))):
+            raise UserError(f"config of {config['target']!s:.80} has an unknown entry '{key!s:.40}'{near}")
+    target, given = get_obj_from_str(config["target"]), config.get("params") or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"config of {config['target']} does not fit: its params are {given!r:.60}, not entries")
+    params = {**given, **overrides}
+    if wrong := wrong_value(target, given):
+        raise UserError(f"config of {config['target']} does not fit: {wrong}")
     try:
         return target(**params)
-    except (TypeError, ValueError) as err:
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as err:
+        if boundary.MEMORY.search(str(err)):
+            raise
         unexpected = "unexpected keyword argument" in str(err)
-        reason = (wrong_argument(target, params) if unexpected else None) or f"{err}; look at the values of its params"
+        odd = ", ".join(suspects(given)) or "the values of its params"
+        reason = (wrong_argument(target, params) if unexpected else None) or f"{err}; look at {odd}"
         raise UserError(f"config of {config['target']} does not fit: {reason}") from err
 
 
@@ -70,7 +84,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     except FileNotFoundError as err:
         raise UserError(f"config {path} does not exist; name one under configs/") from err
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as err:
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        reason = boundary.reason(err)
         raise UserError(f"config {path} cannot be read as YAML: {reason}") from err
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no sections")
@@ -79,7 +93,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
         config = OmegaConf.merge(OmegaConf.create(content), OmegaConf.from_dotlist(list(overrides)))
         _check_entries(OmegaConf.to_container(config, resolve=False), path)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        reason = boundary.reason(err)
         raise UserError(f"config {path} with its overrides is not understood: {reason}") from err
     return config
 
@@ -208,9 +222,11 @@ def pick_device(name: str | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as err:
-        raise UserError(f"device '{name}' is not available here; use --device cpu") from err
+        torch.ones(1, device=device).item()  # "meta" has no values
+    except Exception as err:  # each backend has its own
+        if boundary.MEMORY.search(str(err)):
+            raise
+        raise UserError(f"device '{name!s:.40}' is not available here; use --device cpu") from err
     return device
 
 

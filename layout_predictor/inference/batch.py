@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def read_sentences(path: str | Path) -> list[str]:
     """The sentences of a text file, one a line; empty lines are skipped. UserError when there is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"the file of sentences {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -26,16 +26,15 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layout_predictor.inference.predictor import load_predictor
-from layout_predictor.inference.wordings import read_wordings, score
-from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
 from layout_predictor.LayoutTransformer.data.records import read_records, require
-from layout_predictor.LayoutTransformer.data.sample import Sample
-from layout_predictor.LayoutTransformer.training.evaluate import Score, add_sentence
-from ldm.spacetime.control import RADIUS
-from ldm.util import UserError, atomic_write
+from ldm import boundary
+from ldm.errors import UserError
+from ldm.files import write_json
+
+if TYPE_CHECKING:
+    from layout_predictor.LayoutTransformer.data.sample import Sample
 
 VERDICTS = ("contradicts", "unstated", "stated")
 
@@ -59,6 +58,11 @@ def evaluate_file(
     Raises:
         UserError: a file is missing, wrong, or states nothing.
     """
+    from layout_predictor.inference.predictor import load_predictor  # seconds, which --help need not wait for
+    from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
+    from layout_predictor.LayoutTransformer.training.evaluate import Score, add_sentence
+    from ldm.spacetime.control import RADIUS
+
     samples = read_relation_sentences(path)
     labels = [_labels_of(line, sample) for line, sample in enumerate(samples, 1)]
     known = [label for sentence in labels for label in sentence]
@@ -121,14 +125,14 @@ def _judged(labels: Sequence[Label], broken: set[Label], verdicts: dict[Label, s
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake is one line and exit code 2."""
-    parser = argparse.ArgumentParser(description="Score a layout predictor on sentences with stated relations.")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = boundary.Parser(description="Score a layout predictor on sentences with stated relations.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("sentences", nargs="?", help="JSON lines with words, objects and relations")
     source.add_argument("--wordings", help="wordings to fill with nouns, JSON lines or YAML")
-    parser.add_argument("--draws", type=int, default=20, help="times that each wording is filled")
-    parser.add_argument("--seed", type=int, default=1, help="of the nouns")
+    parser.add_argument("--draws", type=boundary.COUNT, default=20, help="times that each wording is filled")
+    parser.add_argument("--seed", type=boundary.SEED, default=1, help="of the nouns")
     parser.add_argument("--raw", action="store_true", help="wordings: the model's own centers, not checked")
     parser.add_argument("--checked", action="store_true", help="sentences: centers checked against what they state")
     parser.add_argument("--checkpoint", help="weights; default: the embedded predictor")
@@ -136,28 +140,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="also write the result as JSON")
     parser.add_argument("--failures", action="store_true", help="also print, and write, the relations that are broken")
     parser.add_argument("--review", help="JSON lines of verdicts on labels: what can be reached at most")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.wordings:
-            layout = load_predictor(arguments.checkpoint, arguments.tokenizer).layout
-            wordings = read_wordings(arguments.wordings)
-            result = score(wordings, partial(layout, raw=arguments.raw), draws=arguments.draws, seed=arguments.seed)
-        else:
-            result = evaluate_file(
-                arguments.sentences, arguments.checkpoint, arguments.tokenizer, arguments.review, arguments.checked
-            )
-        failures = result.pop("failures", [])
-        if arguments.out:
-            written = {**result, "failures": failures} if arguments.failures else result
-            with atomic_write(arguments.out) as temporary:
-                temporary.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score, print, and write what was asked for."""
+    weights = (arguments.checkpoint, arguments.tokenizer)
+    if arguments.wordings:
+        from layout_predictor.inference.predictor import load_predictor
+        from layout_predictor.inference.wordings import read_wordings, score
+
+        wordings, layout = read_wordings(arguments.wordings), load_predictor(*weights).layout
+        result = score(wordings, partial(layout, raw=arguments.raw), draws=arguments.draws, seed=arguments.seed)
+    else:
+        result = evaluate_file(arguments.sentences, *weights, arguments.review, arguments.checked)
+    failures = result.pop("failures", [])
+    if arguments.out:
+        write_json(arguments.out, {**result, "failures": failures} if arguments.failures else result)
     print(json.dumps(result, indent=2))
     if arguments.failures:
         print("\n".join(f"{item['line']}: {item['stated']}: {item['sentence']}" for item in failures))
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; an error is one line and exit code 2, an interrupt 130."""
+    return boundary.run(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

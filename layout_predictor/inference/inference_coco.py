@@ -16,42 +16,44 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere, installed or not
 
-from tqdm import tqdm  # noqa: E402
-
-from layout_predictor.inference.batch import predict_file, read_sentences  # noqa: E402
-from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS  # noqa: E402
-from layout_predictor.inference.heatmap import blank, read_image, shade  # noqa: E402
-from layout_predictor.inference.predictor import load_predictor  # noqa: E402
-from ldm.generation.images import COLORS, draw_layout, save_png  # noqa: E402
-from ldm.util import UserError  # noqa: E402
+from ldm import boundary  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
 
 _SIDE = 512
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Predict where the objects of a sentence go.")
+    parser = boundary.Parser(description="Predict where the objects of a sentence go.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--sentence")
+    source.add_argument("--sentence", type=boundary.text)
     source.add_argument("--from-file", "--from_file", help="a text file with one sentence a line; needs --out")
     parser.add_argument("--out", help="with --from-file: the JSON lines to write; a stopped run goes on")
     parser.add_argument("--json", action="store_true", help="print the layout as JSON")
     parser.add_argument("--image", help="PNG to write: the layout drawn")
     parser.add_argument("--heatmap", help="PNG to write: each object's density as a heat map")
     parser.add_argument("--picture", help="draw over this image instead of an empty canvas")
-    parser.add_argument("--width", type=int, help=f"of the drawings in pixels; default {_SIDE} or the image's")
-    parser.add_argument("--height", type=int, help=f"of the drawings in pixels; default {_SIDE} or the image's")
+    parser.add_argument(
+        "--width", type=boundary.PIXELS, help=f"of the drawings in pixels; default {_SIDE} or the image's"
+    )
+    parser.add_argument(
+        "--height", type=boundary.PIXELS, help=f"of the drawings in pixels; default {_SIDE} or the image's"
+    )
     parser.add_argument("--checkpoint", help="exported, training or published weights; default: the embedded ones")
     parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
     parser.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
     parser.add_argument("--raw", action="store_true", help="the model's own centers, not checked against the sentence")
     parser.add_argument("--sample", action="store_true", help="draw a mixture component instead of the likeliest")
-    parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
+    parser.add_argument("--seed", type=boundary.SEED, default=0, help="seed of --sample")
     return parser.parse_args(argv)
 
 
 def run_sentence(arguments: argparse.Namespace) -> str:
     """Predict one sentence and write what was asked for; return what to print."""
+    from layout_predictor.inference.heatmap import blank, read_image, shade  # seconds, which --help need not wait for
+    from layout_predictor.inference.predictor import load_predictor
+    from ldm.generation.images import COLORS, draw_layout, save_png
+
     canvas = blank(arguments.width or _SIDE, arguments.height or _SIDE)
     if arguments.picture:  # an image that cannot be read is said before the model is loaded
         given = arguments.width or arguments.height
@@ -85,6 +87,12 @@ def run_file(arguments: argparse.Namespace) -> str:
     drawing = [name for name in ("image", "heatmap", "picture", "json") if getattr(arguments, name)]
     if drawing:
         raise UserError(f"--{drawing[0]} is for one --sentence; a file of sentences gives JSON lines")
+    from tqdm import tqdm
+
+    from layout_predictor.inference.batch import predict_file, read_sentences
+    from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
+    from layout_predictor.inference.predictor import load_predictor
+
     sentences = read_sentences(arguments.from_file)
     predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed", "raw")}
@@ -104,15 +112,14 @@ def run_file(arguments: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake is one line and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    arguments = parse(argv)
-    try:
+    """Entry point; an error is one line and exit code 2, an interrupt 130."""
+
+    def action() -> None:
+        arguments = parse(argv)
+        boundary.log_lines(logging.WARNING, "%(levelname)s: %(message)s")
         print(run_sentence(arguments) if arguments.sentence is not None else run_file(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return boundary.run(action)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layout_predictor.inference.nouns import category_of
+from layout_predictor.inference.prompt import MOST
 from layout_predictor.inference.reading import Reading, Word, read
 from layout_predictor.LayoutTransformer.data.categories import plural
 from layout_predictor.LayoutTransformer.data.wordlists import phrases, word_file
@@ -57,7 +58,7 @@ def find_objects(sentence: str, *, all_nouns: bool = False) -> list[FoundObject]
     stand against the earlier one in the same clause: "the dog to the left of the dog" has two dogs. "One" and "the
     other" are two objects named before, or the two of "two dogs"; "another" alone is one more of the last kind.
     """
-    reading = read(sentence)
+    reading = read(sentence[:MOST])
     groups, pronouns = find_groups(reading, all_nouns=all_nouns)
     return [found_object(group, pronouns.get(number, ())) for number, group in enumerate(groups)]
 

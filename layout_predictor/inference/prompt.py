@@ -9,6 +9,7 @@ from functools import cache
 
 from layout_predictor.LayoutTransformer.data.wordlists import word_file
 
+MOST = 2000  # characters that are read: many times what a text encoder takes, in about a second
 _FILE = word_file("prompt")
 _EDITS = [(re.compile(pattern), replacement) for pattern, replacement in _FILE["edits"]]
 
@@ -29,7 +30,7 @@ class Prompt:
 def clean(sentence: str) -> Prompt:
     """The prompt without markup of web UIs, quotes, tags and what stands behind "Negative prompt:"."""
     characters: list[tuple[str, int]] = []
-    for at, character in enumerate(sentence.replace("\r\n", " \n").replace("\r", "\n")):
+    for at, character in enumerate(sentence[:MOST].replace("\r\n", " \n").replace("\r", "\n")):
         kind = unicodedata.category(character)
         if kind in ("Cf", "Mn", "Cs", "Co", "Cn") and not unicodedata.combining(character):
             continue  # invisible
@@ -37,7 +38,7 @@ def clean(sentence: str) -> Prompt:
         characters += [(part, at) for part in unicodedata.normalize("NFKC", plain)]
     for pattern, replacement in _EDITS:
         characters = _edited(characters, pattern, replacement)
-    notes = []
+    notes = [f"only the first {MOST} of {len(sentence)} characters are read"] if len(sentence) > MOST else []
     for match in reversed(list(re.finditer(r"[A-Za-z]+", "".join(part for part, _ in characters)))):
         meant = _misspellings().get(match[0].lower())
         if meant:

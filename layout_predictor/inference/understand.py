@@ -305,7 +305,7 @@ def _expanded(
         objects += [item] * count
     facts = [fact for group in stated.facts for fact in _copied(group, places)]
     copies = tuple(tuple(some) for some in places.values() if len(some) > 1)
-    return Understood(text, tuple(objects), tuple(dict.fromkeys(facts)), copies, tuple(notes))
+    return Understood(text, tuple(objects), tuple(dict.fromkeys(facts)), copies, tuple(dict.fromkeys(notes)))
 
 
 def _count(mention: Mention, text: str, expressions: Sequence[Expression]) -> int:

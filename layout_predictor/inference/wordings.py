@@ -64,7 +64,7 @@ def read_wordings(path: str | Path) -> list[Wording]:
     """The wordings of a file. UserError where it cannot be read."""
     if Path(path).suffix in (".yaml", ".yml"):
         try:
-            kinds = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["wordings"]
+            kinds = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))["wordings"]
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read as YAML with 'wordings': {error}") from None
         return [
@@ -74,6 +74,8 @@ def read_wordings(path: str | Path) -> list[Wording]:
     for where, record in read_records(path):
         require(record, ("kind", "text", "expect"), where)
         found.append((record["kind"], record["text"], record["expect"]))
+    if not found:
+        raise UserError(f"{path} holds no wording; write JSON lines with kind, text and expect")
     return found
 
 

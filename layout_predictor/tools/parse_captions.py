@@ -14,13 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere, installed or not
 
-from layout_predictor.inference.reading import language_model  # noqa: E402
-from layout_predictor.LayoutTransformer.data.categories import match_category  # noqa: E402
 from layout_predictor.LayoutTransformer.data.records import read_json, table  # noqa: E402
+from ldm import boundary  # noqa: E402
 from ldm.util import UserError, atomic_write  # noqa: E402
 
 Parsed = tuple[int, str, list[str], list[tuple[int, str, str]]]  # image id, caption, words, (word, category, phrase)
@@ -36,6 +33,9 @@ def read_coco_captions(path: str | Path) -> Iterator[tuple[str, int]]:
 
 def parse(captions: Iterable[tuple[str, int]], *, processes: int = 1) -> Iterator[Parsed]:
     """Words of every caption, and its noun chunks that name a category; a caption without one is left out."""
+    from layout_predictor.inference.reading import language_model  # seconds, which --help need not wait for
+    from layout_predictor.LayoutTransformer.data.categories import match_category
+
     pipe = language_model().pipe(captions, as_tuples=True, batch_size=256, n_process=processes)
     for document, image_id in pipe:
         candidates = []
@@ -66,6 +66,8 @@ def write_parsed(parsed: Iterable[Parsed], path: Path) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Parse the captions of all files into one; how many were written."""
+    from tqdm import tqdm
+
     out = Path(arguments.out)
     if out.suffix not in (".pkl", ".jsonl"):
         raise UserError(f"--out {out} must end in .pkl or .jsonl")
@@ -77,19 +79,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake is one line and exit code 2."""
-    parser = argparse.ArgumentParser(description="Find the categories that COCO's captions name.")
+    """Entry point; an error is one line and exit code 2, an interrupt 130."""
+    parser = boundary.Parser(description="Find the categories that COCO's captions name.")
     parser.add_argument("--captions", nargs="+", required=True, help="captions_<set>.json of COCO, one or more")
     parser.add_argument("--out", required=True, help="a .pkl in the published form, or .jsonl")
-    parser.add_argument("--processes", type=int, default=1, help="of spaCy")
-    arguments = parser.parse_args(argv)
-    try:
-        count = run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{count} captions that name a category in {arguments.out}")
-    return 0
+    parser.add_argument("--processes", type=boundary.THREADS, default=1, help="of spaCy")
+
+    def action() -> None:
+        arguments = parser.parse_args(argv)
+        print(f"{run(arguments)} captions that name a category in {arguments.out}")
+
+    return boundary.run(action)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from ldm import boundary
 from ldm.errors import UserError
 from ldm.generation.pipeline import set_threads as set_threads
 from ldm.generation.settings import PRECISIONS, SAMPLERS
@@ -27,8 +28,8 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, 
 Action = Callable[[argparse.Namespace, Progress], Iterable[str]]  # what a script does; yields lines to print
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line; a flag that is not given sets nothing, so that defaults live in one place.
+class Parser(boundary.Parser):
+    """A flag that is not given sets nothing, so that defaults live in one place.
 
     `more` goes to argparse; `argument_default=None` gives every flag a value.
     """
@@ -37,8 +38,16 @@ class Parser(argparse.ArgumentParser):
         usual = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
         super().__init__(description=description, **{**usual, **more})
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+# Flags that save memory, and what to try.
+SMALLER = {
+    "--H": "a smaller --H and --W",
+    "--n_samples": "fewer --n_samples",
+    "--batch-size": "a smaller --batch-size",
+    "--batch_size": "a smaller --batch_size",
+    "--block-checkpointing": "--block-checkpointing",
+    "--precision": "--precision autocast",
+}
 
 
 class ProgressBar:
@@ -75,24 +84,27 @@ def run_script(parser: argparse.ArgumentParser, arguments: Sequence[str] | None,
     Returns:
         The exit code: 0, 2 for a user's mistake (one line on stderr), 130 for Ctrl-C.
     """
-    options = parser.parse_args(arguments)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of libraries; what concerns the user is logged
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    bar = ProgressBar()
-    try:
-        for line in action(options, bar):
-            print(line)
-    except UserError as err:
-        bar.close()
-        print(f"error: {err}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        bar.close()
-        more = " The same command goes on where it stopped." if getattr(options, "resumes", False) else ""
-        print(f"interrupted: what was being made was not written.{more}", file=sys.stderr)
-        return 130
-    return 0
+    given = argparse.Namespace()
+
+    def work() -> None:
+        options = parser.parse_args(arguments, given)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")  # of libraries; what concerns the user is logged
+        boundary.log_lines(logging.WARNING)
+        bar = ProgressBar()
+        try:
+            for line in action(options, bar):
+                print(line)
+        finally:
+            bar.close()
+
+    def interrupted() -> str:
+        more = " The same command goes on where it stopped." if getattr(given, "resumes", False) else ""
+        return f"interrupted: what was being made was not written.{more}"
+
+    known = parser._option_string_actions  # noqa: SLF001  argparse has no public list of them
+    smaller = [what for flag, what in SMALLER.items() if flag in known]
+    return boundary.run(work, interrupted, smaller=f"try {' or '.join(smaller)}" if smaller else boundary.SMALLER)
 
 
 class Script:
@@ -117,7 +129,7 @@ def told_files(outcomes: Iterable[Outcome]) -> list[str]:
 def add_prompt_flags(parser: Parser) -> None:
     """--prompt and --from-file; see `take_prompts`."""
     add = parser.add_argument_group("what to make").add_argument
-    add("--prompt", default=None, help="the text to draw")
+    add("--prompt", type=boundary.text, default=None, help="the text to draw")
     add("--from-file", type=Path, default=None, metavar="FILE", help="one prompt a line, instead of --prompt")
 
 
@@ -125,11 +137,11 @@ def add_number_flags(parser: Parser, samples: int = 1, iterations: int = 1, size
     """How many images from which seeds; with `size`, a text for the help, also of which size."""
     add = parser.add_argument_group("size and number" if size else "number").add_argument
     for flag, dest in (("--H", "height"), ("--W", "width")) if size else ():
-        add(flag, type=int, dest=dest, metavar="PX", help=f"{dest} ({size})")
-    number = partial(add, type=int, metavar="N")
+        add(flag, type=boundary.PIXELS, dest=dest, metavar="PX", help=f"{dest} ({size})")
+    number = partial(add, type=boundary.COUNT, metavar="N")
     number("--n_samples", dest="samples", default=samples, help=f"images made together ({samples})")
     number("--n_iter", dest="iterations", default=iterations, help=f"times every prompt is taken ({iterations})")
-    number("--seed", help="image i starts from seed + i (42)")
+    add("--seed", type=boundary.SEED, metavar="N", help="image i starts from seed + i (42)")
 
 
 def add_sampling_flags(
@@ -141,9 +153,9 @@ def add_sampling_flags(
     for name in samplers:
         kind.add_argument(f"--{name}", dest="sampler", action="store_const", const=name, help=SAMPLERS[name])
     add = group.add_argument
-    add("--ddim_steps", type=int, dest="steps", metavar="N", help="steps of any sampler, 1 to 1000 (50)")
-    add("--ddim_eta", type=float, dest="eta", metavar="ETA", help="DDIM's noise, 0 to 1 (0)")
-    add("--scale", type=float, help=f"guidance ({scale})")
+    add("--ddim_steps", type=boundary.STEPS, dest="steps", metavar="N", help="steps of any sampler, 1 to 1000 (50)")
+    add("--ddim_eta", type=boundary.FRACTION, dest="eta", metavar="ETA", help="DDIM's noise, 0 to 1 (0)")
+    add("--scale", type=boundary.GUIDANCE, help=f"guidance ({scale})")
 
 
 def add_output_flags(parser: Parser, outdir: Path) -> None:
@@ -152,7 +164,13 @@ def add_output_flags(parser: Parser, outdir: Path) -> None:
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"({outdir})")
     add("--skip_grid", action="store_true", help="no grid of all images")
     add("--skip_save", action="store_true", help="no files of single images")
-    add("--n_rows", type=int, dest="columns", metavar="N", help="images in a row of the grid (n_samples)")
+    add(
+        "--n_rows",
+        type=boundary.whole(0, 1_000_000),
+        dest="columns",
+        metavar="N",
+        help="images in a row of the grid (n_samples)",
+    )
 
 
 def add_model_flags(parser: Parser, numbers: bool = True) -> None:
@@ -161,8 +179,8 @@ def add_model_flags(parser: Parser, numbers: bool = True) -> None:
     add("--config", type=Path, metavar="YAML", help="of the diffusion model")
     add("--ckpt", type=Path, metavar="FILE", help=".ckpt or .safetensors")
     if numbers:
-        add("--C", type=int, dest="channels", metavar="N", help="channels of the latents (the model's)")
-        add("--f", type=int, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
+        add("--C", type=boundary.COUNT, dest="channels", metavar="N", help="channels of the latents (the model's)")
+        add("--f", type=boundary.COUNT, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
         add("--precision", choices=PRECISIONS, help="(full)")
         add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     add_device_flags(parser)
@@ -172,7 +190,7 @@ def add_device_flags(parser: Parser) -> None:
     """Where it runs."""
     add = parser.add_argument_group("where it runs").add_argument
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (the best there is)")
-    add("--threads", type=int, metavar="N", help="CPU threads")
+    add("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
 
 
 def add_guard_flags(parser: Parser, asked: bool = False) -> None:
@@ -217,7 +235,7 @@ def take_prompts(given: dict[str, Any]) -> tuple[str, ...]:
 def read_prompts(path: Path) -> tuple[str, ...]:
     """The lines of `path` that are not blank. Raises UserError where there are none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"--from-file {path} cannot be read as text; give a file with one prompt a line") from err
     prompts = tuple(line.strip() for line in lines if line.strip())

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldm import boundary
 from ldm.cli.common import Parser, Progress, run_script, set_threads
 from ldm.paths import RESULTS, ROOT
 
@@ -31,18 +32,6 @@ PROMPTS = Path("data/prompts")
 PLAN = Path("configs/emoji/evidence.yaml")
 
 
-def at_least(low: int, high: int | None = None) -> Any:
-    """An argparse type for whole numbers from ``low`` to ``high``."""
-
-    def whole(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < low or (high is not None and int(text) > high):
-            upper = "" if high is None else f" to {high}"
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {low}{upper}")
-        return int(text)
-
-    return whole
-
-
 def build_parser() -> Parser:
     """All subcommands and their flags."""
     parser = Parser(DESCRIPTION)
@@ -51,14 +40,14 @@ def build_parser() -> Parser:
 
     def command(name: str, text: str, judged: bool = True) -> Any:
         made = commands.add_parser(name, help=text, description=text)
-        made.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads")
+        made.add_argument("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
         if judged:
             made.add_argument("--out", type=Path, metavar="FILE", help=f"result (docs/results/{name}*)")
             made.add_argument("--detector", type=Path, metavar="FILE", help="weights of the detector (the shipped)")
         return made.add_argument
 
     add = command("detector", "precision, recall and center error of the detector on fresh scenes")
-    add("--count", type=at_least(1), default=600, metavar="N", help="scenes (600)")
+    add("--count", type=boundary.COUNT, default=600, metavar="N", help="scenes (600)")
 
     add = command("calibrate", "the same on generated images labeled by eye")
     add("--labels", type=Path, default=LABELS, metavar="JSON")
@@ -66,22 +55,22 @@ def build_parser() -> Parser:
     add = command("sheet", "choose images to be labeled: copies, a label file, a numbered contact sheet")
     add("--labels", type=Path, default=LABELS, metavar="JSON", help="label file to start")
     add("--outdir", type=Path, default=OUTDIR, metavar="DIR", help="images to choose from")
-    add("--count", type=at_least(1), default=50, metavar="N", help="images (50)")
-    add("--seed", type=int, default=0, help="of the choice")
+    add("--count", type=boundary.COUNT, default=50, metavar="N", help="images (50)")
+    add("--seed", type=boundary.SEED, default=0, help="of the choice")
 
     add = command("single", "share of one-object prompts whose object the plain model draws")
-    add("--count", type=at_least(1), default=240, metavar="N", help="prompts (240)")
+    add("--count", type=boundary.COUNT, default=240, metavar="N", help="prompts (240)")
     _add_sampling(add)
 
     add = command("table", "the plain model, fixed weights and each preset on two-object prompts")
     add("--set", choices=("choose", "report"), default="report", help="of prompts (report)")
-    add("--count", type=at_least(1), default=300, metavar="N", help="prompts (300)")
+    add("--count", type=boundary.COUNT, default=300, metavar="N", help="prompts (300)")
     text = "base fixed:weight=1 per-step april-2023 iccv-2023; constants may follow: per-step:inner_steps=2"
     add("--methods", nargs="+", metavar="METHOD", help=text)
     add("--layout", choices=("rule", "predictor"), default="rule", help="target centers (rule)")
     text = "earlier results of these prompts, whose images are not made again"
     add("--known", nargs="+", type=Path, default=(), metavar="JSONL", help=text)
-    add("--batch-size", type=at_least(1), metavar="N", help="images made together (what suits the method)")
+    add("--batch-size", type=boundary.COUNT, metavar="N", help="images made together (what suits the method)")
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the table of these pages up to date")
     _add_sampling(add)
 
@@ -95,14 +84,14 @@ def build_parser() -> Parser:
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the tables of these pages up to date")
     add("--again", nargs="+", default=[], metavar="METHOD", help="forget the scores of these methods")
-    add("--minutes", type=float, metavar="N", help="make images for so long; 0 makes only the table")
+    add("--minutes", type=boundary.number(0, 1e6), metavar="N", help="make images for so long; 0 makes only the table")
     _add_models(add, Path("outputs/evidence"))
 
     add = command("score", "what the images of a run show: recall, relations, colors, counts, CLIP score", judged=False)
     _add_run(add)
     text = "emoji, transformers:FOLDER-OR-NAME, torchvision:MODEL[=FILE] (emoji)"
     add("--detector", default="emoji", metavar="KIND", help=text)
-    add("--threshold", type=float, metavar="X", help="least score of a box (the detector's own)")
+    add("--threshold", type=boundary.FRACTION, metavar="X", help="least score of a box (the detector's own)")
     text = (
         "for CLIP score and colors: a CLIP in OpenAI's format, or for the score alone a folder or hub name of "
         "transformers (the embedded one, with the emoji detector)"
@@ -113,7 +102,7 @@ def build_parser() -> Parser:
     add = command("report", "one HTML page about a scored run: table, curves, images", judged=False)
     _add_run(add)
     add("--out", type=Path, metavar="HTML", help="(report.html in the run's folder)")
-    add("--cases", type=int, default=60, metavar="N", help="prompts shown, worst first (60)")
+    add("--cases", type=boundary.COUNT, default=60, metavar="N", help="prompts shown, worst first (60)")
     for name in ("single", "table", "evidence"):  # images that are there are kept
         commands.choices[name].set_defaults(resumes=True)
     return parser
@@ -125,8 +114,8 @@ def _add_run(add: Any) -> None:
 
 
 def _add_sampling(add: Any) -> None:
-    add("--steps", type=at_least(1, 1000), default=25, metavar="N", help="PLMS steps (25)")
-    add("--scale", type=float, default=5.0, help="guidance (5)")
+    add("--steps", type=boundary.STEPS, default=25, metavar="N", help="PLMS steps (25)")
+    add("--scale", type=boundary.GUIDANCE, default=5.0, help="guidance (5)")
     text = "published presets: recompute nothing; a quarter faster, 0.7 GB for every image of a batch (embedded model)"
     add("--keep-activations", action="store_true", help=text)
     _add_models(add, OUTDIR)

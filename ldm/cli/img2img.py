@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldm import boundary
 from ldm.cli import common
 
 
@@ -20,7 +21,7 @@ def build_parser() -> common.Parser:
     common.add_prompt_flags(parser)
     add = parser.add_argument_group("the image").add_argument
     add("--init-img", type=Path, required=True, metavar="FILE", help="the image to begin from")
-    add("--strength", type=float, default=0.75, help="0 keeps the image, 1 keeps nothing of it (0.75)")
+    add("--strength", type=boundary.FRACTION, default=0.75, help="0 keeps the image, 1 keeps nothing of it (0.75)")
     common.add_number_flags(parser, samples=2)
     common.add_sampling_flags(parser, samplers=["plms"], scale="5")  # PLMS is refused, as published
     common.add_output_flags(parser, Path("outputs/img2img-samples"))

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldm import boundary
 from ldm.cli import common
 
 
@@ -20,10 +21,10 @@ def build_parser() -> common.Parser:
     add = parser.add_argument
     add("--indir", type=Path, required=True, metavar="DIR", help="holds the pairs of images and masks")
     add("--outdir", type=Path, required=True, metavar="DIR", help="where the results go, under the images' names")
-    add("--steps", type=int, metavar="N", help="of DDIM (50)")
-    add("--seed", type=int, metavar="N", help="image i starts from seed + i (42)")
-    add("--prompt", help="for text-to-image models: what the painted place should show")
-    add("--scale", type=float, help="for text-to-image models: guidance (7.5, or 5 for the embedded model)")
+    add("--steps", type=boundary.STEPS, metavar="N", help="of DDIM (50)")
+    add("--seed", type=boundary.SEED, metavar="N", help="image i starts from seed + i (42)")
+    add("--prompt", type=boundary.text, help="for text-to-image models: what the painted place should show")
+    add("--scale", type=boundary.GUIDANCE, help="for text-to-image models: guidance (7.5, or 5 for the embedded model)")
     common.add_model_flags(parser, numbers=False)
     common.add_guard_flags(parser, asked=True)
     return parser

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldm import boundary
 from ldm.cli import common
 
 
@@ -18,11 +19,11 @@ def build_parser() -> common.Parser:
     common.add_prompt_flags(parser)
     add = parser.add_argument_group("neighbors").add_argument
     add("--use_neighbors", action="store_true", help="add the prompt's nearest image patches to the context")
-    add("--knn", type=int, metavar="N", help="how many (10)")
+    add("--knn", type=boundary.COUNT, metavar="N", help="how many (10)")
     add("--database", metavar="NAME|DIR", help="published name or folder (artbench-surrealism)")
     add("--searcher", type=Path, metavar="DIR", help="trained by train_searcher.py (that of the database)")
     add("--clip_type", metavar="NAME|FILE", help="the CLIP of the embeddings (ViT-L/14)")
-    add("--n_repeat", type=int, metavar="N", help="times the prompt's embedding is in the context (1)")
+    add("--n_repeat", type=boundary.COUNT, metavar="N", help="times the prompt's embedding is in the context (1)")
     common.add_number_flags(parser, size="768")
     common.add_sampling_flags(parser, samplers=["plms"], scale="5")
     common.add_output_flags(parser, Path("outputs/txt2img-samples"))

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ldm import boundary
 from ldm.cli import common
 from ldm.generation.settings import BLENDS, PRESET_NAMES
 
@@ -32,12 +33,12 @@ def build_parser() -> common.Parser:
     common.add_sampling_flags(parser)
     add = parser.add_argument_group("the method").add_argument
     add("--preset", "--schedule", choices=PRESET_NAMES, help="how the weights come about (per-step)")
-    add("--inner-steps", type=int, metavar="N", help="gradient steps in a denoising step (per-step)")
-    add("--lr", type=float, dest="learning_rate", metavar="RATE", help="learning rate of the weights")
-    add("--rounds", type=int, metavar="N", help="passes through the chain (published presets)")
+    add("--inner-steps", type=boundary.STEPS, metavar="N", help="gradient steps in a denoising step (per-step)")
+    add("--lr", type=boundary.RATE, dest="learning_rate", metavar="RATE", help="learning rate of the weights")
+    add("--rounds", type=boundary.STEPS, metavar="N", help="passes through the chain (published presets)")
     add(
         "--gradient-steps",
-        type=int,
+        type=boundary.STEPS,
         metavar="N",
         help="published presets: the gradient passes through the last N "
         "steps only, for less time and memory; the weights of earlier steps stay as they are (all)",

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm import boundary
 from ldm.cli.common import Parser, Progress, add_device_flags, run_script, set_threads
 from ldm.paths import ROOT
 from ldm.util import UserError
@@ -41,18 +42,38 @@ def build_parser(name: str) -> Parser:
     text = f"joined by commas or blanks ({METHODS})"
     add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=text)
     text = "an image of every prompt from each; prompt n starts from the noise of N + n (42)"
-    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help=text)
-    add("--from", type=int, default=0, dest="start", metavar="N", help="first prompt, counted from 0 (0)")
-    add("--to", type=int, default=None, dest="stop", metavar="N", help="the prompt to stop before (all)")
+    add("--seeds", type=boundary.SEED, nargs="+", default=[42], metavar="N", help=text)
+    add(
+        "--from",
+        type=boundary.whole(0, 10**9),
+        default=0,
+        dest="start",
+        metavar="N",
+        help="first prompt, counted from 0 (0)",
+    )
+    add(
+        "--to",
+        type=boundary.whole(0, 10**9),
+        default=None,
+        dest="stop",
+        metavar="N",
+        help="the prompt to stop before (all)",
+    )
     text = "centers by the layout predictor, or by the relations of the prompt file (predictor)"
     add("--layout", choices=("predictor", "rule"), default="predictor", help=text)
     add = parser.add_argument_group("how and where to").add_argument
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"({outdir})")
-    add("--ddim_steps", "--steps", type=int, default=50, dest="steps", metavar="N", help="PLMS steps (50)")
-    add("--scale", type=float, default=None, metavar="X", help="guidance (7.5; 5 embedded)")
-    add("--batch-size", type=int, default=1, metavar="N", help="images made together; a kill loses as many (1)")
+    add("--ddim_steps", "--steps", type=boundary.STEPS, default=50, dest="steps", metavar="N", help="PLMS steps (50)")
+    add("--scale", type=boundary.GUIDANCE, default=None, metavar="X", help="guidance (7.5; 5 embedded)")
+    add(
+        "--batch-size",
+        type=boundary.COUNT,
+        default=1,
+        metavar="N",
+        help="images made together; a kill loses as many (1)",
+    )
     add("--shard", default=None, metavar="R/N", help="make part R of N (what torchrun or Lightning says)")
-    add("--ray", type=int, default=None, metavar="N", help="share the work among N Ray tasks")
+    add("--ray", type=boundary.COUNT, default=None, metavar="N", help="share the work among N Ray tasks")
     add = parser.add_argument_group("the models").add_argument
     for flag, word in (("--config", "YAML"), ("--ckpt", "FILE"), ("--clip", "FILE"), ("--predictor", "FILE")):
         add(flag, type=Path, default=None, metavar=word, help="see txt2img-refine.py")
@@ -77,8 +98,8 @@ def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
         if (path := getattr(options, key)) is not None:
             setattr(options, key, path.absolute())
     if options.ray is not None:
-        if options.ray < 1 or options.shard is not None:
-            raise UserError("--ray takes a number from 1 and excludes --shard; leave one out")
+        if options.shard is not None:
+            raise UserError("--ray excludes --shard; leave one out")
         parts = run_on_ray(options.ray, partial(run_shard, options), ROOT)
     else:
         shard = parse_shard(options.shard) if options.shard else shard_of(os.environ)
@@ -100,12 +121,6 @@ def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
     from ldm.generation.pipeline import choose_model
     from ldm.generation.settings import Sampling
 
-    if not 1 <= options.steps <= 1000:
-        raise UserError(f"--steps {options.steps} is not from 1 to 1000; 50 is usual")
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size} is not at least 1")
-    if any(not 0 <= seed < 2**63 for seed in options.seeds):
-        raise UserError("--seeds must not be negative")
     set_threads(options.threads)
     prompts = read_prompt_file(options.prompts)
     methods = [parse_method(text) for text in split_methods(options.methods)]

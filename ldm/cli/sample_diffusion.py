@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldm import boundary
 from ldm.cli import common
 from ldm.errors import UserError
 
@@ -18,13 +19,13 @@ def build_parser() -> common.Parser:
     parser = common.Parser(__doc__)
     add = parser.add_argument
     add("-r", "--resume", type=Path, required=True, metavar="PATH", help="folder of a model or run, or a checkpoint")
-    add("-n", "--n_samples", type=int, metavar="N", help="(50000)")
-    add("-e", "--eta", type=float, help="noise of DDIM, 0 to 1 (1)")
+    add("-n", "--n_samples", type=boundary.whole(1, 10**9), metavar="N", help="(50000)")
+    add("-e", "--eta", type=boundary.FRACTION, help="noise of DDIM, 0 to 1 (1)")
     add("-v", "--vanilla_sample", action="store_true", help="all training steps instead of DDIM")
     add("-l", "--logdir", type=Path, metavar="DIR", help="where samples/ goes (the model's folder)")
-    add("-c", "--custom_steps", type=int, dest="steps", metavar="N", help="steps of DDIM (50)")
-    add("--batch_size", type=int, metavar="N", help="(10)")
-    add("--seed", type=int, metavar="N", help="(42)")
+    add("-c", "--custom_steps", type=boundary.STEPS, dest="steps", metavar="N", help="steps of DDIM (50)")
+    add("--batch_size", type=boundary.COUNT, metavar="N", help="(10)")
+    add("--seed", type=boundary.SEED, metavar="N", help="(42)")
     common.add_device_flags(parser)
     common.add_guard_flags(parser, asked=True)
     add("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldm import boundary
 from ldm.cli import common
 
 
@@ -19,7 +20,7 @@ def build_parser() -> common.Parser:
     database = Path("data/rdm/retrieval_databases/openimages")
     add("-d", "--database", type=Path, default=database, metavar="DIR", help=f"({database})")
     add("-t", "--target_path", type=Path, metavar="DIR", help="where the index goes (data/rdm/searchers/NAME)")
-    add("-k", "--knn", type=int, default=20, metavar="N", help="neighbors that will be asked for (20)")
+    add("-k", "--knn", type=boundary.COUNT, default=20, metavar="N", help="neighbors that will be asked for (20)")
     add("--backend", choices=("scann", "faiss"), default=None, help="(scann where it is installed, else faiss)")
     return parser
 

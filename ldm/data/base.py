@@ -174,10 +174,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         shuffle_val_dataloader: bool = False,
     ) -> None:
         super().__init__()
-        workers = batch_size * 2 if num_workers is None else num_workers
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", workers, 0)):
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"data.params.{name} must be a whole number of at least {least}, not {value}")
+        workers = min(2 * batch_size, 512) if num_workers is None else num_workers
+        for name, value, least, most in (("batch_size", batch_size, 1, 10**6), ("num_workers", workers, 0, 512)):
+            if not isinstance(value, int) or not least <= value <= most:
+                raise UserError(f"data.params.{name} must be a whole number from {least} to {most}, not {value}")
         self.wrap, self.use_worker_init_fn = wrap, use_worker_init_fn
         self.shuffle_test_loader, self.shuffle_val_dataloader = shuffle_test_loader, shuffle_val_dataloader
         self.batch_size, self.shuffle_train, self.drop_last = batch_size, shuffle_train, drop_last

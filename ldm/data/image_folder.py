@@ -68,7 +68,7 @@ def existing_folder(root: str | Path, what: str) -> Path:
 def read_lines(path: str | Path, what: str) -> list[str]:
     """The lines of a list file that are not blank. UserError where it cannot be read or is empty."""
     try:
-        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"{what}: the list {path} cannot be read; it names one file a line") from err
     names = [line for line in lines if line]

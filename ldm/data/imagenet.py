@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ldm import unpickle
+from ldm.arguments import Count, wrong_argument, wrong_value
 from ldm.data.image_folder import (
     SUFFIXES,
     center_square,
@@ -62,11 +63,13 @@ class ImageNetBase(Dataset[dict[str, Any]]):
         self,
         config: Mapping[str, Any] | None = None,
         data_root: str | Path | None = None,
-        size: int | None = None,
+        size: Count | None = None,
         sub_indices: Sequence[int] | str | None = None,
         process_images: bool = True,
     ) -> None:
         config = dict(config or {})
+        if wrong := wrong_argument(ImageNetBase, config) or wrong_value(ImageNetBase, config):
+            raise UserError(f"the config of ImageNet: {wrong}")
         self.size = config.get("size", size)
         self.process_images = process_images
         self.root = existing_folder(data_root or default_root(self.split), "ImageNet")
@@ -109,7 +112,10 @@ def _class_numbers(chosen: Sequence[int] | str | None, count: int) -> list[int]:
             parts = [[int(n) for n in part.split("-")] for part in chosen.split(",")]
         except ValueError as err:
             raise UserError(f"sub_indices '{chosen}' is no list of class numbers such as 0-9,100") from err
-        numbers = [n for part in parts for n in range(part[0], part[-1] + 1)]
+        if all(0 <= n < count for part in parts for n in part):
+            numbers = [n for part in parts for n in range(part[0], part[-1] + 1)]
+        else:
+            numbers = [n for part in parts for n in part]
     else:
         numbers = [int(n) for n in chosen]
     if outside := [n for n in numbers if not 0 <= n < count]:
@@ -154,7 +160,7 @@ class ImageNetSR(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        size: int,
+        size: Count,
         degradation: str,
         downscale_f: int = 4,
         min_crop_f: float = 0.5,

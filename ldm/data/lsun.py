@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ldm.arguments import Count, Fraction
 from ldm.data.image_folder import (
     center_square,
     check_files,
@@ -39,9 +40,9 @@ class LSUNBase(Dataset[dict[str, Any]]):
         self,
         txt_file: str | Path,
         data_root: str | Path,
-        size: int | None = None,
+        size: Count | None = None,
         interpolation: str = "bicubic",
-        flip_p: float = 0.5,
+        flip_p: Fraction = 0.5,
     ) -> None:
         self.data_root = existing_folder(data_root, "LSUN")
         self.image_paths = read_lines(txt_file, "LSUN")

@@ -140,8 +140,6 @@ def prompts(options: Namespace) -> Iterator[str]:
 
 def evidence(options: Namespace) -> Iterator[str]:
     """Makes and scores what lacks, writes the records and the tables; the table."""
-    if options.minutes is not None and options.minutes < 0:
-        raise UserError(f"--minutes {options.minutes} is not at least 0")
     plan = read_plan(options.plan, ROOT)
     clip_score, _ = open_clip_score(str(options.clip or project_file(EMOJI_CLIP)))
     shop = _workshop(options, plan, Judges(detectors.EmojiBoxes(), clip_score, background=background_color))
@@ -196,12 +194,10 @@ def score(options: Namespace) -> Iterator[str]:
 
 def report(options: Namespace) -> Iterator[str]:
     """Writes the report; its path."""
-    if options.cases < 1:
-        raise UserError(f"--cases {options.cases} is not at least 1")
     run = read_run(options.run)
     path = options.scores or options.run / "scores.json"
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise UserError(f"{path} can't be read; make it with scripts/evaluate.py score --run {options.run}") from None
     yield str(write_report(run, scores, options.out or options.run / "report.html", options.cases))

@@ -67,7 +67,7 @@ def read_plan(path: Path, root: Path) -> Plan:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
         sets = {name: read_prompt_file(root / file) for name, file in content["sets"].items()}
         stages = tuple(
             Stage(

@@ -103,10 +103,11 @@ def generate(
 def read_layout(path: Path) -> Layout:
     """The layout in a layout file, or in the settings.json of an earlier image. Raises UserError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        json.dumps(content, ensure_ascii=False).encode()  # the files of an image hold its texts as UTF-8
     except OSError as error:
         raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except ValueError as error:  # not JSON, or texts that are not UTF-8
         raise UserError(f"layout file {path} is not valid JSON: {error}") from error
     record = isinstance(content, dict) and "layout" in content and "objects" not in content
     return Layout.from_json(content["layout"] if record else content)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Weight, Whole
 from ldm.models.first_stage import FirstStage
 from ldm.models.training import one_cycle
 from ldm.models.vq import VQModel, VQModelInterface
@@ -35,11 +36,11 @@ class AutoencoderKL(FirstStage):
         self,
         ddconfig: Mapping[str, Any],
         lossconfig: Mapping[str, Any],
-        embed_dim: int,
+        embed_dim: Count,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
-        weight_decay: float = 0.0,
-        total_steps: int | None = None,
+        weight_decay: Weight = 0.0,
+        total_steps: Whole | None = None,
         **common: Any,
     ) -> None:
         super().__init__(ddconfig, lossconfig, **common)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.arguments import Count, Depth, Fraction, Weight, Whole
 from ldm.categories import BACKGROUND_CAPTIONS, NAMES
 from ldm.models.clip_augment import half_denoised, random_strength
 from ldm.models.training import AfterStep
@@ -128,19 +129,19 @@ class SmallCLIP(pl.LightningModule):
     def __init__(
         self,
         vocab_file: str = "configs/emoji/vocab.txt",
-        context_length: int = 32,
-        embed_dim: int = 64,
-        image_resolution: int = 64,
-        vision_layers: int = 3,
-        vision_width: int = 128,
-        vision_patch_size: int = 8,
-        text_width: int = 128,
-        text_layers: int = 2,
-        warmup_steps: int = 100,
-        total_steps: int = 1500,
-        weight_decay: float = 0.05,
-        max_scale: float = 20.0,
-        plain_rate: float = 0.15,
+        context_length: Count = 32,
+        embed_dim: Count = 64,
+        image_resolution: Count = 64,
+        vision_layers: Depth = 3,
+        vision_width: Count = 128,
+        vision_patch_size: Count = 8,
+        text_width: Count = 128,
+        text_layers: Depth = 2,
+        warmup_steps: Whole = 100,
+        total_steps: Whole = 1500,
+        weight_decay: Weight = 0.05,
+        max_scale: Weight = 20.0,
+        plain_rate: Fraction = 0.15,
     ) -> None:
         super().__init__()
         self.learning_rate = 1e-3

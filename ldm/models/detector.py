@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Whole
 from ldm.categories import CATEGORIES, NAMES
 from ldm.models.training import one_cycle
 from ldm.paths import ROOT
@@ -73,9 +74,9 @@ class EmojiDetector(pl.LightningModule):
 
     def __init__(
         self,
-        width: int = 48,
-        dilations: tuple[int, ...] = (1, 2, 4, 2),
-        total_steps: int | None = None,
+        width: Count = 48,
+        dilations: tuple[Count, ...] = (1, 2, 4, 2),
+        total_steps: Whole | None = None,
         monitor: str | None = None,
     ) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.arguments import wrong_value
 from ldm.models.training import images_of
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.diffusionmodules.model_blocks import Layers
@@ -26,7 +27,7 @@ LOSSES = {"taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": "ldm.mo
 
 
 def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
-    """UserError for keys that neither :class:`Encoder` nor :class:`Decoder` knows, and for missing ones."""
+    """UserError for keys that neither :class:`Encoder` nor :class:`Decoder` knows, missing ones, and wrong values."""
     signatures = [inspect.signature(part).parameters for part in (Encoder, Decoder, Layers)]
     arguments = {name: p for signature in signatures for name, p in signature.items() if p.kind is p.KEYWORD_ONLY}
     del arguments["temb_channels"]  # the DDPM U-Net's
@@ -36,6 +37,9 @@ def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
     for name, argument in arguments.items():
         if argument.default is argument.empty and name not in ddconfig:
             raise UserError(f"ddconfig lacks {name}; see {Encoder.__module__}.Encoder")
+    for part in (Encoder, Decoder, Layers):
+        if wrong := wrong_value(part, ddconfig):
+            raise UserError(f"ddconfig: {wrong}")
 
 
 class FirstStage(pl.LightningModule):

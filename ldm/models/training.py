@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from ldm.util import disabled_train, instantiate_from_config
+from ldm.util import UserError, disabled_train, instantiate_from_config
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def images_of(batch: Mapping[str, Any], key: str) -> Tensor:
-    """Images (B, H, W, C) or (B, H, W) of a batch as (B, C, H, W) float32."""
+    """Images (B, H, W, C) or (B, H, W) of a batch as (B, C, H, W) float32. UserError where it has none."""
+    if key not in batch:
+        raise UserError(f"a batch has no '{key}' but {', '.join(batch)}; look at first_stage_key or image_key")
     x = batch[key]
     x = x[..., None] if x.ndim == 3 else x
     return x.permute(0, 3, 1, 2).contiguous().float()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.arguments import Count, Weight
 from ldm.models.first_stage import FirstStage
 from ldm.models.training import AfterStep, scheduled
 from ldm.modules import lean
@@ -39,13 +40,13 @@ class VQModel(FirstStage):
         self,
         ddconfig: Mapping[str, Any],
         lossconfig: Mapping[str, Any],
-        n_embed: int,
-        embed_dim: int,
+        n_embed: Count,
+        embed_dim: Count,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
         batch_resize_range: Sequence[int] | None = None,
         scheduler_config: Mapping[str, Any] | None = None,
-        lr_g_factor: float = 1.0,
+        lr_g_factor: Weight = 1.0,
         remap: str | None = None,
         sane_index_shape: bool = False,
         use_ema: bool = False,
@@ -167,7 +168,7 @@ class VQModel(FirstStage):
 class VQModelInterface(VQModel):
     """A VQ model as first stage of a diffusion model: the latent is quantized by the decoder, not by the encoder."""
 
-    def __init__(self, embed_dim: int, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, embed_dim: Count, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, embed_dim=embed_dim, **kwargs)  # type: ignore[misc]
 
     def encode(self, x: Tensor) -> Tensor:

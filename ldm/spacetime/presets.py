@@ -22,6 +22,16 @@ from ldm.spacetime.objective import HALF_SIDE, ClipObjective
 Mode = Literal["fixed", "per-step", "whole-chain"]
 
 
+# What the constants may be.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("initial", "scale", "global_weight", "local_weight"), (-1000, 1000)),
+    **dict.fromkeys(("first", "last", "release"), (0, 1)),
+    **dict.fromkeys(("radius", "half_side"), (1e-3, 2)),
+    **dict.fromkeys(("gradient_steps", "inner_steps"), (0, 1000)),
+    **{"learning_rate": (0, 1000), "rounds": (1, 1000)},
+}
+
+
 @dataclass(frozen=True)
 class Preset:
     """When the weights of the steps move, and by which rule.
@@ -60,6 +70,9 @@ class Preset:
     release: float = 1.0  # fixed, per-step: from this fraction of the chain on the weights are 0, the sampling is plain
 
     def __post_init__(self) -> None:
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"{name} of a preset must be from {least:g} to {most:g}, not {getattr(self, name)}")
         if self.shared and self.mode == "per-step":
             raise UserError(
                 f"the preset {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "

@@ -27,10 +27,10 @@ def predictor() -> Predictor:
 @pytest.fixture(autouse=True)
 def loaded_once(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands share one predictor, unless a checkpoint is named."""
-    for module in (inference_coco, evaluate):
-        monkeypatch.setattr(
-            module, "load_predictor", lambda path, tokens: load_predictor(path, tokens) if path else predictor
-        )
+    monkeypatch.setattr(
+        "layout_predictor.inference.predictor.load_predictor",
+        lambda path, tokens: load_predictor(path, tokens) if path else predictor,
+    )
 
 
 def run(*arguments: object) -> int:

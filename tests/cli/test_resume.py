@@ -138,7 +138,7 @@ def finished(tmp_path: Path) -> Path:
     [
         (["model.params.ddconfig.ch=16"], "is of another architecture than the config"),
         (["model.params.ddconfig.ch_mult=[1,1,1]"], "does not fit the config"),
-        (["model.params.ddconfig.ch=three"], "does not fit"),
+        (["model.params.ddconfig.ch=three"], "ch must be a whole number"),
         (["lightning.trainer.max_step=9"], "did you mean 'max_steps'"),
         (["data.params.batch_size=64"], "holds 10 samples, fewer than a batch of 64"),
         (["model.base_learning_rate=.nan"], "'model.base_learning_rate' is nan"),

@@ -97,14 +97,12 @@ def test_rows_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "told"),
     [
         (["calls", "--size", "100"], "multiple of 64"),
-        (["memory", "--rounds", "0"], "at least 1"),
+        (["memory", "--rounds", "0"], "from 1 to"),
         (["nothing"], "choice"),
     ],
 )
 def test_flags_that_cannot_be(arguments: list[str], told: str, capsys: Any) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2 and told in capsys.readouterr().err
+    assert main(arguments) == 2 and told in capsys.readouterr().err
 
 
 def test_a_page_without_results_says_how_to_make_them(tmp_path: Path, capsys: Any) -> None:

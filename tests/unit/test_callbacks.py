@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ldm.callbacks import ImageLogger, LastCheckpoint, NoiseSeed, ProgressLog, save_grid
-from ldm.util import UserError
+from ldm.util import UserError, instantiate_from_config
 
 BATCH = {"image": torch.zeros(6, 8, 8, 3), "caption": list("abcdef"), "note": 3}
 
@@ -68,8 +68,8 @@ def test_when_images_are_due() -> None:
     first = ImageLogger(batch_frequency=8, log_first_step=True)
     assert [step for step in range(17) if first.wants(step)] == [1, 8, 16]
     assert not ImageLogger(batch_frequency=8, disabled=True).wants(8)
-    with pytest.raises(UserError, match="batch_frequency"):
-        ImageLogger(batch_frequency=0)
+    with pytest.raises(UserError, match="batch_frequency must be a whole number from 1 on, not 0"):
+        instantiate_from_config({"target": "main.ImageLogger", "params": {"batch_frequency": 0}})
 
 
 def test_ranges(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_loaders(classes: Path) -> None:
     assert module.val_dataloader() == [] and module.test_dataloader() == []
     with pytest.raises(UserError, match="no data.params.train"):
         DataModuleFromConfig(2, validation=described).train_dataloader()
-    with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
+    with pytest.raises(UserError, match="batch_size must be a whole number from 1"):
         DataModuleFromConfig(0)
     with pytest.raises(UserError, match="holds 4 samples, fewer than a batch of 5; lower data.params.batch_size"):
         DataModuleFromConfig(5, train=described).setup()

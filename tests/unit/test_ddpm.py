@@ -302,7 +302,7 @@ def test_options_that_cannot_be_honored_are_refused(tiny: dict[str, Any]) -> Non
     for change, message in (
         ({"use_positional_encodings": True}, "use_positional_encodings"),
         ({"num_timesteps_cond": 0}, r"1\.\.1000"),
-        ({"parameterization": "v"}, "neither eps nor x0"),
+        ({"parameterization": "v"}, "one of eps, x0"),
         ({"scale_facter": 1.0}, "did you mean 'scale_factor'"),
     ):
         with pytest.raises(UserError, match=message):

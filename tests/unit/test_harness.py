@@ -418,8 +418,8 @@ def test_mistakes_end_with_one_sentence(name: str, tmp_path: Path, capfd: pytest
     for words, complaint in (
         (["--methods", "magic"], "no method 'magic'"),
         (["--from", "1"], "the file has 1"),
-        (["--steps", "0"], "--steps 0"),
-        (["--batch-size", "0"], "--batch-size 0"),
+        (["--steps", "0"], "--steps: must be"),
+        (["--batch-size", "0"], "--batch-size: must be"),
         (["--seeds", "-1"], "--seeds"),
         (["--shard", "2"], "rank/count"),
         (["--ray", "0"], "--ray"),

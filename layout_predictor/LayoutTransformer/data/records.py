@@ -36,7 +36,7 @@ def read_json(path: str | Path) -> Any:
     """A whole JSON file. UserError when it is missing, truncated or damaged."""
     path = _existing(path)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             return json.load(file)
     except json.JSONDecodeError as error:
         raise UserError(
@@ -62,7 +62,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
             yield from ((f"{path}, record {number}", record) for number, record in enumerate(rows(loaded, message)))
         return
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from layout_predictor.LayoutTransformer.data.records import find_file
+from ldm import boundary
 from ldm.util import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -40,7 +41,7 @@ class SentenceTokenizer:
         try:
             found = Tokenizer.from_pretrained(name)
         except Exception as error:  # the library raises plain Exception, and the hub its own
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = boundary.reason(error)
             raise UserError(
                 f"the tokenizer {name!r} is no file here and cannot be fetched ({reason}); "
                 "name a tokenizer.json in DATA.TOKENIZER"
@@ -52,7 +53,7 @@ class SentenceTokenizer:
         """Read a tokenizer.json."""
         if not Path(path).is_file():
             raise UserError(f"no tokenizer file at {path}")
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        return cls.from_json(Path(path).read_text(encoding="utf-8-sig"))
 
     @classmethod
     def from_json(cls, text: str) -> SentenceTokenizer:

@@ -40,9 +40,11 @@ class LayoutConfig:
         if unknown:
             raise UserError(f"unknown keys in the layout model's configuration: {', '.join(unknown)}")
         config = cls(**values)
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "feed_forward_size"):
-            if getattr(config, name) < 1:
-                raise UserError(f"the layout model's {name} is {getattr(config, name)}; it must be at least 1")
+        counts = ("vocab_size", "hidden_size", "num_layers", "num_heads", "feed_forward_size")
+        ranges = {**dict.fromkeys(counts, (1, 10**7)), **dict.fromkeys(("dropout", "attention_dropout"), (0, 1))}
+        for name, (least, most) in {**ranges, "num_layers": (1, 1000)}.items():
+            if not least <= getattr(config, name) <= most:
+                raise UserError(f"the layout model's {name} is {getattr(config, name)}; it must be {least} to {most}")
         if config.max_tokens < 3:
             raise UserError(f"max_positions {config.max_positions} leaves no room for a sentence")
         if config.hidden_size % config.num_heads:

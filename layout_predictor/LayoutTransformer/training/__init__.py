@@ -9,4 +9,4 @@ LAST = "last.pth"  # the checkpoint in the output folder that a run goes on from
 
 def is_main_process() -> bool:
     """Whether this process writes and reports; true before any other process is started."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK"))

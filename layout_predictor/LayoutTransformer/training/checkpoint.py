@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from ldm import boundary
 from ldm.util import UserError, load_state_dict, save_safetensors, save_torch
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def load_training(path: str | Path) -> dict[str, Any]:
         logger.info("only the weights of %s are read", path)
     except Exception as error:  # zip and runtime errors alike: the file is not what it should be
         raise UserError(
-            f"the layout checkpoint {path} cannot be read: {str(error).splitlines()[0]}; is it truncated?"
+            f"the layout checkpoint {path} cannot be read: {boundary.reason(error)}; is it truncated?"
         ) from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), Mapping):
         raise UserError(f"the layout checkpoint {path} has no 'state_dict'")

@@ -19,6 +19,7 @@ from layout_predictor.LayoutTransformer.data.sample import DataSection
 from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection
+from ldm import boundary
 from ldm.util import UserError, load_config
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def read_config(path: str | Path, default: str | Path) -> Settings:
         try:
             merged.update(OmegaConf.to_container(load_config(source), resolve=True))  # type: ignore[arg-type]
         except OmegaConfBaseException as error:
-            raise UserError(f"{source}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{source}: {boundary.reason(error)}") from None
     try:
         return check_config(merged)
     except UserError as error:
@@ -184,6 +185,9 @@ def _check_values(settings: Settings) -> None:
             raise UserError(f"{key} is {value}; it must be at least 1")
     if training.precision not in PRECISIONS:
         raise UserError(f"TRAINING.PRECISION is {training.precision!r}; known: {', '.join(PRECISIONS)}")
+    for key, value in (("DATA.VALID_SENTENCES", data.valid_sentences), ("TRAINING.BATCH_SIZE", training.batch_size)):
+        if value > 10**6:
+            raise UserError(f"{key} is {value}; it must be at most a million")
     if not data.valid_part < 1:
         raise UserError(f"DATA.VALID_PART is {data.valid_part}; it must be a part, 0 or more and below 1")
 

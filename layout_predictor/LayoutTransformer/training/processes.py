@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layout_predictor.LayoutTransformer.training.config import TrainingSection
+from ldm import boundary
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def start_processes(section: TrainingSection) -> Fabric:
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(
             f"cannot train with TRAINING.ACCELERATOR {section.accelerator}, DEVICES {section.devices}, "
-            f"PRECISION {section.precision}: {str(error).splitlines()[0]}"
+            f"PRECISION {section.precision}: {boundary.reason(error)}"
         ) from None
     return fabric
 

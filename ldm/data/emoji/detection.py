@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldm.arguments import Count, Fraction, Whole
 from ldm.categories import CATEGORIES
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import IMAGE_SIZE, scene_rng
@@ -83,7 +84,12 @@ class EmojiDetection(SceneDataset):
     """
 
     def __init__(
-        self, size: int = 1_000_000, seed: int = 0, split: str = "train", clean: bool = False, close_ups: float = 0.0
+        self,
+        size: Count = 1_000_000,
+        seed: Whole = 0,
+        split: str = "train",
+        clean: bool = False,
+        close_ups: Fraction = 0.0,
     ) -> None:
         super().__init__(size, seed, split, close_ups)
         self.clean = clean

@@ -37,6 +37,8 @@ class EmojiLatents(Dataset[dict[str, Any]]):
         self.scenes = EmojiScenes(**scenes)
         self.first_stage = instantiate_from_config(first_stage_config).eval().requires_grad_(False)
         path, shape = Path(cache), (len(self.scenes), *latent_shape)
+        if path.suffix != ".npy":
+            raise UserError(f"the cache {path} must end in .npy")
         if not path.exists():
             with atomic_write(path) as temporary, temporary.open("wb") as handle:
                 np.save(handle, np.full(shape, np.nan, dtype=np.float16))

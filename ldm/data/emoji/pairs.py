@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldm.arguments import Count, Fraction, Weight, Whole
 from ldm.categories import BACKGROUND_CAPTIONS, NAMES
 from ldm.data.emoji.captions import phrase, relation_between, relation_caption, true_caption
 from ldm.data.emoji.degrade import degrade
@@ -56,15 +57,15 @@ class EmojiClipPairs(SceneDataset):
 
     def __init__(
         self,
-        size: int = 1_000_000,
-        seed: int = 0,
+        size: Count = 1_000_000,
+        seed: Whole = 0,
         split: str = "train",
-        scene_rate: float = 0.4,
-        twin_rate: float = 0.4,
-        background_rate: float = 0.08,
-        degrade_strength: float = 1.0,
-        jitter: float = 0.08,
-        close_ups: float = 0.0,
+        scene_rate: Fraction = 0.4,
+        twin_rate: Fraction = 0.4,
+        background_rate: Fraction = 0.08,
+        degrade_strength: Weight = 1.0,
+        jitter: Weight = 0.08,
+        close_ups: Fraction = 0.0,
     ) -> None:
         super().__init__(size, seed, split, close_ups)
         self.scene_rate, self.twin_rate, self.background_rate = scene_rate, twin_rate, background_rate

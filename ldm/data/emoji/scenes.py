@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from ldm.arguments import Count, Fraction, Whole
 from ldm.data.emoji.scene import Scene, make_scene, scene_rng
 from ldm.errors import UserError
 
@@ -30,7 +31,9 @@ class SceneDataset(Dataset[dict[str, Any]]):
         close_ups: share of the scenes of one object that show it large; the other scenes are the same at any share.
     """
 
-    def __init__(self, size: int = 1_000_000, seed: int = 0, split: str = "train", close_ups: float = 0.0) -> None:
+    def __init__(
+        self, size: Count = 1_000_000, seed: Whole = 0, split: str = "train", close_ups: Fraction = 0.0
+    ) -> None:
         if split not in _SPLIT_SEEDS:
             raise UserError(f"split '{split}' is none of {', '.join(_SPLIT_SEEDS)}")
         self.size, self.seed, self.close_ups = size, seed + _SPLIT_SEEDS[split], close_ups
@@ -59,11 +62,11 @@ class EmojiScenes(SceneDataset):
 
     def __init__(
         self,
-        size: int = 1_000_000,
-        seed: int = 0,
+        size: Count = 1_000_000,
+        seed: Whole = 0,
         split: str = "train",
-        ucg_rate: float = 0.0,
-        close_ups: float = 0.0,
+        ucg_rate: Fraction = 0.0,
+        close_ups: Fraction = 0.0,
         image_key: str = "image",
         caption_key: str = "caption",
     ) -> None:

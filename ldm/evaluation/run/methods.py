@@ -10,12 +10,14 @@ those of the run unless a method names its own: ``base:guidance=7.5``, ``per-ste
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ldm import boundary
 from ldm.evaluation.prompts.prompt import swapped
 from ldm.evaluation.run.manifest import changed_keys
 from ldm.spacetime.control import Blend
@@ -74,7 +76,7 @@ def parse_method(text: str) -> Method:
         raise UserError(f"There is no method '{name}'; choose one of base, {', '.join(PRESETS)}.")
     shared: dict[str, Any] = {}
     if "guidance" in options:
-        shared["guidance"] = _value(options.pop("guidance"), float, text)
+        shared["guidance"] = _value(options.pop("guidance"), boundary.GUIDANCE, text)
     if name == "base":
         _refuse(options, ("guidance",), text)
         return Method(text, **shared)
@@ -108,7 +110,10 @@ def _changed(preset: Preset, options: Mapping[str, str], names: Mapping[str, str
         names = {key: key for key, kind in kinds.items() if kind in (bool, int, float, Blend)}
     _refuse(options, (*names, "swap", "layout", "guidance"), whole)
     changes = {names[key]: _value(value, kinds[names[key]], whole) for key, value in options.items()}
-    return dataclasses.replace(preset, **changes)
+    try:
+        return dataclasses.replace(preset, **changes)
+    except UserError as error:
+        raise UserError(f"'{whole}': {error}") from error
 
 
 def _value(text: str, kind: Any, whole: str) -> Any:
@@ -124,6 +129,8 @@ def _value(text: str, kind: Any, whole: str) -> Any:
         return kind(text)
     except ValueError as error:
         raise UserError(f"'{text}' in '{whole}' is not a number of the right kind ({kind.__name__}).") from error
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"a number in '{whole}' {error}.") from error
 
 
 # ----------------------------------------------------------------------------------------------- constants

@@ -102,7 +102,7 @@ def read_labels(path: Path) -> list[tuple[ImageArray, Truth]]:
         UserError: it or an image is missing or of another form, a category is unknown, or a center outside [0, 1].
     """
     try:
-        entries: Any = json.loads(path.read_text(encoding="utf-8"))["images"]
+        entries: Any = json.loads(path.read_text(encoding="utf-8-sig"))["images"]
         labels = [
             (item["file"], [(o["name"], float(o["x"]), float(o["y"])) for o in item["objects"]]) for item in entries
         ]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ldm import boundary
 from ldm.evaluation.prompts.prompt import COLORS, EvalPrompt
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
@@ -55,7 +56,7 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
 
         model, processor = CLIPModel.from_pretrained(source), CLIPProcessor.from_pretrained(source)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
-        raise UserError(f"the CLIP '{source}' can't be loaded: {str(error).splitlines()[0]}") from None
+        raise UserError(f"the CLIP '{source}' can't be loaded: {boundary.reason(error)}") from None
     metric = CLIPScore(model_name_or_path=lambda: (_plain_features(model), processor))
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Weight
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.training import frozen, scheduled
 from ldm.modules.diffusionmodules.openaimodel import EncoderUNetModel, UNetModel
@@ -53,13 +54,13 @@ class NoisyLatentImageClassifier(pl.LightningModule):
     def __init__(
         self,
         diffusion_path: str | Path,
-        num_classes: int,
+        num_classes: Count,
         ckpt_path: str | Path | None = None,
         pool: str = "attention",
         label_key: str | None = None,
         diffusion_ckpt_path: str | Path | None = None,
         scheduler_config: Mapping[str, Any] | None = None,
-        weight_decay: float = 1e-2,
+        weight_decay: Weight = 1e-2,
         log_steps: int = 10,
         monitor: str = "val/loss",
     ) -> None:

@@ -122,10 +122,6 @@ class DDPM(AncestralSampling, pl.LightningModule):
         self.options = take(ModelOptions, options)
         start = take(StartOptions, options)
         refuse_rest(options, type(self).__name__, *self.groups)
-        if self.objective.parameterization not in ("eps", "x0"):
-            raise UserError(f"parameterization '{self.objective.parameterization}' is neither eps nor x0")
-        if self.objective.loss_type not in ("l1", "l2"):
-            raise UserError(f"loss_type '{self.objective.loss_type}' is neither l1 nor l2")
         if self.options.use_positional_encodings:
             raise UserError("use_positional_encodings is not supported; no published model has them, leave it out")
         # Names that other programs read.

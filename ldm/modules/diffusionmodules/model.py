@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Depth, Fraction
 from ldm.modules.diffusionmodules.model_blocks import (
     AttnBlock,
     Decoder,
@@ -60,15 +61,15 @@ class Model(nn.Module):
     def __init__(
         self,
         *,
-        ch: int,
-        out_ch: int,
-        ch_mult: Sequence[int] = (1, 2, 4, 8),
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        dropout: float = 0.0,
+        ch: Count,
+        out_ch: Count,
+        ch_mult: Sequence[Count] = (1, 2, 4, 8),
+        num_res_blocks: Depth,
+        attn_resolutions: Sequence[Count],
+        dropout: Fraction = 0.0,
         resamp_with_conv: bool = True,
-        in_channels: int,
-        resolution: int,
+        in_channels: Count,
+        resolution: Count,
         use_timestep: bool = True,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
@@ -173,13 +174,13 @@ class UpsampleDecoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        ch: int,
-        num_res_blocks: int,
-        resolution: int,
-        ch_mult: Sequence[int] = (2, 2),
-        dropout: float = 0.0,
+        in_channels: Count,
+        out_channels: Count,
+        ch: Count,
+        num_res_blocks: Depth,
+        resolution: Count,
+        ch_mult: Sequence[Count] = (2, 2),
+        dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
         self.res_blocks, self.upsample_blocks = nn.ModuleList(), nn.ModuleList()
@@ -231,17 +232,17 @@ class MergedRescaleEncoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        ch: int,
-        resolution: int,
-        out_ch: int,
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        dropout: float = 0.0,
+        in_channels: Count,
+        ch: Count,
+        resolution: Count,
+        out_ch: Count,
+        num_res_blocks: Depth,
+        attn_resolutions: Sequence[Count],
+        dropout: Fraction = 0.0,
         resamp_with_conv: bool = True,
-        ch_mult: Sequence[int] = (1, 2, 4, 8),
+        ch_mult: Sequence[Count] = (1, 2, 4, 8),
         rescale_factor: float = 1.0,
-        rescale_module_depth: int = 1,
+        rescale_module_depth: Depth = 1,
     ) -> None:
         super().__init__()
         width = ch * ch_mult[-1]
@@ -266,17 +267,17 @@ class MergedRescaleDecoder(nn.Module):
 
     def __init__(
         self,
-        z_channels: int,
-        out_ch: int,
-        resolution: int,
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        ch: int,
-        ch_mult: Sequence[int] = (1, 2, 4, 8),
-        dropout: float = 0.0,
+        z_channels: Count,
+        out_ch: Count,
+        resolution: Count,
+        num_res_blocks: Depth,
+        attn_resolutions: Sequence[Count],
+        ch: Count,
+        ch_mult: Sequence[Count] = (1, 2, 4, 8),
+        dropout: Fraction = 0.0,
         resamp_with_conv: bool = True,
         rescale_factor: float = 1.0,
-        rescale_module_depth: int = 1,
+        rescale_module_depth: Depth = 1,
     ) -> None:
         super().__init__()
         width = z_channels * ch_mult[-1]
@@ -304,7 +305,9 @@ class Upsampler(nn.Module):
         ch_mult: channels of every level over `in_channels`.
     """
 
-    def __init__(self, in_size: int, out_size: int, in_channels: int, out_channels: int, ch_mult: int = 2) -> None:
+    def __init__(
+        self, in_size: int, out_size: int, in_channels: Count, out_channels: Count, ch_mult: Count = 2
+    ) -> None:
         super().__init__()
         if out_size < in_size:
             raise UserError(f"an Upsampler cannot go from {in_size} to {out_size}; out_size must not be smaller")
@@ -322,7 +325,7 @@ class Upsampler(nn.Module):
 class Resize(nn.Module):
     """Interpolation by a factor; never learned, as in the published code."""
 
-    def __init__(self, in_channels: int | None = None, learned: bool = False, mode: str = "bilinear") -> None:
+    def __init__(self, in_channels: Count | None = None, learned: bool = False, mode: str = "bilinear") -> None:
         super().__init__()
         if learned:
             raise UserError("Resize has no learned variant; leave out learned: true")
@@ -349,12 +352,12 @@ class FirstStagePostProcessor(nn.Module):
 
     def __init__(
         self,
-        ch_mult: Sequence[int],
-        in_channels: int,
+        ch_mult: Sequence[Count],
+        in_channels: Count,
         pretrained_model: nn.Module | None = None,
         reshape: bool = False,
         n_channels: int | None = None,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         pretrained_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Depth, Fraction
 from ldm.modules import lean
 from ldm.modules.attention import LinearAttention
 from ldm.modules.diffusionmodules.util import GroupNorm32, checkpoint
@@ -30,7 +31,7 @@ def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
 class Upsample(nn.Module):
     """Nearest doubling of (B, C, H, W), then a 3x3 convolution if `with_conv`."""
 
-    def __init__(self, in_channels: int, with_conv: bool) -> None:
+    def __init__(self, in_channels: Count, with_conv: bool) -> None:
         super().__init__()
         self.with_conv = with_conv
         if with_conv:
@@ -44,7 +45,7 @@ class Upsample(nn.Module):
 class Downsample(nn.Module):
     """Halving of (B, C, H, W): a strided convolution padded to the right and below, or 2x2 averages."""
 
-    def __init__(self, in_channels: int, with_conv: bool) -> None:
+    def __init__(self, in_channels: Count, with_conv: bool) -> None:
         super().__init__()
         self.with_conv = with_conv
         if with_conv:
@@ -60,12 +61,12 @@ class ResnetBlock(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        out_channels: int | None = None,
+        in_channels: Count,
+        out_channels: Count | None = None,
         conv_shortcut: bool = False,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         temb_channels: int = 512,
-        num_groups: int = 32,
+        num_groups: Count = 32,
     ) -> None:
         super().__init__()
         out_channels = out_channels or in_channels
@@ -98,7 +99,7 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Single-head self-attention over the pixels of (B, C, H, W), with 1x1 convolutions as projections."""
 
-    def __init__(self, in_channels: int, num_groups: int = 32) -> None:
+    def __init__(self, in_channels: Count, num_groups: Count = 32) -> None:
         super().__init__()
         self.norm = Normalize(in_channels, num_groups)
         self.q = lean.Conv2d(in_channels, in_channels, 1)
@@ -116,7 +117,7 @@ class AttnBlock(nn.Module):
 class LinAttnBlock(LinearAttention):
     """Linear attention with one head as wide as the features; no residual."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: Count) -> None:
         super().__init__(dim=in_channels, heads=1, dim_head=in_channels)
 
 
@@ -169,18 +170,18 @@ class Middle(nn.Module):
 class Layers:
     """What encoder, decoder and DDPM U-Net share: arguments under their published names, and the two paths."""
 
-    ch: int  # level i has ch * ch_mult[i] channels
-    num_res_blocks: int  # of a level on the way down; one more on the way up
-    attn_resolutions: Sequence[int]  # resolutions (of a `resolution` x `resolution` image) with self-attention
-    resolution: int
-    ch_mult: Sequence[int] = (1, 2, 4, 8)
-    dropout: float = 0.0
+    ch: Count  # level i has ch * ch_mult[i] channels
+    num_res_blocks: Depth  # of a level on the way down; one more on the way up
+    attn_resolutions: Sequence[Count]  # resolutions (of a `resolution` x `resolution` image) with self-attention
+    resolution: Count
+    ch_mult: Sequence[Count] = (1, 2, 4, 8)
+    dropout: Fraction = 0.0
     resamp_with_conv: bool = True
     attn_type: str = "vanilla"  # vanilla | linear | none
     use_linear_attn: bool = False  # the same as attn_type "linear"
     # With as many groups as channels, a group normalization forgets each channel's mean, and with it the color of a
     # plain background.
-    num_groups: int = 32
+    num_groups: Count = 32
     temb_channels: int = 0  # width of the time embedding; 0: none
 
     @classmethod
@@ -249,7 +250,13 @@ class Encoder(nn.Module):
     down: Any  # a ModuleList of Level, whose items the type checker cannot know
 
     def __init__(
-        self, *, in_channels: int, z_channels: int, double_z: bool = True, use_checkpoint: bool = False, **shared: Any
+        self,
+        *,
+        in_channels: Count,
+        z_channels: Count,
+        double_z: bool = True,
+        use_checkpoint: bool = False,
+        **shared: Any,
     ) -> None:
         super().__init__()
         layers = Layers.of(shared)
@@ -285,8 +292,8 @@ class Decoder(nn.Module):
     def __init__(
         self,
         *,
-        out_ch: int,
-        z_channels: int,
+        out_ch: Count,
+        z_channels: Count,
         give_pre_end: bool = False,
         tanh_out: bool = False,
         use_checkpoint: bool = False,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Depth, Fraction
 from ldm.modules.attention import Control, SpatialTransformer
 from ldm.modules.diffusionmodules.unet_blocks import (
     AttentionBlock,
@@ -155,17 +156,17 @@ class UNetModel(nn.Module):
 
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        dropout: float = 0,
-        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        image_size: Count | Sequence[Count],
+        in_channels: Count,
+        model_channels: Count,
+        out_channels: Count,
+        num_res_blocks: Depth,
+        attention_resolutions: Sequence[Count],
+        dropout: Fraction = 0,
+        channel_mult: Sequence[Count] = (1, 2, 4, 8),
         conv_resample: bool = True,
         dims: int = 2,
-        num_classes: int | None = None,
+        num_classes: Count | None = None,
         use_checkpoint: bool = False,
         use_fp16: bool = False,
         num_heads: int = -1,
@@ -175,9 +176,9 @@ class UNetModel(nn.Module):
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
         use_spatial_transformer: bool = False,
-        transformer_depth: int = 1,
-        context_dim: int | None = None,
-        n_embed: int | None = None,
+        transformer_depth: Depth = 1,
+        context_dim: Count | None = None,
+        n_embed: Count | None = None,
         legacy: bool = True,
     ) -> None:
         super().__init__()
@@ -274,14 +275,14 @@ class EncoderUNetModel(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        dropout: float = 0,
-        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        image_size: Count,
+        in_channels: Count,
+        model_channels: Count,
+        out_channels: Count,
+        num_res_blocks: Depth,
+        attention_resolutions: Sequence[Count],
+        dropout: Fraction = 0,
+        channel_mult: Sequence[Count] = (1, 2, 4, 8),
         conv_resample: bool = True,
         dims: int = 2,
         use_checkpoint: bool = False,

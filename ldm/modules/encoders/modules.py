@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Depth, Fraction
 from ldm.modules.encoders.openai_clip import load_clip
 from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS, PublishedTextNames, TextTower, build_text_transformer
 from ldm.modules.encoders.tokenizer import WordTokenizer, clip_tokenizer, unread
@@ -78,7 +79,7 @@ class FrozenCLIPEmbedder(TextEncoder):
     """
 
     def __init__(
-        self, version: str = "openai/clip-vit-large-patch14", device: Device = None, max_length: int = 77
+        self, version: str = "openai/clip-vit-large-patch14", device: Device = None, max_length: Count = 77
     ) -> None:
         tower = PUBLISHED_TOWERS.get(version)
         if tower is None:
@@ -113,7 +114,7 @@ class SmallCLIPTextEmbedder(TextEncoder):
     """The same architecture at small width over the words of `vocab_file`; trainable, context (B, 32, 128)."""
 
     def __init__(
-        self, vocab_file: str, width: int = 128, layers: int = 2, heads: int = 4, context_length: int = 32
+        self, vocab_file: str, width: Count = 128, layers: Depth = 2, heads: Count = 4, context_length: Count = 32
     ) -> None:
         tokenizer = WordTokenizer(vocab_file, context_length=context_length)
         super().__init__(TextTower(width, layers, heads, tokenizer.vocab_size, context_length))
@@ -139,8 +140,8 @@ class FrozenCLIPTextEmbedder(AbstractEncoder):
         self,
         version: str = "ViT-L/14",
         device: Device = None,
-        max_length: int = 77,
-        n_repeat: int = 1,
+        max_length: Count = 77,
+        n_repeat: Count = 1,
         normalize: bool = True,
     ) -> None:
         super().__init__()
@@ -213,7 +214,7 @@ class ClassEmbedder(AbstractEncoder):
         key: entry of a batch that holds the labels.
     """
 
-    def __init__(self, embed_dim: int, n_classes: int = 1000, key: str = "class") -> None:
+    def __init__(self, embed_dim: Count, n_classes: Count = 1000, key: str = "class") -> None:
         super().__init__()
         self.key, self.n_classes = key, n_classes
         self.embedding = nn.Embedding(n_classes, embed_dim)
@@ -242,12 +243,12 @@ class TransformerEmbedder(AbstractEncoder):
 
     def __init__(
         self,
-        n_embed: int,
-        n_layer: int,
-        vocab_size: int,
-        max_seq_len: int = 77,
+        n_embed: Count,
+        n_layer: Depth,
+        vocab_size: Count,
+        max_seq_len: Count = 77,
         device: Device = None,
-        embedding_dropout: float = 0.0,
+        embedding_dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
         self.transformer = TransformerWrapper(
@@ -284,7 +285,7 @@ class BERTTokenizer(AbstractEncoder):
         self,
         device: Device = None,
         vq_interface: bool = True,
-        max_length: int = 77,
+        max_length: Count = 77,
         vocab_file: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -301,7 +302,7 @@ class BERTTokenizer(AbstractEncoder):
             path = Path(self.vocab_file)
             if not path.is_file():
                 raise UserError(f"there is no list of word pieces at {path}; give BERT's vocab.txt as vocab_file")
-            words = path.read_text(encoding="utf-8").splitlines()
+            words = path.read_text(encoding="utf-8-sig").splitlines()
             return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
         try:
             return BertTokenizer.from_pretrained(BERT_WORDS)
@@ -342,13 +343,13 @@ class BERTEmbedder(TransformerEmbedder):
 
     def __init__(
         self,
-        n_embed: int,
-        n_layer: int,
-        vocab_size: int = 30522,
-        max_seq_len: int = 77,
+        n_embed: Count,
+        n_layer: Depth,
+        vocab_size: Count = 30522,
+        max_seq_len: Count = 77,
         device: Device = None,
         use_tokenizer: bool = True,
-        embedding_dropout: float = 0.0,
+        embedding_dropout: Fraction = 0.0,
         vocab_file: str | Path | None = None,
     ) -> None:
         super().__init__(n_embed, n_layer, vocab_size, max_seq_len, device, embedding_dropout)
@@ -379,11 +380,11 @@ class SpatialRescaler(AbstractEncoder):
 
     def __init__(
         self,
-        n_stages: int = 1,
+        n_stages: Depth = 1,
         method: str = "bilinear",
         multiplier: float = 0.5,
-        in_channels: int = 3,
-        out_channels: int | None = None,
+        in_channels: Count = 3,
+        out_channels: Count | None = None,
         bias: bool = False,
     ) -> None:
         super().__init__()

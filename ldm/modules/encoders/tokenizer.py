@@ -35,7 +35,7 @@ def read_vocab(vocab_file: str | Path) -> list[str]:
     if not path.is_absolute() and not path.exists():
         path = ROOT / path  # configs name the file relative to the repository
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The vocabulary file {vocab_file} can't be read: {error}.") from error
     if not words:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.arguments import Count, Depth, Weight, Whole
 from ldm.modules.losses.lpips import LPIPS
 from ldm.util import UserError
 
@@ -33,16 +34,16 @@ class AdversarialLoss(nn.Module):
 
     def __init__(
         self,
-        disc_start: int,
-        pixelloss_weight: float = 1.0,
-        disc_num_layers: int = 3,
-        disc_in_channels: int = 3,
-        disc_factor: float = 1.0,
-        disc_weight: float = 1.0,
-        perceptual_weight: float = 1.0,
+        disc_start: Whole,
+        pixelloss_weight: Weight = 1.0,
+        disc_num_layers: Depth = 3,
+        disc_in_channels: Count = 3,
+        disc_factor: Weight = 1.0,
+        disc_weight: Weight = 1.0,
+        perceptual_weight: Weight = 1.0,
         use_actnorm: bool = False,
         disc_conditional: bool = False,
-        disc_ndf: int = 64,
+        disc_ndf: Count = 64,
         disc_loss: str = "hinge",
     ) -> None:
         super().__init__()

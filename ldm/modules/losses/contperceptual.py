@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.arguments import Weight, Whole
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.losses.adversarial import AdversarialLoss, Logs, named
 
@@ -21,7 +22,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         options: see :class:`AdversarialLoss`.
     """
 
-    def __init__(self, disc_start: int, logvar_init: float = 0.0, kl_weight: float = 1.0, **options: Any) -> None:
+    def __init__(self, disc_start: Whole, logvar_init: float = 0.0, kl_weight: Weight = 1.0, **options: Any) -> None:
         super().__init__(disc_start, **options)
         self.kl_weight = kl_weight
         self.logvar = nn.Parameter(torch.full((), float(logvar_init)), requires_grad=False)
@@ -70,7 +71,7 @@ class ReconstructionLoss(nn.Module):
     It needs no weights from elsewhere; for small worlds of flat colors.
     """
 
-    def __init__(self, l1_weight: float = 1.0, l2_weight: float = 1.0, kl_weight: float = 1e-4) -> None:
+    def __init__(self, l1_weight: Weight = 1.0, l2_weight: Weight = 1.0, kl_weight: Weight = 1e-4) -> None:
         super().__init__()
         self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.arguments import Count, Weight, Whole
 from ldm.modules.losses.adversarial import AdversarialLoss, Logs, named
 from ldm.modules.losses.contperceptual import DummyLoss
 from ldm.util import UserError
@@ -36,9 +37,9 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
 
     def __init__(
         self,
-        disc_start: int,
-        codebook_weight: float = 1.0,
-        n_classes: int | None = None,
+        disc_start: Whole,
+        codebook_weight: Weight = 1.0,
+        n_classes: Count | None = None,
         perceptual_loss: str = "lpips",
         pixel_loss: str = "l1",
         **options: Any,
