@@ -8,7 +8,7 @@ PROMPT ?= The motorcycle is parking to the right of a bus.
 
 .DEFAULT_GOAL := help
 FONT   := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
-.PHONY: help install font browser demo test test-slow bench lint clean
+.PHONY: help install font browser demo test test-slow fuzz bench lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ test: $(STAMP) font browser  ## run the tests (ARGS= for pytest's own flags)
 
 test-slow: $(STAMP) font browser  ## run all tests, the slow ones too
 	$(PYTEST) -m '' $(ARGS)
+
+fuzz: $(STAMP)  ## try all readers and kills for long, and write docs/reliability.md (ARGS=--examples N --kills N)
+	OMP_NUM_THREADS=1 $(PY) -m tests.reliability $(ARGS)
 
 bench: $(STAMP)  ## time sampling and one optimized image, count the memory of a differentiated chain
 	$(PY) -m bench $(ARGS)

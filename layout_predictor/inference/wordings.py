@@ -65,11 +65,13 @@ def read_wordings(path: str | Path) -> list[Wording]:
     if Path(path).suffix in (".yaml", ".yml"):
         try:
             kinds = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))["wordings"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            return [
+                (kind, text, [rule.split() for rule in rules.split(";")])
+                for kind in kinds
+                for text, rules in kinds[kind]
+            ]
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} cannot be read as YAML with 'wordings': {error}") from None
-        return [
-            (kind, text, [rule.split() for rule in rules.split(";")]) for kind in kinds for text, rules in kinds[kind]
-        ]
     found = []
     for where, record in read_records(path):
         require(record, ("kind", "text", "expect"), where)

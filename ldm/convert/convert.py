@@ -234,12 +234,18 @@ def vae_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[
 
 def config_of_folder(folder: Path) -> dict[str, Any]:
     """The CompVis config of a diffusers folder. UserError for a part that is missing, or not Stable Diffusion v1's."""
-    unet = configs.unet_from_diffusers(_read_json(folder / "unet" / "config.json"))
-    vae, scale_factor = configs.vae_from_diffusers(_read_json(folder / "vae" / "config.json"))
-    text = configs.text_from_diffusers(_read_json(folder / "text_encoder" / "config.json"))
+    unet, vae, text = (_read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     scheduler_file = folder / "scheduler" / "scheduler_config.json"
     scheduler = _read_json(scheduler_file) if scheduler_file.is_file() else {}
-    return configs.model_from_parts(unet, vae, scale_factor, text, scheduler)
+    try:
+        return configs.model_from_parts(
+            configs.unet_from_diffusers(unet),
+            *configs.vae_from_diffusers(vae),
+            configs.text_from_diffusers(text),
+            scheduler,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as err:
+        raise UserError(f"{folder} describes its parts in an unknown way ({err!r:.80}); fetch it again") from err
 
 
 def _read_json(path: Path) -> dict[str, Any]:
