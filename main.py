@@ -232,7 +232,7 @@ def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = 
     log = CSVLogger(folder, name="metrics")  # a version a start, so that going on overwrites nothing
     try:
         return pl.Trainer(logger=log, default_root_dir=folder, callbacks=callbacks, **options)
-    except (MisconfigurationException, ValueError, TypeError) as err:
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError) as err:
         raise UserError(f"lightning.trainer cannot be set up: {' '.join(str(err).split())}") from err
 
 
