@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -22,6 +23,12 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def refuse_own_input(target: Path, source: str | Path | None, flag: str) -> None:
+    """Refuse to write over the file that `flag` names. Raises UserError."""
+    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
+        raise UserError(f"{target} is the file of {flag} and would be lost; write to another one")
 
 
 @contextlib.contextmanager
@@ -78,6 +85,17 @@ def save_safetensors(
             save_file(own, temporary, dict(metadata or {}))
         except SafetensorError as err:
             raise UserError(f"{path} cannot be written: {err}; free some space or choose another folder") from err
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises OSError, or ValueError where it is no JSON or a number of it is not finite."""
+    return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor
 
 from layout_predictor.LayoutTransformer.model.mixture import Mixture, density
+from ldm import pixels
 from ldm.util import UserError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -52,9 +53,5 @@ def blank(width: int, height: int) -> Pixels:
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Pixels:
     """An image file as (H, W, 3), resized to `size` (width, height) if given. UserError when it is none."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    image = pixels.read_image(path)
     return np.asarray(image if size is None else image.resize(size, Image.Resampling.LANCZOS))

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script 
 
 from ldm import boundary  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
+from ldm.files import refuse_own_input  # noqa: E402
 
 _SIDE = 512
 
@@ -30,8 +31,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     source.add_argument("--from-file", "--from_file", help="a text file with one sentence a line; needs --out")
     parser.add_argument("--out", help="with --from-file: the JSON lines to write; a stopped run goes on")
     parser.add_argument("--json", action="store_true", help="print the layout as JSON")
-    parser.add_argument("--image", help="PNG to write: the layout drawn")
-    parser.add_argument("--heatmap", help="PNG to write: each object's density as a heat map")
+    parser.add_argument("--image", help="PNG or JPEG to write: the layout drawn")
+    parser.add_argument("--heatmap", help="PNG or JPEG to write: each object's density as a heat map")
     parser.add_argument("--picture", help="draw over this image instead of an empty canvas")
     parser.add_argument(
         "--width", type=boundary.PIXELS, help=f"of the drawings in pixels; default {_SIDE} or the image's"
@@ -52,9 +53,13 @@ def run_sentence(arguments: argparse.Namespace) -> str:
     """Predict one sentence and write what was asked for; return what to print."""
     from layout_predictor.inference.heatmap import blank, read_image, shade  # seconds, which --help need not wait for
     from layout_predictor.inference.predictor import load_predictor
-    from ldm.generation.images import COLORS, draw_layout, save_png
+    from ldm.generation.images import COLORS, check_image_name, draw_layout, save_image
 
     canvas = blank(arguments.width or _SIDE, arguments.height or _SIDE)
+    for name in (arguments.image, arguments.heatmap):
+        if name:
+            check_image_name(Path(name))
+            refuse_own_input(Path(name), arguments.picture, "--picture")
     if arguments.picture:  # an image that cannot be read is said before the model is loaded
         given = arguments.width or arguments.height
         canvas = read_image(arguments.picture, canvas.shape[1::-1] if given else None)
@@ -71,9 +76,9 @@ def run_sentence(arguments: argparse.Namespace) -> str:
     if not layout.objects:
         raise UserError("no object was found in the sentence; name one of COCO's, or give --all-nouns")
     if arguments.image:
-        save_png(Path(arguments.image), draw_layout(canvas, layout))
+        save_image(Path(arguments.image), draw_layout(canvas, layout))
     if arguments.heatmap:
-        save_png(Path(arguments.heatmap), draw_layout(shade(canvas, prediction.mixture, COLORS), layout, radius=0.0))
+        save_image(Path(arguments.heatmap), draw_layout(shade(canvas, prediction.mixture, COLORS), layout, radius=0.0))
     if arguments.json:
         return json.dumps(layout.to_json(), indent=2, ensure_ascii=False)
     positions = [f"{item.phrase} position: ({item.x:.3f}, {item.y:.3f})" for item in layout.objects]
@@ -93,6 +98,7 @@ def run_file(arguments: argparse.Namespace) -> str:
     from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
     from layout_predictor.inference.predictor import load_predictor
 
+    refuse_own_input(Path(arguments.out), arguments.from_file, "--from-file")
     sentences = read_sentences(arguments.from_file)
     predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed", "raw")}

@@ -10,7 +10,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,9 +117,13 @@ class Script:
         return run_script(self.build_parser(), arguments, self.action)
 
 
-def told_files(outcomes: Iterable[Outcome]) -> list[str]:
-    """A line for each file that was written."""
-    return [f"{kind}: {path}" for outcome in outcomes for kind, path in outcome.files.items()]
+def told_files(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """A line for each file, as soon as it is written; the grid comes when all images are there."""
+    files, told = dict[str, Path](), dict[str, Path]()
+    for outcome in outcomes:
+        files, told = outcome.files, dict(outcome.files)
+        yield from (f"{kind}: {path}" for kind, path in told.items())
+    yield from (f"{kind}: {path}" for kind, path in files.items() if kind not in told)
 
 
 # ------------------------------------------------------------------------------------------- shared flags

@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
         given = dict(vars(options))
         prompts = common.take_prompts(given)
-        from ldm.generation.generate import GenerateSettings, generate
+        from ldm.generation.generate import GenerateSettings, outcomes
 
         command = common.command_line("txt2img-refine", arguments)
-        yield from common.told_files(generate(GenerateSettings(prompts, command=command, **given), progress))
+        yield from common.told_files(outcomes(GenerateSettings(prompts, command=command, **given), progress))
 
     return common.run_script(build_parser(), arguments, action)

@@ -37,14 +37,14 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     """Draw; yields a line for each file."""
     given = dict(vars(options))
     prompts, guard = common.take_prompts(given), common.take_guard(given)
-    from ldm.generation.generate import GenerateSettings, generate
+    from ldm.generation.generate import GenerateSettings, outcomes
     from ldm.paths import project_file
 
     if given.pop("laion400m"):
         given = {"config": project_file(LAION_CONFIG), "ckpt": project_file(LAION_CKPT), **given}
         given["outdir"] = LAION_OUTDIR if given["outdir"] == OUTDIR else given["outdir"]
     settings = GenerateSettings(prompts, preset=None, **given)
-    yield from common.told_files(generate(settings, progress, guard=guard))
+    yield from common.told_files(outcomes(settings, progress, guard=guard))
 
 
 main = common.Script(build_parser, action)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ldm import locks
 from ldm.categories import NAMES
 from ldm.evaluation.plan import Plan, Stage, Workshop, claim_methods, fill, read_plan
 from ldm.evaluation.prompts.emoji import RULE_SPREAD, relation_prompts, single_prompts, write_sets
@@ -24,8 +24,8 @@ from ldm.evaluation.score.calibration import ratio
 from ldm.evaluation.score.clip import open_clip, open_clip_score
 from ldm.evaluation.score.judge import Judges, judge_run, score_methods
 from ldm.evaluation.score.records import Record
-from ldm.files import write_json, write_json_lines
-from ldm.generation.images import file_hash, save_png
+from ldm.files import read_json, write_json, write_json_lines
+from ldm.generation.images import check_image_name, file_hash, save_image
 from ldm.generation.pipeline import choose_model
 from ldm.generation.settings import Sampling
 from ldm.models.detector import DEFAULT_WEIGHTS
@@ -70,10 +70,12 @@ def _ratio(entry: Any) -> str:
 
 def sheet(options: Namespace) -> Iterator[str]:
     """Starts a label file with images chosen at random, blind to the method."""
+    if options.out is not None:
+        check_image_name(options.out)
     files = calibration.pick_images(options.outdir, options.count, options.seed)
     calibration.start_labels(files, options.labels)
     image = calibration.contact_sheet([image for image, _ in calibration.read_labels(options.labels)])
-    path = save_png(options.out or options.outdir / "sheet.png", image)
+    path = save_image(options.out or options.outdir / "sheet.png", image)
     yield f"fill in the objects in {options.labels}; the images are on {path}"
 
 
@@ -99,7 +101,8 @@ def single(options: Namespace) -> Iterator[str]:
     plan = Plan({"single": prompts}, (stage,), options.steps, options.scale, "rule")
     shop = _workshop(options, plan, Judges(detectors.EmojiBoxes(options.detector)), options.detector)
     record = Record(options.outdir / "single" / "record.jsonl", shop.record_settings(prompts))
-    fill(plan, {"single": record}, shop)
+    with locks.hold(options.outdir / "single"):
+        fill(plan, {"single": record}, shop)
     hits: dict[str, list[bool]] = {}
     for (number, _), shown in sorted(record.facts[base.label].items()):
         hits.setdefault(prompts[number].names[0], []).append(shown.found[0])
@@ -125,8 +128,9 @@ def table(options: Namespace) -> Iterator[str]:
     claim_methods(plan, {name: record}, shop)
     for path in options.known:
         record.take(Record.read(path), methods, options.count)
-    fill(plan, {name: record}, shop)
-    record.write()
+    with locks.hold(options.outdir / name):
+        fill(plan, {name: record}, shop)
+        record.write()
     rows = score_methods({method.label: record.facts[method.label] for method in methods}, TABLE_RESAMPLES)
     for page in options.page:
         update_page(page, {"results": table_markdown(rows, page=True)})
@@ -143,7 +147,7 @@ def evidence(options: Namespace) -> Iterator[str]:
     plan = read_plan(options.plan, ROOT)
     clip_score, _ = open_clip_score(str(options.clip or project_file(EMOJI_CLIP)))
     shop = _workshop(options, plan, Judges(detectors.EmojiBoxes(), clip_score, background=background_color))
-    with hold(options.outdir, Shard()):
+    with hold(options.outdir, Shard()), locks.hold(options.out):
         records = {
             name: Record.open(options.out / f"evidence-{name}.jsonl", shop.record_settings(prompts))
             for name, prompts in plan.sets.items()
@@ -197,7 +201,7 @@ def report(options: Namespace) -> Iterator[str]:
     run = read_run(options.run)
     path = options.scores or options.run / "scores.json"
     try:
-        scores = json.loads(path.read_text(encoding="utf-8-sig"))
+        scores = read_json(path)
     except (OSError, ValueError):
         raise UserError(f"{path} can't be read; make it with scripts/evaluate.py score --run {options.run}") from None
     yield str(write_report(run, scores, options.out or options.run / "report.html", options.cases))

@@ -5,13 +5,13 @@ outcomes = generate(GenerateSettings(prompts=("a cat to the left of a dog",), ou
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ldm.boundary import one_line
 from ldm.errors import UserError
@@ -20,6 +20,7 @@ from ldm.generation import draw as drawing
 from ldm.generation.chain import Progress, reporter
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
+from ldm.generation.naming import named_objects, unnamed_objects
 from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.record import Outcome, Recorder, describe_model
 from ldm.generation.settings import GenerateSettings as GenerateSettings
@@ -31,73 +32,74 @@ from ldm.spacetime.presets import PRESETS, Preset
 logger = logging.getLogger(__name__)
 
 Guard = Callable[[Sequence[ImageArray]], list[ImageArray]]  # see ldm.generation.safety
-ARTICLES = {"a", "an", "the"}
-# The constants that each mode of a preset looks at.
-TAKES = {
-    "fixed": {"blend"},
-    "per-step": {"inner_steps", "learning_rate", "blend"},
-    "whole-chain": {"learning_rate", "rounds", "gradient_steps", "blend"},
-}
 Draw = Callable[..., list[GeneratedImage]]
 
 
-def generate(
+def generate(settings: GenerateSettings, progress: Progress | None = None, **more: Any) -> list[Outcome]:
+    """Make the images of `settings` and, where it names a folder, write them with all that belongs to them.
+
+    Args:
+        progress: called after every denoising step.
+        more: arguments of `outcomes`.
+
+    Raises:
+        UserError: a setting, a file or a folder that cannot be used.
+    """
+    return list(outcomes(settings, progress, **more))
+
+
+def outcomes(
     settings: GenerateSettings,
     progress: Progress | None = None,
     *,
     guard: Guard = list,
     pipeline: Pipeline | None = None,
     draw: Draw = drawing.draw,
-) -> list[Outcome]:
-    """Make the images of `settings` and, where it names a folder, write them with all that belongs to them.
+) -> Iterator[Outcome]:
+    """As `generate`, but yields each image as soon as it is written; the path of the grid comes with the last one.
 
     Args:
-        progress: called after every denoising step.
         guard: safety checker and watermark, see `ldm.generation.safety.Guard`.
         pipeline: the opened model; by default the one that the settings name.
         draw: makes a batch, with the arguments of `ldm.generation.draw.draw`.
-
-    Raises:
-        UserError: a setting, a file or a folder that cannot be used.
     """
     given = None if settings.layout is None else read_layout(settings.layout)
     if given is not None and given.prompt and not settings.prompts:
         settings = replace(settings, prompts=(given.prompt,))
     check_settings(settings)
-    if pipeline is None:
-        pipeline = open_pipeline(settings, settings.clip, settings.predictor)
-    if settings.pack_weights and not pack(pipeline.model):
-        logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
-    settings, preset = fit_to_model(settings, pipeline.backend), make_preset(settings)
-    recorder = None
-    if settings.outdir is not None:
-        recorder = Recorder(settings.outdir, settings, preset, describe_model(pipeline))
+    preset, made, layouts = make_preset(settings), list[Outcome](), dict[str, Layout]()
+    with nullcontext() if settings.outdir is None else share(settings.outdir):
+        if pipeline is None:
+            pipeline = open_pipeline(settings, settings.clip, settings.predictor)
+        if settings.pack_weights and not pack(pipeline.model):
+            logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
+        settings = fit_to_model(settings, pipeline.backend)
+        recorder = None
+        if settings.outdir is not None:
+            recorder = Recorder(settings.outdir, settings, preset, describe_model(pipeline))
 
-    def make(prompt: str, layout: Layout, seeds: Sequence[int], preset: Preset | None) -> list[GeneratedImage]:
-        told = reporter(progress, "plain sampling" if preset is None else f"{preset.name} preset")
-        return draw(pipeline, [prompt] * len(seeds), [layout] * len(seeds), seeds, preset, settings, told)
+        def make(prompt: str, layout: Layout, seeds: Sequence[int], preset: Preset | None) -> list[GeneratedImage]:
+            told = reporter(progress, "plain sampling" if preset is None else f"{preset.name} preset")
+            return draw(pipeline, [prompt] * len(seeds), [layout] * len(seeds), seeds, preset, settings, told)
 
-    outcomes: list[Outcome] = []
-    with contextlib.nullcontext() if settings.outdir is None else share(settings.outdir):
         for prompt, seeds in batches(settings):
-            layout = given or Layout((), prompt)
-            if preset is not None:
-                layout = given or pipeline.predict_layout(prompt, settings.all_nouns)
-            _tell_about(layout, prompt, pipeline, preset is not None)
+            if prompt not in layouts:
+                layouts[prompt] = _layout(prompt, given, settings, pipeline)
+            layout = layouts[prompt]
             method = preset if layout.objects else None
             if method is not None and method.mode != "fixed":
                 pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
             plain = make(prompt, layout, seeds, None) if method is not None and settings.baseline else []
-            made = make(prompt, layout, seeds, method)
-            for i, pixels in enumerate(guard([image.image for image in made])):
-                made[i].image = pixels
+            batch = make(prompt, layout, seeds, method)
+            for i, pixels in enumerate(guard([image.image for image in batch])):
+                batch[i].image = pixels
                 baseline = plain[i].image if plain else None
-                outcomes.append(Outcome(**vars(made[i]), index=len(outcomes), baseline=baseline))
+                made.append(Outcome(**vars(batch[i]), index=len(made), baseline=baseline))
                 if recorder is not None and not settings.skip_save:
-                    recorder.write(outcomes[-1])
+                    recorder.write(made[-1])
+                yield made[-1]
         if recorder is not None and not settings.skip_grid:
-            recorder.write_grid(outcomes)
-    return outcomes
+            recorder.write_grid(made)
 
 
 def read_layout(path: Path) -> Layout:
@@ -118,12 +120,13 @@ def make_preset(settings: GenerateSettings) -> Preset | None:
     if settings.preset is None:
         return None
     names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend")
-    given = {name: getattr(settings, name) for name in names}
-    preset = PRESETS[settings.preset]
-    for name in names:
-        if given[name] is not None and name not in TAKES[preset.mode]:
-            logger.warning("%s does nothing with the preset %s.", name.replace("_", " "), settings.preset)
-    return replace(preset, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    preset = replace(PRESETS[settings.preset], **given)
+    for name in given:
+        if preset.ignores(name):
+            flag = "lr" if name == "learning_rate" else name.replace("_", "-")
+            logger.warning("--%s does nothing with the preset %s.", flag, preset.name)
+    return preset
 
 
 def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int]]]:
@@ -135,14 +138,25 @@ def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int]]]:
             first += 0 if settings.fixed_code else settings.samples
 
 
-def _tell_about(layout: Layout, prompt: str, pipeline: Pipeline, controlled: bool) -> None:
+def _layout(prompt: str, given: Layout | None, settings: GenerateSettings, pipeline: Pipeline) -> Layout:
+    """The layout of a prompt, by hand or predicted; tells what of it is not as the user may think."""
     text = one_line(prompt, 100)
-    if controlled and not layout.objects:
+    if given is not None:
+        for flag, value in (("--all-nouns", settings.all_nouns), ("--predictor", settings.predictor)):
+            if value:
+                logger.warning("%s does nothing with --layout.", flag)
+        if strange := [] if given.prompt == prompt else unnamed_objects(given, prompt):
+            listed = one_line(", ".join(strange), 100)
+            logger.warning("The prompt '%s' does not name what is in the layout: %s.", text, listed)
+        named = layout = given
+    elif settings.preset is not None:
+        named = layout = pipeline.predict_layout(prompt, settings.all_nouns)
+    else:
+        layout = Layout((), prompt)
+        named = named_objects(prompt) if pipeline.categories else layout
+    if settings.preset is not None and not layout.objects:
         logger.warning("No object found in '%s': plain sampling, without spatial control.", text)
-    words = set(re.findall(r"\w+", prompt.lower()))
-    for thing in layout.objects:
-        if not words & (set(re.findall(r"\w+", f"{thing.phrase} {thing.name or ''}".lower())) - ARTICLES):
-            logger.warning("'%s' of the layout is not in the prompt '%s'.", one_line(thing.phrase, 60), text)
-    if unknown := pipeline.unknown_objects(layout if layout.objects else prompt):
+    if unknown := pipeline.unknown_objects(named):
         known = ", ".join(pipeline.categories)
         logger.warning("The embedded model never saw: %s. It knows: %s.", one_line(", ".join(unknown), 100), known)
+    return layout

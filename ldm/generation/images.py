@@ -5,6 +5,7 @@ Images are uint8 arrays (H, W, 3). Every file is written whole or not at all.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from ldm.errors import UserError
 from ldm.files import atomic_write
+from ldm.generation.lettering import Font, lettering
 from ldm.spacetime.layout import RADIUS, Layout
 
 if TYPE_CHECKING:
@@ -28,16 +30,17 @@ ImageArray = NDArray[np.uint8]
 
 # One color an object, told apart by most kinds of color blindness (Okabe and Ito, 2008).
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+SUFFIXES = (".png", ".jpg", ".jpeg")  # of what a user can name
+LONGEST_TITLE = 600  # characters on a sheet
+LONGEST_LABEL = 40  # characters of an object's name in a drawing
 MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor on sheets and overlays
 
 
 def to_images(images: Tensor) -> list[ImageArray]:
-    """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3), rounded. UserError for values that are no numbers."""
-    if not images.isfinite().all():
-        raise UserError(
-            "the image came out as values that are no numbers; lower --scale or --lr, leave out --precision, "
-            "or take another checkpoint"
-        )
+    """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3), rounded. UserError where a value is not finite."""
+    from ldm.models.diffusion.sampling import check_finite
+
+    check_finite(images)
     pixels = (images.detach().float() * 255).round().clamp(0, 255).byte()
     return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
@@ -62,18 +65,24 @@ def fit_size(image: Image.Image, multiple: int) -> Image.Image:
 def parameters_text(prompt: str, fields: Mapping[str, Any], negative_prompt: str = "") -> str:
     """The text that web UIs read from a PNG's "parameters" chunk.
 
-    Three lines: the prompt, "Negative prompt: ..." where there is one, and "Key: value" pairs joined by commas, values
-    with a separator quoted as JSON. None is left out. Line ends in a text become spaces: a line has one meaning.
+    Three lines, whatever the texts hold: the prompt, "Negative prompt: ..." where there is one, and "Key: value" pairs
+    joined by commas, values with a separator quoted as JSON. None is left out.
     """
-    prompt, negative_prompt = (" ".join(text.split()) for text in (prompt, negative_prompt))
     pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items() if value is not None)
-    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    prompt, mark = _one_line(prompt), "Negative prompt:"
+    prompt = json.dumps(prompt, ensure_ascii=False) if prompt.lstrip().startswith(mark) else prompt
+    negative = f"\n{mark} {_one_line(negative_prompt)}" if negative_prompt else ""
     return f"{prompt}{negative}\n{pairs}"
 
 
+def _one_line(text: str) -> str:
+    """Whatever ends a line somewhere is a blank."""
+    return " ".join(text.replace("\0", " ").splitlines())
+
+
 def _quoted(value: Any) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:\n"') else text
+    text = _one_line(str(value))
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:"') else text
 
 
 def save_png(path: Path, image: ImageArray | Image.Image, parameters: str | None = None) -> Path:
@@ -86,6 +95,22 @@ def save_png(path: Path, image: ImageArray | Image.Image, parameters: str | None
     with atomic_write(path) as temporary:
         pil.save(temporary, format="PNG", pnginfo=info)
     return path
+
+
+def save_image(path: Path, image: Image.Image) -> Path:
+    """Write a PNG or a JPEG, as the name says. Raises UserError for another name, or an unwritable folder."""
+    check_image_name(path)
+    if path.suffix.lower() == ".png":
+        return save_png(path, image)
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="JPEG", quality=95)
+    return path
+
+
+def check_image_name(path: Path) -> None:
+    """Refuse a file name that says neither PNG nor JPEG. Raises UserError."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} has no image's ending; let it end in {', '.join(SUFFIXES)}")
 
 
 def file_hash(path: Path) -> str:
@@ -116,35 +141,21 @@ def draw_layout(image: ImageArray, layout: Layout, radius: float = RADIUS) -> Im
     veil = Image.new("RGBA", base.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(veil)
     width, height = base.size
-    line = max(2, width // 160)
-    font = ImageFont.load_default(size=max(12, width // 24))
+    line, size = max(2, width // 160), max(12, width // 24)
     for i, thing in enumerate(layout.objects):
         color = COLORS[i % len(COLORS)]
         x, y = thing.x * width, thing.y * height
         box = (x - radius * width, y - radius * height, x + radius * width, y + radius * height)
         pen.ellipse(box, fill=color + "38", outline=color + "FF", width=line)
         pen.ellipse((x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line), fill=color + "FF")
-        _label(pen, (x, y + 3 * line), thing.phrase, color, font, base.size)
+        _label(pen, (x, y + 3 * line), *lettering(shortened(thing.phrase), size), color, base.size)
     return Image.alpha_composite(base, veil).convert("RGB")
 
 
-def drawable(text: str) -> str:
-    """The text with characters that the font of images lacks as their code points, such as "U+732B"."""
-    return "".join(
-        c if ord(c) < 0x250 or c in "\u2013\u2014\u2018\u2019\u201c\u201d" else f"U+{ord(c):04X} " for c in text
-    ).strip()
-
-
 def _label(
-    pen: ImageDraw.ImageDraw,
-    at: tuple[float, float],
-    text: str,
-    color: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    size: tuple[int, int],
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: Font, color: str, size: tuple[int, int]
 ) -> None:
     """Text on a plate of the object's color, centered under `at` and kept inside the image."""
-    text = drawable(text)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left, bottom - top
     x = min(max(at[0] - wide / 2, 4), max(size[0] - wide - 4, 4))
@@ -159,9 +170,10 @@ def comparison_sheet(panels: Mapping[str, ImageArray | Image.Image], title: str)
     width = max(image.width for image in images.values())
     height = max(image.height for image in images.values())
     gap, bar = 12, max(24, width // 14)
-    title_font, font = (ImageFont.load_default(size=s) for s in (max(14, bar * 2 // 3), max(12, bar // 2)))
+    title, title_font = lettering(shortened(title, LONGEST_TITLE), max(14, bar * 2 // 3))
+    _, font = lettering("", max(12, bar // 2))
     sheet_width = len(images) * (width + gap) + gap
-    lines = _wrapped(drawable(title), title_font, sheet_width - 2 * gap)
+    lines = _wrapped(title, title_font, sheet_width - 2 * gap)
     top = gap + len(lines) * bar
     sheet = Image.new("RGB", (sheet_width, top + bar + height + gap), "white")
     pen = ImageDraw.Draw(sheet)
@@ -174,15 +186,25 @@ def comparison_sheet(panels: Mapping[str, ImageArray | Image.Image], title: str)
     return sheet
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Lines of at most `width` pixels, broken at blanks where there are some."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(joined) <= width:
             lines[-1] = joined
-        else:
-            lines.append(word)
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines
+
+
+def shortened(text: str, limit: int = LONGEST_LABEL) -> str:
+    """The text, cut where it is longer than `limit`."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def grid(images: Sequence[ImageArray], columns: int | None = None) -> ImageArray:
@@ -218,21 +240,38 @@ def plot_losses(path: Path, curves: Mapping[str, Sequence[float]]) -> Path:
 
 
 def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: str) -> Path:
+    # A figure is a knot of references that only the collector of garbage unties, seldom in a large program. What it
+    # consists of is kept young, and collected at once.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with atomic_write(path) as temporary:
+            _draw_plot(temporary, curves, x_label, y_label)
+    finally:
+        gc.collect(0)
+        if collecting:
+            gc.enable()
+    return path
+
+
+def _draw_plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: str) -> None:
     # The object interface with the Agg canvas: no display, and no figure left in pyplot's global list.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
-    for i, (name, values) in enumerate(curves):
+    for i, (_, values) in enumerate(curves):
         steps = np.arange(1, len(values) + 1)
-        axes.plot(steps, values, label=name, color=COLORS[i % len(COLORS)], marker=".")
-    axes.legend()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    figure.clear()  # figure and canvas know each other, and would keep megabytes until they are collected
-    canvas.renderer = None
-    return path
+        axes.plot(steps, values, label=str(i), color=COLORS[i % len(COLORS)], marker=".")
+    for entry, (name, _) in zip(axes.legend().get_texts(), curves, strict=True):
+        text, font = lettering(shortened(name), 12)
+        entry.set_text(text)
+        entry.set_parse_math(False)  # a name with $ is no formula
+        if isinstance(file := getattr(font, "path", None), str):
+            entry.set_fontproperties(FontProperties(fname=file, size=entry.get_fontsize()))
+    figure.savefig(path, format="png", dpi=120)

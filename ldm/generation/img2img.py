@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.generation.chain import Callback, Progress, Steps
 from ldm.generation.draw import GeneratedImage, contexts
-from ldm.generation.generate import Guard, generate
+from ldm.generation.generate import Guard, outcomes
 from ldm.generation.images import fit_size, image_tensor, to_images
 from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.record import Outcome
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class VariationSettings(GenerateSettings):
-    """The settings of `generate`, and what the image began from."""
+    """What to make, and of what."""
 
     init_image: Path
     strength: float
 
     def more_parameters(self) -> dict[str, str]:
-        """As web UIs call them."""
+        """What it takes to make the image again."""
         return {"Denoising strength": f"{self.strength:g}", "Init image": self.init_image.name}
 
 
@@ -45,8 +45,8 @@ def redraw(
     strength: float = 0.75,
     guard: Guard = list,
     progress: Progress | None = None,
-) -> list[Outcome]:
-    """Make variations of an image; files where `settings` names a folder.
+) -> Iterator[Outcome]:
+    """Make variations of an image, and yield each when it is written; files where `settings` names a folder.
 
     Args:
         settings: as for `generate`, with a preset of None; height and width are the image's.
@@ -67,13 +67,13 @@ def redraw(
     if fitted.size != image.size:
         sizes = f"{fitted.width}x{fitted.height} instead of {image.width}x{image.height}"
         logger.warning("%s is taken at %s.", init_image, sizes)
-    if strength and not int(strength * settings.steps):
-        logger.warning("--strength %g of %d steps is less than one step: the image stays.", strength, settings.steps)
-    given = {field.name: getattr(settings, field.name) for field in fields(GenerateSettings)}
-    given |= {"preset": None, "height": fitted.height, "width": fitted.width}
+    steps = len(DDIMSampler(pipeline.backend).schedule(settings.steps, settings.eta))
+    if 0 < strength * steps < 1:
+        logger.warning("--strength %g of %d steps is less than one step: the image stays as it is.", strength, steps)
+    given = {**vars(settings), "preset": None, "height": fitted.height, "width": fitted.width}
     settings = VariationSettings(**given, init_image=init_image, strength=strength)
     draw = partial(vary, image=image_tensor(fitted), strength=strength)
-    return generate(settings, progress, guard=guard, pipeline=pipeline, draw=draw)
+    return outcomes(settings, progress, guard=guard, pipeline=pipeline, draw=draw)
 
 
 def vary(

@@ -64,7 +64,7 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def read_pair(image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
-    """An image (1, 3, H, W) in [0, 1] and its mask (1, 1, H, W), 1 where to paint.
+    """An image (1, 3, H, W) in [0, 1] and its mask (1, 1, H, W), 1 where to paint; see `ldm.pixels`.
 
     Raises:
         UserError: a file that is no image, a mask that paints nothing, or two of different size.
@@ -85,11 +85,13 @@ def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Pro
     Raises:
         UserError: a folder, image, mask or model that cannot be used.
     """
-    pairs = [(image, *read_pair(image, mask)) for image, mask in find_pairs(settings.indir)]
-    if settings.outdir.resolve() == settings.indir.resolve():
-        raise UserError("--outdir is the folder of --indir, whose images would be overwritten; name another one")
-    start(settings)
+    paths = find_pairs(settings.indir)
+    for target in (settings.outdir / path.name for path, _ in paths):
+        if target.exists() and any(target.samefile(given) for pair in paths for given in pair):
+            raise UserError(f"the result would overwrite {target}, which is painted from; choose another --outdir")
+    pairs = [(image, *read_pair(image, mask)) for image, mask in paths]
     with hold(settings.outdir):
+        start(settings)
         backend = open_inpainter(settings)
         for number, (path, image, mask) in enumerate(pairs):
             callback, own = reporter(progress, "inpainting"), replace(settings, seed=settings.seed + number)

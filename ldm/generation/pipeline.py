@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
+from ldm.generation.naming import category_name
 from ldm.generation.settings import Run, check_writable
 from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
 from ldm.util import load_config, load_model_from_config, pick_device
@@ -128,17 +129,15 @@ class Pipeline:
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def unknown_objects(self, what: Layout | str) -> list[str]:
-        """Objects of a layout or a prompt that the embedded model never saw; none for other models."""
+    def unknown_objects(self, layout: Layout) -> list[str]:
+        """Names of the layout's objects that the embedded model never saw; none for other models."""
         if not self.categories:
             return []
-        from layout_predictor.inference.nouns import category_of
-        from layout_predictor.inference.objects import find_objects
-
-        things = find_objects(what, all_nouns=True) if isinstance(what, str) else what.objects
-        found = [(thing.phrase, category_of(thing.phrase.lower().split())) for thing in things]
-        names = [category[0] if category else phrase for phrase, category in found]
-        return [name for name in names if name not in self.categories]
+        names = [
+            name if (name := thing.name) in self.categories else category_name(name or thing.phrase)
+            for thing in layout.objects
+        ]
+        return list(dict.fromkeys(name for name in names if name not in self.categories))
 
 
 def load_pipeline(

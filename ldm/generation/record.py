@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ldm import locks
 from ldm.files import write_json
 from ldm.generation import images
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.settings import SAMPLERS, GenerateSettings
-from ldm.locks import reserve
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
 
@@ -69,7 +70,7 @@ def describe_model(pipeline: Pipeline) -> dict[str, Any]:
 
 
 class Recorder:
-    """Writes the files of a run; numbering goes on where an earlier run in the same folder stopped."""
+    """Writes the files of a run; numbers go on after those in the folder, and runs at the same time share them out."""
 
     def __init__(
         self, outdir: Path, settings: GenerateSettings, preset: Preset | None, model: Mapping[str, Any]
@@ -99,25 +100,34 @@ class Recorder:
     def write(self, outcome: Outcome) -> None:
         """Write all files of one image and note their paths on it. Raises UserError where that fails.
 
-        The image comes last: one that is there has its details.
+        The image comes last: one that is there is complete, and where writing stops nothing is.
         """
-        with reserve(self.outdir / "samples", "{:05d}.png") as path:
+        numbered = self.outdir / "details"
+        with locks.reserve(self.outdir / "samples", "{:05d}.png", beside=numbered) as path:
             outcome.files["image"] = path
-            if self.preset is not None:
-                self._write_details(outcome, self.outdir / "details" / path.stem, self.preset)
-            images.save_png(path, outcome.image, self.parameters(outcome, plain=outcome.weights is None))
+            details = numbered / path.stem
+            try:
+                if self.preset is not None:
+                    with locks.whole_folder(details) as folder:
+                        self._write_details(outcome, folder, details, self.preset.radius)
+                images.save_png(path, outcome.image, self.parameters(outcome, plain=outcome.weights is None))
+            except BaseException:
+                shutil.rmtree(details, ignore_errors=True)
+                raise
 
-    def _write_details(self, outcome: Outcome, details: Path, preset: Preset) -> None:
-        files = outcome.files
+    def _write_details(self, outcome: Outcome, folder: Path, details: Path, radius: float) -> None:
+        """Write them into `folder`, which will be `details`."""
+        files: dict[str, Path] = {}
         if outcome.baseline is not None:
             text = self.parameters(outcome, plain=True)
-            files["baseline"] = images.save_png(details / "baseline.png", outcome.baseline, text)
+            files["baseline"] = images.save_png(folder / "baseline.png", outcome.baseline, text)
         if outcome.layout.objects:
-            files |= self._write_explanation(outcome, details, preset.radius)
+            files |= self._write_explanation(outcome, folder, radius)
         for i, image in enumerate(outcome.steps, start=1):
-            files["steps"] = images.save_png(details / "steps" / f"{i:03d}.png", image).parent
-        write_json(details / "settings.json", self.record(outcome), indent=2)
-        files["settings"] = details / "settings.json"
+            files["steps"] = images.save_png(folder / "steps" / f"{i:03d}.png", image).parent
+        outcome.files |= {kind: details / path.relative_to(folder) for kind, path in files.items()}
+        write_json(folder / "settings.json", self.record(outcome), indent=2)
+        outcome.files["settings"] = details / "settings.json"
 
     def _write_explanation(self, outcome: Outcome, details: Path, radius: float) -> dict[str, Path]:
         overlay = images.draw_layout(outcome.image, outcome.layout, radius)
@@ -159,7 +169,7 @@ class Recorder:
             return
         columns = self.settings.columns or self.settings.samples
         sheet = images.grid([outcome.image for outcome in outcomes], columns)
-        with reserve(self.outdir, "grid-{:04d}.png") as path:
+        with locks.reserve(self.outdir, "grid-{:04d}.png") as path:
             outcomes[-1].files["grid"] = images.save_png(path, sheet)
 
 

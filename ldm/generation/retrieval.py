@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm.backends.compvis import CompVis
 from ldm.errors import UserError
 from ldm.generation.chain import Progress
-from ldm.generation.generate import Guard, generate
+from ldm.generation.generate import Guard, outcomes
 from ldm.generation.neighbors import (
     DATABASE_ROOT,
     SEARCHER_ROOT,
@@ -138,13 +138,17 @@ def open_model(settings: RetrievalSettings) -> Pipeline:
 
 def draw_with_neighbors(
     settings: RetrievalSettings, guard: Guard = list, progress: Progress | None = None
-) -> list[Outcome]:
-    """Make the images.
+) -> Iterator[Outcome]:
+    """Make the images; yields each when it is written.
 
     Raises:
         UserError: a setting, a file, a folder or a model that cannot be used.
     """
     check_settings(settings)
     check_counts(settings, "n_repeat", "knn")
+    if not settings.use_neighbors:
+        for option in fields(settings):
+            if option.name in ("knn", "database", "searcher") and getattr(settings, option.name) != option.default:
+                logger.warning("--%s does nothing without --use_neighbors.", option.name)
     start(settings)
-    return generate(settings, progress, guard=guard, pipeline=open_model(settings))
+    return outcomes(settings, progress, guard=guard, pipeline=open_model(settings))

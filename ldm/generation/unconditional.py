@@ -20,7 +20,8 @@ from ldm.generation.chain import Callback, Progress, Steps, reporter, start_chai
 from ldm.generation.generate import Guard
 from ldm.generation.images import ImageArray, save_png, to_images
 from ldm.generation.pipeline import make_sampler, set_threads
-from ldm.generation.settings import Run, Sampling, check_counts, check_writable
+from ldm.generation.settings import Run, Sampling, check_counts
+from ldm.locks import hold
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.suggest import did_you_mean
 from ldm.util import load_config, load_model_from_config, pick_device
@@ -100,20 +101,29 @@ def sample_folder(settings: SampleSettings, guard: Guard = list, progress: Progr
         make_sampler("ddim", backend).schedule(settings.steps, settings.eta)  # refuses before files are made
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")
     folder = (settings.logdir or find_model(settings.resume)[0].parent) / "samples" / stamp
-    check_writable(folder)
-    begun, made = time.monotonic(), list[ImageArray]()
-    for first in range(0, settings.n_samples, settings.batch_size):
-        numbers = range(first, min(first + settings.batch_size, settings.n_samples))
-        images = guard(to_images(sample_batch(backend, settings, numbers, reporter(progress, "sampling"))))
-        for number, image in zip(numbers, images, strict=True):
-            save_png(folder / "img" / f"sample_{number:06d}.png", image)
-        made += images
-    array = np.stack(made)  # (N, H, W, 3)
-    name = "x".join(str(n) for n in array.shape) + "-samples.npz"  # as published
-    with atomic_write(folder / "numpy" / name) as temporary:
-        np.savez(temporary, array)
-    logger.info("%d samples, %.2f a second", len(made), len(made) / (time.monotonic() - begun))
+    with hold(folder):
+        _fill(folder, backend, settings, guard, progress)
     return folder
+
+
+def _fill(folder: Path, backend: CompVis, settings: SampleSettings, guard: Guard, progress: Progress | None) -> None:
+    begun, made = time.monotonic(), list[ImageArray]()
+    try:
+        for first in range(0, settings.n_samples, settings.batch_size):
+            numbers = range(first, min(first + settings.batch_size, settings.n_samples))
+            images = guard(to_images(sample_batch(backend, settings, numbers, reporter(progress, "sampling"))))
+            for number, image in zip(numbers, images, strict=True):
+                save_png(folder / "img" / f"sample_{number:06d}.png", image)
+                made.append(image)
+        array = np.stack(made)  # (N, H, W, 3)
+        name = "x".join(str(n) for n in array.shape) + "-samples.npz"  # as published
+        with atomic_write(folder / "numpy" / name) as temporary:
+            np.savez(temporary, array)
+    except BaseException:
+        if made:
+            logger.warning("%d samples are in %s, without their .npz.", len(made), folder)
+        raise
+    logger.info("%d samples, %.2f a second", len(made), len(made) / (time.monotonic() - begun))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.models.diffusion.sampler import PredictX0, Sampler
+from ldm.models.diffusion.sampling import check_finite
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
@@ -198,7 +199,7 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
 
 
 def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor]) -> dict[str, Any]:
-    """One Adam step on the weights alone; the record of it.
+    """One Adam step on the weights alone; the record of it. Raises UserError where a loss is not finite.
 
     The losses of the images are summed: each image's weights get the gradient of its own loss.
     """
@@ -210,6 +211,7 @@ def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor])
         weights.grad = torch.zeros_like(weights)
     adam.step()
     kept = {name: _keep(value) for name, value in losses.items()}
+    check_finite(torch.stack(list(kept.values())), "the CLIP loss")
     return {"loss": kept, "grad": _keep(weights.grad), "before": before, "after": _keep(weights)}
 
 

@@ -20,6 +20,15 @@ from ldm.spacetime.layout import RADIUS, Layout
 from ldm.spacetime.objective import HALF_SIDE, ClipObjective
 
 Mode = Literal["fixed", "per-step", "whole-chain"]
+# The constants that only some modes use.
+USED_BY: dict[str, tuple[Mode, ...]] = {
+    **dict.fromkeys(("shared", "rounds", "gradient_steps"), ("whole-chain",)),
+    **dict.fromkeys(("inner_steps", "carry_over", "keep_moments", "first", "last"), ("per-step",)),
+    **dict.fromkeys(
+        ("learning_rate", "global_weight", "local_weight", "normalize", "half_side"), ("per-step", "whole-chain")
+    ),
+    "release": ("fixed", "per-step"),
+}
 
 
 # What the constants may be.
@@ -78,6 +87,10 @@ class Preset:
                 f"the preset {self.name} has no weights that all steps share; take iccv-2023 or april-2023, "
                 "or a small last (0.04), after which the weights of the first steps stay"
             )
+
+    def ignores(self, constant: str) -> bool:
+        """Whether the constant of that name changes nothing."""
+        return self.mode not in USED_BY.get(constant, (self.mode,))
 
     def adapt(self, control: SpatialControl) -> SpatialControl:
         """The control with this preset's blend and discs."""

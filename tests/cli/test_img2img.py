@@ -32,6 +32,17 @@ def test_script_makes_variations_at_the_image_s_size(
     assert "Denoising strength: 0.5" in text and "Init image: start.png" in text
 
 
+def test_an_image_says_what_it_was_made_of(
+    world: tiny_world.TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = write_image(tmp_path / "start, mine.png", 32, 32)
+    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0.3", *QUIET]
+    run("img2img", *text_flags(world), *flags, "--n_samples", "1", "--outdir", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "samples" / "00000.png") as image:
+        assert image.info["parameters"].endswith('Denoising strength: 0.3, Init image: "start, mine.png"')
+    assert "--strength 0.3 of 2 steps is less than one step" in caplog.text
+
+
 def test_strength_and_batches(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     pipeline = load_pipeline(choose_model(world.config, world.ckpt), device="cpu")
     image = image_tensor(read_image(write_image(tmp_path / "start.png", 32, 32)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.errors import UserError
 from ldm.generation.inpaint import find_pairs, masked_condition, pad_to_multiple, read_pair
 from tests import tiny_world
 from tests.scripts_under_test import concat, hybrid, refusal, run, text_flags, tiny_config, write_image, write_model
@@ -136,6 +137,36 @@ def test_mistakes_end_in_one_sentence(model: list[str], tmp_path: Path, capfd: p
     assert "not an image" in said(broken)
     assert "is not a folder" in said(broken / "a.png")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_painted_from_are_not_overwritten(
+    model: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_pair(tmp_path / "in", "a")
+    before = (tmp_path / "in" / "a.png").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").hardlink_to(tmp_path / "in" / "a.png")
+    for out in (tmp_path / "in", tmp_path / "in" / ".." / "in", tmp_path / "link", tmp_path / "out"):
+        said = refusal(capfd, "inpaint", *model, "--indir", tmp_path / "in", "--outdir", out, "--steps", "1")
+        assert "would overwrite" in said
+    assert (tmp_path / "in" / "a.png").read_bytes() == before
+
+
+def test_images_and_masks_are_read_as_they_look(tmp_path: Path) -> None:
+    image = Image.open(write_image(tmp_path / "a.png", 32, 16))
+    turned = image.getexif()
+    turned[0x0112] = 6  # the camera lay on its side
+    image.save(tmp_path / "a.png", exif=turned)
+    strokes = np.zeros((32, 16, 4), np.uint8)
+    strokes[:, :8, 3] = 255  # black on nothing
+    Image.fromarray(strokes).save(tmp_path / "a_mask.png")
+    pixels, mask = read_pair(tmp_path / "a.png", tmp_path / "a_mask.png")
+    assert pixels.shape == (1, 3, 32, 16)
+    assert mask[0, 0, :, :8].min() == 1 and mask[0, 0, :, 8:].max() == 0
+    Image.fromarray(np.ones((32, 16), np.uint8)).save(tmp_path / "a_mask.png")
+    with pytest.raises(UserError, match="paints nothing"):
+        read_pair(tmp_path / "a.png", tmp_path / "a_mask.png")
 
 
 def test_pairs_are_found_by_name(tmp_path: Path) -> None:

@@ -59,6 +59,24 @@ def test_json_and_drawings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "A lantern position" in capsys.readouterr().out
 
 
+def test_a_drawing_is_what_its_name_says_and_replaces_no_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, sentences = tmp_path / "photo.png", tmp_path / "sentences.txt"
+    Image.new("RGB", (30, 20)).save(photo)
+    sentences.write_text(SENTENCE)
+    assert run("--sentence", SENTENCE, "--image", tmp_path / "l.jpg") == 0
+    assert Image.open(tmp_path / "l.jpg").format == "JPEG"
+    before = photo.read_bytes()
+    for arguments, said in (
+        (["--sentence", SENTENCE, "--image", tmp_path / "l.txt"], "let it end in"),
+        (["--sentence", SENTENCE, "--picture", photo, "--heatmap", photo], "would be lost"),
+        (["--from-file", sentences, "--out", sentences], "would be lost"),
+    ):
+        assert run(*arguments) == 2 and said in capsys.readouterr().err
+    assert photo.read_bytes() == before and sentences.read_text() == SENTENCE
+
+
 @pytest.mark.parametrize(("arguments", "message"), DATA["mistakes"])
 def test_mistakes_are_one_sentence(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,17 +15,20 @@ import torch
 from PIL import Image
 
 from ldm import paths
+from ldm.categories import NAMES
 from ldm.cli.refine import build_parser
 from ldm.errors import UserError
 from ldm.generation import pipeline as pipelines
+from ldm.generation import record
 from ldm.generation.draw import draw
 from ldm.generation.generate import batches, generate, make_preset, read_layout
+from ldm.generation.naming import unnamed_objects
 from ldm.generation.settings import PRESET_NAMES, GenerateSettings, Sampling
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS
 from tests import tiny_world
 from tests.golden_data import ROOT
-from tests.scripts_under_test import run
+from tests.scripts_under_test import load_script, run
 
 EMBEDDED = [ROOT / p for p in (paths.EMOJI_CONFIG, paths.EMOJI_CKPT, paths.EMOJI_CLIP)]
 
@@ -205,6 +208,85 @@ def test_the_model_that_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert pipelines.choose_model(config=paths.EMOJI_CONFIG).ckpt == paths.EMOJI_CKPT
 
 
+# ------------------------------------------------------------------------------------- what is told, and stopped
+
+
+def test_objects_and_layouts_that_are_not_as_the_user_may_think(
+    loaded: pipelines.Pipeline, settings: GenerateSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = json.loads((ROOT / "data" / "example_layout.json").read_text())
+    (tmp_path / "bom.json").write_text("\ufeff" + json.dumps(example))
+    layout = read_layout(tmp_path / "bom.json")
+    embedded = replace(loaded, categories=NAMES)
+    assert [embedded.unknown_objects(known) for known in (layout, Layout.from_json(tiny_world.LAYOUT))] == [[], []]
+    for own, prompt in {
+        "A kitten, left of a puppy, oil painting": [],
+        "a horse above a boat": ["A cat", "a dog"],
+    }.items():
+        assert unnamed_objects(layout, own) == prompt
+
+    def told(**changes: Any) -> str:
+        caplog.clear()
+        generate(replace(settings, steps=1, inner_steps=None, **changes), pipeline=embedded)
+        return caplog.text
+
+    plain = told(preset=None, layout=None, prompts=("a wizard riding a dragon",), iterations=2)
+    assert plain.count("never saw: wizard, dragon. It knows: motorcycle,") == 1
+    assert told(layout=tmp_path / "bom.json", prompts=(layout.prompt,)) == ""
+    assert "does not name what is in the layout: A cat, a dog." in told(
+        layout=tmp_path / "bom.json", prompts=("a horse above a boat",)
+    )
+    assert "--all-nouns does nothing with --layout" in told(all_nouns=True)
+
+
+def test_constants_that_a_preset_does_not_use_are_told(
+    settings: GenerateSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_preset(replace(settings, preset="april-2023", inner_steps=5, rounds=2, learning_rate=0.1))
+    assert [entry.message for entry in caplog.records] == ["--inner-steps does nothing with the preset april-2023."]
+    caplog.clear()
+    make_preset(replace(settings, preset="fixed", learning_rate=0.1, blend="conditional"))
+    assert [entry.message for entry in caplog.records] == ["--lr does nothing with the preset fixed."]
+
+
+@pytest.mark.parametrize(
+    ("part", "preset"), [("U-Net", None), ("decoder", None), ("CLIP", "per-step"), ("CLIP", "iccv-2023")]
+)
+def test_values_that_are_not_finite_stop_the_run(
+    part: str, preset: str | None, settings: GenerateSettings, world: tiny_world.TinyWorld, tmp_path: Path
+) -> None:
+    pipeline = pipelines.load_pipeline(pipelines.choose_model(world.config, world.ckpt), device="cpu", clip=world.clip)
+    module = {
+        "U-Net": pipeline.model.model,
+        "decoder": pipeline.model.first_stage_model.decoder,
+        "CLIP": pipeline.clip.model,
+    }[part]
+    with torch.no_grad():
+        next(module.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="no numbers"):
+        generate(replace(settings, preset=preset, outdir=tmp_path / "out", rounds=2), pipeline=pipeline)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_images_are_told_as_they_are_made(
+    world: tiny_world.TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = record.images.save_png
+
+    def interrupted(path: Path, *more: Any) -> Path:
+        if path.name == "00001.png":
+            raise KeyboardInterrupt
+        return save(path, *more)
+
+    monkeypatch.setattr(record.images, "save_png", interrupted)
+    flags = ["--prompt", "a cat and a dog", "--ddim_steps", "1", "--n_iter", "3", "--outdir", tmp_path, *world.flags()]
+    assert load_script("txt2img-refine").main([str(flag) for flag in flags]) == 130
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert told["image"] == str(tmp_path / "samples" / "00000.png") and "grid" not in told
+    there = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == {("samples", "00000.png"), ("details", "00000")}
+
+
 # ------------------------------------------------------------------------------------------- the script
 
 
@@ -251,7 +333,7 @@ def test_an_image_can_be_made_again_from_its_record(
 def test_skip_flags(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
     flags = ["--prompt", "a cat", "--ddim_steps", "2", "--n_samples", "2", "--outdir", tmp_path / "a"]
     run("txt2img-refine", *flags, "--skip_save", *world.flags())
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["grid-0000.png"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["grid-0000.png"]
 
 
 def test_prompts_from_a_file_and_from_the_layout(world: tiny_world.TinyWorld, tmp_path: Path) -> None:

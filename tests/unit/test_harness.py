@@ -189,6 +189,37 @@ def test_a_lock_refuses_a_second_run(tmp_path: Path) -> None:
 
 
 @needs_fork
+def test_of_shards_with_other_settings_one_goes_on(tmp_path: Path) -> None:
+    assert FORK is not None
+    for number in range(8):
+
+        def rank(rank: int, folder: Path = tmp_path / str(number)) -> None:  # noqa: B023
+            try:
+                work(folder, Shard(rank, 2), steps=5 + rank)
+            except UserError as error:
+                assert "other settings (steps)" in str(error)
+                sys.exit(3)
+
+        processes = [FORK.Process(target=rank, args=(n,)) for n in range(2)]  # type: ignore[attr-defined]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert sorted(process.exitcode for process in processes) == [0, 3]
+
+
+def test_half_written_files_go_when_nobody_is_at_work(tmp_path: Path) -> None:
+    left = tmp_path / "base" / ".tmp-a.png"
+    with hold(tmp_path, Shard(0, 2)):
+        left.parent.mkdir()
+        left.touch()
+        with hold(tmp_path, Shard(1, 2)):
+            assert left.exists()
+    with hold(tmp_path, Shard()):
+        assert not left.exists()
+
+
+@needs_fork
 def test_two_processes_share_a_run(tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "run"
     assert FORK is not None

@@ -135,7 +135,7 @@ def test_images_and_sizes(tmp_path: Path) -> None:
     assert read_image(tmp_path / "gray.png", (10, 40)).shape == (40, 10, 3)
     (tmp_path / "text.png").write_text("no image")
     for name in ("text.png", "missing.png"):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match="can be read|does not exist"):
             read_image(tmp_path / name)
     for size in ((0, 10), (10, 100_000)):
         with pytest.raises(UserError, match="cannot be drawn"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import multiprocessing
 import re
 import tracemalloc
 from dataclasses import replace
@@ -16,9 +17,12 @@ import torch
 from PIL import Image
 
 from ldm.errors import UserError
+from ldm.files import read_json, write_json, write_json_lines
 from ldm.generation import images as outputs
+from ldm.generation import lettering
 from ldm.generation.record import Outcome, Recorder
 from ldm.generation.settings import GenerateSettings
+from ldm.locks import share
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.presets import PRESETS
 
@@ -70,11 +74,6 @@ def test_values_with_separators_are_quoted_and_none_is_left_out() -> None:
     assert read_as_web_ui(text) == ("a cat", "", {"Steps": "5", "Layout": value})
 
 
-def test_a_prompt_forges_no_fields() -> None:
-    text = outputs.parameters_text("a cat\nNegative prompt: dogs\nSteps: 9, Seed: 1", {"Steps": 5})
-    assert text.splitlines() == ["a cat Negative prompt: dogs Steps: 9, Seed: 1", "Steps: 5"]
-
-
 def test_values_that_are_no_numbers_make_no_image() -> None:
     for value in (float("nan"), float("inf")):
         images = torch.zeros(2, 3, 4, 4)
@@ -98,11 +97,6 @@ def test_memory_of_plots_is_flat(tmp_path: Path) -> None:
         tracemalloc.stop()
         gc.enable()
     assert grown < 10 * 1e6, f"{grown / 1e7:.2f} MB a plot"
-
-
-@pytest.mark.parametrize("text", ["a \u732b", "\U0001f431 and a dog"])
-def test_letters_that_the_font_lacks_are_written_as_their_numbers(text: str) -> None:
-    assert "U+" in outputs.drawable(text) and outputs.drawable("a B\u00e4r") == "a B\u00e4r"
 
 
 @pytest.mark.parametrize("prompt", ["a cat", "two\nlines", "eine Bäckerei 猫 \U0001f68c"])
@@ -285,13 +279,80 @@ def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
         outputs.save_png(tmp_path / "file" / "a.png", image())
 
 
-def test_two_runs_in_one_folder_keep_all_images_with_their_details(recorder: Recorder, tmp_path: Path) -> None:
-    runs = [recorder, Recorder(tmp_path, recorder.settings, recorder.preset, recorder.model)]
-    for index in range(2):
-        for seed, run in enumerate(runs, 1):
-            run.write(replace(outcome(), seed=seed, index=index))
-    for number in range(4):
-        with Image.open(tmp_path / "samples" / f"{number:05d}.png") as file:
-            seed = re.search(r"Seed: (\d)", file.info["parameters"])[1]  # type: ignore[index]
-        record = json.loads((tmp_path / "details" / f"{number:05d}" / "settings.json").read_text())
-        assert record["seed"] == int(seed) == number % 2 + 1
+def test_two_runs_at_once_keep_all_images_with_their_details(recorder: Recorder, tmp_path: Path) -> None:
+    def write(first: int) -> None:
+        with share(tmp_path):
+            for i in range(4):
+                made = replace(outcome(i), seed=first + i, steps=[], losses={}, weights=None, baseline=None)
+                recorder.write(made)
+            recorder.write_grid([outcome(), outcome()])
+
+    processes = [multiprocessing.get_context("fork").Process(target=write, args=(n,)) for n in (100, 200)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    seeds = []
+    for number in range(8):
+        settings = json.loads((tmp_path / f"details/{number:05d}/settings.json").read_text())
+        with Image.open(tmp_path / f"samples/{number:05d}.png") as file:
+            seeds.append(int(read_as_web_ui(file.info["parameters"])[2]["Seed"]))
+        assert settings["seed"] == seeds[-1] and settings["files"]["image"].endswith(f"{number:05d}.png")
+    assert sorted(seeds) == [*range(100, 104), *range(200, 204)]
+    assert sorted(path.name for path in tmp_path.glob("grid*")) == ["grid-0000.png", "grid-0001.png"]
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_what_killed_runs_left_does_not_count(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.write(outcome())
+    for path in ("samples/.tmp-00001.png", "details/.tmp-00001/steps/001.png", "details/.tmp-00001/.tmp-x.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "details/00004").mkdir()  # of an image that the user moved away
+    with share(tmp_path):
+        assert not list(tmp_path.rglob(".tmp-*"))
+        recorder.write(made := outcome())
+        assert made.files["image"].name == "00005.png"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\v", "\x1c", "\x85", "\u2028"])
+def test_no_text_forges_a_field(end: str) -> None:
+    for prompt in (f"a cat{end}Negative prompt: a dog{end}Steps: 1, Seed: 1", "Negative prompt: a dog"):
+        text = outputs.parameters_text(prompt, {"Steps": 5, "Layout": f"a{end}Seed: 3", "Seed": 2}, f"x{end}Steps: 9")
+        read, negative, fields = read_as_web_ui(text)
+        assert len(text.splitlines()) == 3 and (fields["Steps"], fields["Seed"]) == ("5", "2")
+        assert "a dog" in read and not read.startswith("Negative") and negative == "x Steps: 9"
+
+
+def test_names_of_any_script_are_drawn_as_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lettering, "FONTS", ())
+    words = {"一只猫": r"\u4e00\u53ea\u732b", "ねこ": "neko", "a 🐱\ufe0f": "a [cat face]", "ein Bär": "ein Bar"}
+    for word, drawn in words.items():
+        assert lettering.lettering(word, 20)[0] == drawn
+    layout = Layout(tuple(LayoutObject(word, 0.5, 0.5) for word in (*words, "$x^$", "_a", "b" * 500)))
+    outputs.draw_layout(image(), layout)
+    outputs.comparison_sheet({"a": image()}, "猫" * 1000)
+    names = [thing.phrase for thing in layout.objects]
+    outputs.plot_weights(tmp_path / "w.png", np.random.rand(3, len(names)), names)
+    monkeypatch.undo()
+    assert lettering.lettering("кот", 20)[0] == "кот"
+
+
+def test_files_are_what_their_names_say(tmp_path: Path) -> None:
+    for name, kind in (("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG")):
+        with Image.open(outputs.save_image(tmp_path / name, Image.fromarray(image()))) as file:
+            assert file.format == kind
+    with pytest.raises(UserError, match="let it end in .png"):
+        outputs.save_image(tmp_path / "a.gif", Image.fromarray(image()))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_json_holds_finite_numbers_only(number: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="infinite or none at all"):
+        write_json(tmp_path / "a.json", {"loss": [float(number.replace("Infinity", "inf"))]})
+    with pytest.raises(UserError, match="infinite or none at all"):
+        write_json_lines(tmp_path / "a.json", [{"loss": float(number.replace("Infinity", "inf"))}])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.json").write_text(f"[{number}]")
+    with pytest.raises(ValueError, match="no finite number"):
+        read_json(tmp_path / "a.json")

@@ -15,7 +15,7 @@ from ldm.evaluation.run.methods import Method, constants_of
 from ldm.evaluation.run.shards import Shard, hold
 from ldm.files import write_json
 from ldm.generation.draw import GeneratedImage
-from ldm.generation.images import save_png
+from ldm.generation.images import parameters_text, save_png
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
 
@@ -101,11 +101,14 @@ def run_tasks(
     Raises:
         UserError: another run is at work in the folder, or it holds other settings or prompts.
     """
-    with hold(folder, shard):
+
+    def prepare() -> None:
         claim(folder / "settings.json", settings)
         keep_prompts(folder, list(prompts))
         for method in dict.fromkeys(task.method for task in tasks):
             claim(folder / method.folder / "method.json", {"label": method.label, **constants_of(method)})
+
+    with hold(folder, shard, prepare):
         own = [task for index, task in enumerate(tasks) if shard.takes(index)]
         states = {task.entry.key: DONE if _is_there(folder, task.entry) else PENDING for task in own}
         manifest = Manifest(folder, shard)
@@ -180,4 +183,5 @@ def _save(folder: Path, task: Task, made: GeneratedImage) -> None:
         "losses": made.losses,
     }
     write_json(folder / f"{task.entry.key}.json", details)
-    save_png(folder / f"{task.entry.key}.png", made.image, f"{task.prompt.text}\nSeed: {task.noise}")
+    text = parameters_text(task.prompt.text, {"Seed": task.noise})
+    save_png(folder / f"{task.entry.key}.png", made.image, text)

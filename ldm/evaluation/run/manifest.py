@@ -7,19 +7,17 @@ beside it (layout, weights, losses). An image's JSON is written before the image
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from ldm.evaluation.prompts.prompt import EvalPrompt, from_json, prompts_hash
 from ldm.evaluation.run.shards import Shard
-from ldm.files import write_json
+from ldm.files import read_json, write_json
 from ldm.generation.images import ImageArray
 from ldm.util import UserError
 
@@ -84,7 +82,7 @@ class FinishedRun:
     def details(self, entry: Entry) -> dict[str, Any]:
         """The JSON beside an image: layout, and weights and losses where there are any; empty if it is lost."""
         try:
-            content = json.loads((self.folder / f"{entry.key}.json").read_text(encoding="utf-8"))
+            content = read_json(self.folder / f"{entry.key}.json")
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -124,10 +122,9 @@ def keep_prompts(folder: Path, prompts: list[EvalPrompt]) -> None:
 
 def claim(path: Path, content: Mapping[str, Any]) -> None:
     """Write settings to a file, or check that they are those of the file. UserError if they differ."""
-    with FileLock(path.with_name(f".{path.name}.lock")):  # or two shards would both find it missing
-        if not path.exists():
-            write_json(path, content)
-    if changed := changed_keys(_load(path), content):
+    if not path.exists():
+        write_json(path, content)
+    elif changed := changed_keys(_load(path), content):
         raise UserError(
             f"{path.parent} holds images made with other settings ({', '.join(changed)}); "
             "choose another output folder or remove it."
@@ -148,7 +145,7 @@ def _prompts(path: Path) -> list[EvalPrompt]:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         raise UserError(f"{path} is damaged; remove it and start the run again with the same --outdir") from None
 

@@ -110,6 +110,8 @@ def _changed(preset: Preset, options: Mapping[str, str], names: Mapping[str, str
         names = {key: key for key, kind in kinds.items() if kind in (bool, int, float, Blend)}
     _refuse(options, (*names, "swap", "layout", "guidance"), whole)
     changes = {names[key]: _value(value, kinds[names[key]], whole) for key, value in options.items()}
+    if idle := next((name for name in changes if preset.ignores(name)), None):
+        raise UserError(f"'{whole}' sets {idle}, which changes nothing there; leave it out.")
     try:
         return dataclasses.replace(preset, **changes)
     except UserError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm.locks import remove_leftovers, taken
 from ldm.util import UserError
 
 
@@ -64,43 +65,37 @@ def shard_of(environment: Mapping[str, str]) -> Shard:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, shard: Shard) -> Iterator[None]:
+def hold(folder: Path, shard: Shard, prepare: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Keep `folder` for this shard while the block runs; the lock vanishes with the process, however that ends.
 
-    Shards of one run (the same count, another rank) may hold it together. Each takes its own lock first and then
-    looks at those of other counts, so that of two runs never both go on.
+    Shards of one run (the same count, another rank) may hold it together. Starts come one after the other: each takes
+    its own lock, looks at those of other counts, and calls `prepare`, such as the writing of settings, before another
+    may start. Where nobody else is at work, the half-written files of killed runs are removed.
 
     Raises:
         UserError: the same shard, or a run of another number of shards, is at work in `folder`.
     """
-    from filelock import FileLock, Timeout
-
     locks = folder / ".locks"
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another output folder") from error
-    own = FileLock(str(locks / shard.name))
-    refusal = UserError(
+    busy = (
         f"another run is at work in {folder}; wait for it, choose another --outdir, or start both as shards of one run"
     )
-    try:
-        own.acquire(timeout=0)
-    except Timeout:
-        raise refusal from None
-    try:
-        for path in locks.glob("*-of-[0-9]*"):
-            if path.name.endswith(f"-of-{shard.count}"):
-                continue
-            other = FileLock(str(path))
-            try:
-                other.acquire(timeout=0)
-            except Timeout:
-                raise refusal from None
-            other.release()
+    with contextlib.ExitStack() as own:
+        with taken(locks / "start", busy, timeout=60):
+            own.enter_context(taken(locks / shard.name, busy))
+            alone = True
+            for path in locks.glob("*-of-[0-9]*"):
+                if path.name != shard.name:
+                    try:
+                        with taken(path, busy):
+                            pass
+                    except UserError:
+                        alone = False
+                        if not path.name.endswith(f"-of-{shard.count}"):
+                            raise
+            if alone:
+                remove_leftovers(folder)
+            prepare()
         yield
-    finally:
-        own.release()
 
 
 def _call(work: Callable[[Shard], Any], shard: Shard) -> Any:

@@ -25,6 +25,7 @@ from ldm.models.diffusion.sampling import (
     Step,
     WeightedEpsFn,
     add_noise,
+    check_finite,
     guided_eps,
     noise_like,
     predict_x0,
@@ -164,7 +165,11 @@ class Sampler(ABC):
         options: ChainOptions,
         project: Project | None = None,
     ) -> tuple[Tensor, Intermediates]:
-        """The loop over `steps` from x (B, C, H, W). Only x, the history and the weights pass from step to step."""
+        """The loop over `steps` from x (B, C, H, W). Only x, the history and the weights pass from step to step.
+
+        Raises:
+            UserError: the latents are not finite.
+        """
         history: History = ()
         inter: Intermediates = {"x_inter": [x.detach()], "pred_x0": [x.detach()]}
         for step in tqdm(steps, desc=type(self).__name__, disable=not options.verbose):
@@ -193,6 +198,7 @@ class Sampler(ABC):
             if (left - 1) % options.log_every_t == 0 or step.index == 0:  # counted from the end, as published
                 inter["x_inter"].append(state["x"])
                 inter["pred_x0"].append(state["pred_x0"])
+        check_finite(x)
         return x, inter
 
     def _take(

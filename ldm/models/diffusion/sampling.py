@@ -52,6 +52,19 @@ def full_timesteps(t: float, x: Tensor) -> Tensor:
     return torch.full((x.shape[0],), t, device=x.device, dtype=dtype)
 
 
+def check_finite(values: Tensor, what: str = "sampling") -> None:
+    """Stop at values that are no finite numbers. Waits for the device: not to be called at every step.
+
+    Raises:
+        UserError: naming `what` gave them.
+    """
+    if not values.detach().isfinite().all():
+        raise UserError(
+            f"{what} gave values that are no numbers, and no image; lower --scale or --lr, leave out --precision, "
+            "or take another checkpoint"
+        )
+
+
 def check_steps(steps: int) -> int:
     """The step count itself, if it is a whole number from 1 to 1000; UserError otherwise."""
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= MAX_STEPS:
