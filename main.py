@@ -3,7 +3,7 @@
     python main.py --base configs/emoji/unet.yaml -t
     python main.py --base configs/emoji/unet.yaml -t --resume logs/unet
     python main.py --base a.yaml b.yaml -t model.params.embed_dim=4 lightning.trainer.max_steps=100
-    python main.py --base a.yaml -t --gpus 0,1 lightning.trainer.num_nodes=2
+    python main.py --base a.yaml -t --gpus 0,1 --num_nodes 2         any option of Lightning's trainer is a flag, too
 
 kill -USR1 PID writes a checkpoint after the present step.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import logging
 import math
@@ -26,11 +27,17 @@ from typing import Any
 
 from ldm import boundary
 from ldm.arguments import wrong_value
+from ldm.cli.published import rewrite, truth
 from ldm.locks import hold
 from ldm.suggest import did_you_mean
 from ldm.util import UserError, instantiate_from_config, load_config
 
 logger = logging.getLogger("main")
+# What published programs import from here, and where it is.
+PUBLISHED_NAMES = {
+    **dict.fromkeys(("DataModuleFromConfig", "WrappedDataset", "worker_init_fn"), "ldm.data.base"),
+    "ImageLogger": "ldm.callbacks",
+}
 PUBLISHED = ("logger", "strategy", "find_unused_parameters")  # entries of published configs that mean nothing here
 # What the sections of a config may hold, "*" anything.
 SECTIONS = {
@@ -44,12 +51,21 @@ SECTIONS = {
 }
 
 
+def __getattr__(name: str) -> Any:
+    if name not in PUBLISHED_NAMES:
+        raise AttributeError(f"module 'main' has no attribute '{name}'")
+    return getattr(importlib.import_module(PUBLISHED_NAMES[name]), name)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = boundary.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-b", "--base", nargs="+", default=[], metavar="YAML", help="configs; later ones win")
-    p.add_argument("-t", "--train", action="store_true", help="train")
-    p.add_argument("--no-test", action="store_true", help="accepted for compatibility; nothing is tested")
+    switch: dict[str, Any] = {"type": truth, "default": False, "metavar": "BOOL"}
+    p.add_argument("-t", "--train", help="train", **switch)
+    p.add_argument("--no-test", help="accepted as published; nothing is tested", **switch)
+    p.add_argument("-p", "--project", help="accepted as published; without effect")
+    p.add_argument("-d", "--debug", help="open a debugger where training fails", **switch)
     p.add_argument("-r", "--resume", metavar="DIR", help="log folder (or checkpoint) of the run to go on with")
     p.add_argument("-n", "--name", help="name of the run; by default that of the last config")
     p.add_argument("-f", "--postfix", default="", help="appended to the name")
@@ -63,16 +79,10 @@ def parser() -> argparse.ArgumentParser:
         help="of weights, noise and the order of the data",
     )
     scaled = "learning rate = base rate x batch x devices x accumulated batches (model.scale_lr, else true)"
-    p.add_argument("--scale_lr", type=_boolean, nargs="?", const=True, metavar="BOOL", help=scaled)
+    p.add_argument("--scale_lr", type=truth, metavar="BOOL", help=scaled)
     p.add_argument("--threads", type=boundary.THREADS, help="CPU threads of torch")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config entries to replace")
     return p
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
-    return text.lower() in ("true", "1", "yes")
 
 
 def first_process() -> bool:
@@ -206,8 +216,11 @@ def _at_least_one(config: Any, name: str, default: int) -> int:
     return value
 
 
-def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = None) -> Any:
-    """The Lightning trainer of the config's ``lightning.trainer`` section. UserError for options that it refuses."""
+def build_trainer(config: Any, folder: Path, seed: int, gpus: str | None, model: Any) -> Any:
+    """The Lightning trainer of the config's ``lightning.trainer`` section. UserError for options that it refuses.
+
+    A model with two optimizers, such as a GAN loss, gathers gradients itself: it is told how many batches of them.
+    """
     import pytorch_lightning as pl
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.loggers import CSVLogger
@@ -218,6 +231,13 @@ def build_trainer(config: Any, folder: Path, seed: int = 23, gpus: str | None = 
     options["enable_progress_bar"] = sys.stderr.isatty()
     options |= dict(config.get("lightning", {}).get("trainer", {}))
     options["plugins"] = [*(options.get("plugins") or ()), CheckpointFiles()]
+    if not model.automatic_optimization:
+        model.accumulate_grad_batches = _at_least_one(config, "lightning.trainer.accumulate_grad_batches", 1)
+        options.pop("accumulate_grad_batches", None)
+        if options.get("gradient_clip_val"):
+            raise UserError("lightning.trainer.gradient_clip_val does not go with a discriminator; leave it out")
+    if options["accelerator"] == "ddp":  # as older releases of Lightning said it
+        options.update(accelerator="auto", strategy="ddp")
     listed = options.pop("gpus", None)
     if (gpus := gpus if gpus is not None else listed) is not None:
         options.update(accelerator="gpu", devices=_gpu_numbers(str(gpus)))
@@ -252,8 +272,11 @@ def scales_rate(config: Any) -> bool:
     return scale
 
 
-def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
-    """The config's base rate; multiplied by the images of an optimizer step where `scale`."""
+def learning_rate(config: Any, trainer: Any, scale: bool, gathered: int = 1) -> float:
+    """The config's base rate; where `scale`, multiplied by the images of an optimizer step.
+
+    gathered: batches of a step that the model gathers itself.
+    """
     base = config.model.get("base_learning_rate", 1e-4)
     if not isinstance(base, (int, float)) or isinstance(base, bool) or base < 0:
         raise UserError(f"model.base_learning_rate is {base!r:.60}; it must be a number of at least 0")
@@ -262,21 +285,7 @@ def learning_rate(config: Any, trainer: Any, scale: bool) -> float:
     if "batch_size" not in config.data.get("params", {}):
         raise UserError("the config has no data.params.batch_size to scale the learning rate by; add --scale_lr false")
     batch = int(config.data.params.batch_size)
-    own = int(config.model.get("params", {}).get("accumulate_grad_batches", 1))  # of models with two optimizers
-    return base * batch * trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches * own
-
-
-def check_manual(model: Any, trainer: Any) -> None:
-    """Refuse trainer options that Lightning can't honor for a model with two optimizers, such as a GAN loss."""
-    if model.automatic_optimization:
-        return
-    if trainer.accumulate_grad_batches != 1:
-        raise UserError(
-            "lightning.trainer.accumulate_grad_batches does not go with a discriminator; "
-            "write model.params.accumulate_grad_batches instead"
-        )
-    if trainer.gradient_clip_val:
-        raise UserError("lightning.trainer.gradient_clip_val does not go with a discriminator; leave it out")
+    return base * batch * trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches * gathered
 
 
 def train(args: argparse.Namespace) -> Path:
@@ -303,16 +312,29 @@ def _train(args: argparse.Namespace, config: Any, folder: Path, ckpt: Path | Non
     if config.get("lightning", {}).get("channels_last"):  # convolutions on a CPU are about 1.5x faster so
         model = model.to(memory_format=torch.channels_last)
     data = instantiate_from_config(config.data)
-    trainer = build_trainer(config, folder, args.seed, args.gpus)
+    trainer = build_trainer(config, folder, args.seed, args.gpus, model)
     scale = scales_rate(config)
-    model.learning_rate = learning_rate(config, trainer, scale)
+    gathered = getattr(model, "accumulate_grad_batches", 1)
+    model.learning_rate = learning_rate(config, trainer, scale, gathered)
     notes = (" (base rate x images of a step)" if scale else "") + (f", resumed from {ckpt}" if ckpt else "")
     logger.info("run %s, learning rate %.3g%s", folder, model.learning_rate, notes)
-    check_manual(model, trainer)
-    with lightning_errors(trainer):
+    with lightning_errors(trainer), debugger(args.debug and first_process()):
         trainer.fit(model, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
     if trainer.global_step == 0:
         raise UserError("nothing was trained; look at max_steps, max_epochs and limit_train_batches of the trainer")
+
+
+@contextlib.contextmanager
+def debugger(wanted: bool) -> Iterator[None]:
+    """Open Python's debugger where the block fails, if `wanted`."""
+    try:
+        yield
+    except Exception as err:
+        if wanted:
+            import pdb
+
+            pdb.post_mortem(err.__traceback__)
+        raise
 
 
 @contextlib.contextmanager
@@ -353,7 +375,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         p = parser()
-        p.parse_intermixed_args(argv, args)  # config entries may stand between flags, as published
+        words = rewrite(p, sys.argv[1:] if argv is None else argv)
+        p.parse_intermixed_args(words, args)  # config entries may stand between flags, as published
         if not args.train:
             p.error("nothing to do; add -t to train")
         if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():

@@ -42,11 +42,11 @@ class ImageLogger(pl.Callback):
         batch_frequency: Count = 1000,
         max_images: Count = 8,
         clamp: bool = True,
-        increase_log_steps: bool = False,
-        log_first_step: bool = False,
-        disabled: bool = False,
+        increase_log_steps: bool = True,
         rescale: bool = True,
+        disabled: bool = False,
         log_on_batch_idx: bool = False,
+        log_first_step: bool = False,
         log_images_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.batch_frequency, self.max_images, self.clamp = batch_frequency, max_images, clamp

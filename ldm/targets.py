@@ -33,6 +33,7 @@ _CLASSES: dict[str, str] = {
     "ldm.data.imagenet": "ImageNetTrain ImageNetValidation ImageNetSRTrain ImageNetSRValidation",
     "ldm.data.lsun": "LSUNBase LSUNChurchesTrain LSUNChurchesValidation LSUNBedroomsTrain LSUNBedroomsValidation "
     "LSUNCatsTrain LSUNCatsValidation",
+    "ldm.data.faces": "CelebAHQTrain CelebAHQValidation FFHQTrain FFHQValidation",
     "ldm.callbacks": "ImageLogger Freeze",
     "taming.modules.losses.vqperceptual": "DummyLoss VQLPIPSWithDiscriminator",
     "torch.nn": "Identity",
@@ -51,6 +52,7 @@ ALLOWED = frozenset(f"{module}.{name}" for module, names in _CLASSES.items() for
 ALIASES: Mapping[str, str] = {
     "main.DataModuleFromConfig": "ldm.data.base.DataModuleFromConfig",
     "main.ImageLogger": "ldm.callbacks.ImageLogger",
+    **{f"taming.data.faceshq.{name}": f"ldm.data.faces.{name}" for name in _CLASSES["ldm.data.faces"].split()},
 }
 _packages: set[str] = set()  # prefixes that the program allows
 

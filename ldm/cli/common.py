@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ldm import boundary
 from ldm.errors import UserError
 from ldm.generation.pipeline import set_threads as set_threads
-from ldm.generation.settings import PRECISIONS, SAMPLERS
+from ldm.generation.settings import NOISES, PRECISIONS, SAMPLERS
 
 if TYPE_CHECKING:
     from ldm.generation.record import Outcome
@@ -134,7 +134,8 @@ def add_prompt_flags(parser: Parser) -> None:
     """--prompt and --from-file; see `take_prompts`."""
     add = parser.add_argument_group("what to make").add_argument
     add("--prompt", type=boundary.text, default=None, help="the text to draw")
-    add("--from-file", type=Path, default=None, metavar="FILE", help="one prompt a line, instead of --prompt")
+    text = "one prompt a line, an image each time; n_samples of them share a batch"
+    add("--from-file", type=Path, default=None, metavar="FILE", help=text)
 
 
 def add_number_flags(parser: Parser, samples: int = 1, iterations: int = 1, size: str = "") -> None:
@@ -146,6 +147,8 @@ def add_number_flags(parser: Parser, samples: int = 1, iterations: int = 1, size
     number("--n_samples", dest="samples", default=samples, help=f"images made together ({samples})")
     number("--n_iter", dest="iterations", default=iterations, help=f"times every prompt is taken ({iterations})")
     add("--seed", type=boundary.SEED, metavar="N", help="image i starts from seed + i (42)")
+    text = "a generator of the CPU for each image, or what CUDA draws for the whole run as published (per-image)"
+    add("--noise", choices=NOISES, help=text)
 
 
 def add_sampling_flags(
@@ -225,7 +228,7 @@ def take_guard(given: dict[str, Any]) -> Guard:
 
 
 def take_prompts(given: dict[str, Any]) -> tuple[str, ...]:
-    """Move `prompt` and `from_file` out of the parsed flags into a tuple of prompts.
+    """Move `prompt` and `from_file` out of the parsed flags into a tuple of prompts; those of a file share batches.
 
     Raises:
         UserError: both are given, or the file cannot be used.
@@ -233,6 +236,7 @@ def take_prompts(given: dict[str, Any]) -> tuple[str, ...]:
     prompt, file = given.pop("prompt"), given.pop("from_file")
     if prompt is not None and file is not None:
         raise UserError("--prompt and --from-file exclude each other; give one of them")
+    given["grouped"] = file is not None
     return read_prompts(file) if file is not None else () if prompt is None else (prompt,)
 
 

@@ -51,7 +51,7 @@ class WrappedDataset(Dataset[Any]):
         return self.data[index]
 
 
-def share_ids(worker_id: int) -> None:
+def worker_init_fn(worker_id: int) -> None:
     """Called in a loader's worker: give it its part of an iterable data set's samples, and its own numpy seed."""
     info = get_worker_info()
     assert info is not None
@@ -247,7 +247,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             "batch_size": self.batch_size,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
-            "worker_init_fn": share_ids if shares else None,
+            "worker_init_fn": worker_init_fn if shares else None,
             "generator": torch.Generator().manual_seed(self.seed),  # no loader draws from the generator of training
         }
 

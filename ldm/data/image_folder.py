@@ -36,8 +36,20 @@ def interpolation(name: str) -> Image.Resampling:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3), see :func:`ldm.pixels.read_image`. UserError where it is no image."""
-    return np.asarray(read_image(path))
+    """An image file as (H, W, 3), see :func:`ldm.pixels.read_image`; also an array (1, 3, H, W) of bytes as .npy.
+
+    Raises:
+        UserError: it is no image.
+    """
+    if path.suffix != ".npy":  # CelebA-HQ comes as arrays
+        return np.asarray(read_image(path))
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as err:
+        raise UserError(f"{path} cannot be read as an array of numpy: {err}") from err
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
+        raise UserError(f"{path} is an array {array.shape} of {array.dtype}, not an image (1, 3, H, W) of uint8")
+    return array[0].transpose(1, 2, 0)
 
 
 def center_square(image: NDArray[np.uint8]) -> Square:

@@ -11,7 +11,7 @@ from ldm.backends.base import Backend
 from ldm.generation.pipeline import make_sampler
 from ldm.generation.settings import Sampling
 from ldm.models.diffusion.sampler import Sampler
-from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.models.diffusion.sampling import Generators, noise_like, seeded_generators
 
 Callback = Callable[[Mapping[str, Any]], None]
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
@@ -51,6 +51,8 @@ def start_chain(
     shape: Sequence[int],
     callback: Callback | None = None,
     passes: int = 1,
+    generator: Generators = None,
+    x_T: torch.Tensor | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler, and its arguments but for the conditioning; the same seeds give the same noise.
 
@@ -58,15 +60,18 @@ def start_chain(
         shape: (C, h, w) of a latent.
         callback: called after every step with the sampler's dict, and how many are "done" of the "total".
         passes: through the chain.
+        generator: of the whole batch, instead of one for each seed.
+        x_T: starting noise of at least as many images, instead of the generator's.
     """
     sampler = make_sampler(sampling.sampler, backend)
-    generators = seeded_generators(seeds)
+    generators = seeded_generators(seeds) if generator is None else generator
+    noise = noise_like((len(seeds), *shape), generators) if x_T is None else x_T[: len(seeds)]  # (B, C, h, w)
     length = len(sampler.schedule(sampling.steps, sampling.eta))  # for some counts not the number asked for
     return sampler, {
         "S": sampling.steps,
         "batch_size": len(seeds),
         "shape": tuple(shape),
-        "x_T": noise_like((len(seeds), *shape), generators, backend.device),  # (B, C, h, w)
+        "x_T": noise.to(backend.device),
         "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
         "eta": sampling.eta,
         "generator": generators,

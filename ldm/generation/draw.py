@@ -15,6 +15,7 @@ from ldm.generation.chain import Callback, start_chain
 from ldm.generation.images import ImageArray, to_images
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.settings import Sampling, fit_to_model
+from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimize import Result, optimize
@@ -42,6 +43,9 @@ def draw(
     preset: Preset | None,
     sampling: Sampling,
     callback: Callback | None = None,
+    *,
+    generator: Generators = None,
+    x_T: torch.Tensor | None = None,
 ) -> list[GeneratedImage]:
     """Make one batch of images, an entry of `prompts`, `layouts` and `seeds` each.
 
@@ -50,6 +54,7 @@ def draw(
         sampling: what is None in it is taken as suits the model.
         callback: called after every denoising step with the sampler's dict and the steps "done" of the "total"; with a
             preset also with "round" and the latest "loss" by name, (B,).
+        generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`.
 
     Raises:
         UserError: a size, step count or eta that model and sampler cannot do.
@@ -59,7 +64,8 @@ def draw(
         preset = None
     with pipeline.precision(sampling.precision):
         passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
-        sampler, chain = start_chain(backend, sampling, seeds, latent_shape(backend, sampling), callback, passes)
+        shape = latent_shape(backend, sampling)
+        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T)
         chain |= contexts(backend, prompts)
         if preset is None:
             with torch.no_grad():

@@ -5,6 +5,7 @@ outcomes = generate(GenerateSettings(prompts=("a cat to the left of a dog",), ou
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from ldm.generation.record import Outcome, Recorder, describe_model
 from ldm.generation.settings import GenerateSettings as GenerateSettings
 from ldm.generation.settings import check_settings, fit_to_model
 from ldm.locks import share
+from ldm.philox import PhiloxGenerator
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 
@@ -78,23 +80,25 @@ def outcomes(
         if settings.outdir is not None:
             recorder = Recorder(settings.outdir, settings, preset, describe_model(pipeline))
 
-        def make(prompt: str, layout: Layout, seeds: Sequence[int], preset: Preset | None) -> list[GeneratedImage]:
+        def make(batch: Sequence[Any], preset: Preset | None, noise: dict[str, Any]) -> list[GeneratedImage]:
             told = reporter(progress, "plain sampling" if preset is None else f"{preset.name} preset")
-            return draw(pipeline, [prompt] * len(seeds), [layout] * len(seeds), seeds, preset, settings, told)
+            return draw(pipeline, *batch, preset, settings, told, **noise)
 
-        for prompt, seeds in batches(settings):
-            if prompt not in layouts:
-                layouts[prompt] = _layout(prompt, given, settings, pipeline)
-            layout = layouts[prompt]
-            method = preset if layout.objects else None
+        noise = noise_of_run(settings, pipeline)
+        for prompts, seeds in batches(settings):
+            for prompt in prompts:
+                if prompt not in layouts:
+                    layouts[prompt] = _layout(prompt, given, settings, pipeline)
+            batch = prompts, [layouts[prompt] for prompt in prompts], seeds
+            method = preset if any(layout.objects for layout in batch[1]) else None
             if method is not None and method.mode != "fixed":
                 pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
-            plain = make(prompt, layout, seeds, None) if method is not None and settings.baseline else []
-            batch = make(prompt, layout, seeds, method)
-            for i, pixels in enumerate(guard([image.image for image in batch])):
-                batch[i].image = pixels
-                baseline = plain[i].image if plain else None
-                made.append(Outcome(**vars(batch[i]), index=len(made), baseline=baseline))
+            plain = make(batch, None, copy.deepcopy(noise)) if method is not None and settings.baseline else []
+            drawn = make(batch, method, noise)
+            for i, pixels in enumerate(guard([image.image for image in drawn])):
+                drawn[i].image = pixels
+                baseline = plain[i].image if plain and drawn[i].layout.objects else None
+                made.append(Outcome(**vars(drawn[i]), index=len(made), baseline=baseline))
                 if recorder is not None and not settings.skip_save:
                     recorder.write(made[-1])
                 yield made[-1]
@@ -129,13 +133,25 @@ def make_preset(settings: GenerateSettings) -> Preset | None:
     return preset
 
 
-def batches(settings: GenerateSettings) -> Iterator[tuple[str, list[int]]]:
-    """(prompt, seeds) of each batch, in the order of making."""
-    first = settings.seed
+def batches(settings: GenerateSettings) -> Iterator[tuple[list[str], list[int]]]:
+    """(prompts, seeds) of each batch, in the order of making; with published noise every seed is that of the run."""
+    each = 1 if settings.grouped else settings.samples
+    rows = [prompt for prompt in settings.prompts for _ in range(each)]
+    first, step = settings.seed, 0 if settings.noise == "published" else 1
     for _ in range(settings.iterations):
-        for prompt in settings.prompts:
-            yield prompt, list(range(first, first + settings.samples))
-            first += 0 if settings.fixed_code else settings.samples
+        for start in range(0, len(rows), settings.samples):
+            prompts = rows[start : start + settings.samples]
+            yield prompts, [first + step * i for i in range(len(prompts))]
+            first += 0 if settings.fixed_code else step * len(prompts)
+
+
+def noise_of_run(settings: GenerateSettings, pipeline: Pipeline) -> dict[str, Any]:
+    """What `draw` is told of the noise: the published generator, and the start that all batches share, or nothing."""
+    if settings.noise != "published":
+        return {}
+    generator = PhiloxGenerator(settings.seed)
+    shape = (settings.samples, *drawing.latent_shape(pipeline.backend, settings))
+    return {"generator": generator, "x_T": generator.randn(shape) if settings.fixed_code else None}
 
 
 def _layout(prompt: str, given: Layout | None, settings: GenerateSettings, pipeline: Pipeline) -> Layout:

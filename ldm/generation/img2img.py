@@ -20,7 +20,7 @@ from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, Sampling, check_settings, fit_to_model
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.sampling import noise_like, seeded_generators
+from ldm.models.diffusion.sampling import Generators, noise_like, seeded_generators
 from ldm.pixels import read_image
 from ldm.spacetime.layout import Layout
 
@@ -87,15 +87,21 @@ def vary(
     *,
     image: Tensor,
     strength: float,
+    generator: Generators = None,
+    x_T: None = None,
 ) -> list[GeneratedImage]:
-    """Variations of `image` (1, 3, H, W) in [0, 1]: as `ldm.generation.draw.draw`, but from the noised image."""
+    """Variations of `image` (1, 3, H, W) in [0, 1]: as `ldm.generation.draw.draw`, but from the noised image.
+
+    `generator` draws all noise but that of the image's latents.
+    """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
-    generators, sampler = seeded_generators(seeds), DDIMSampler(backend)
+    own, sampler = seeded_generators(seeds), DDIMSampler(backend)
+    generators: Generators = own if generator is None else generator
     with pipeline.precision(sampling.precision), torch.no_grad():
-        latents = backend.encode_image(image.to(backend.device), generators)  # (B, C, h, w)
+        latents = backend.encode_image(image.to(backend.device), own)  # (B, C, h, w)
         sampler.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
         total = len(sampler.ddim_timesteps)
-        if taken := int(strength * total):
+        if taken := int(strength * sampling.steps):  # of the steps asked for, though some counts give more
             entry = torch.full((len(seeds),), min(taken, total - 1))  # strength 1 begins at the noisiest step
             noise = noise_like(latents.shape, generators).to(latents)
             texts = contexts(backend, prompts)

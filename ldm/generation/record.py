@@ -91,6 +91,7 @@ class Recorder:
             "Model hash": self.model["ckpt_sha256"][:10],
             "Model": Path(self.model["ckpt"]).stem if not self.model["embedded"] else "emoji",
             "Eta": s.eta or None,
+            "Noise": None if s.noise == "per-image" else f"{s.noise} (image {outcome.index + 1})",
             "Spacetime schedule": None if plain else s.preset,  # its name since the first images
             "Spacetime layout": None if plain else places,
             **s.more_parameters(),
@@ -102,6 +103,7 @@ class Recorder:
 
         The image comes last: one that is there is complete, and where writing stops nothing is.
         """
+        plain = outcome.weights is None or not outcome.layout.objects
         numbered = self.outdir / "details"
         with locks.reserve(self.outdir / "samples", "{:05d}.png", beside=numbered) as path:
             outcome.files["image"] = path
@@ -110,7 +112,7 @@ class Recorder:
                 if self.preset is not None:
                     with locks.whole_folder(details) as folder:
                         self._write_details(outcome, folder, details, self.preset.radius)
-                images.save_png(path, outcome.image, self.parameters(outcome, plain=outcome.weights is None))
+                images.save_png(path, outcome.image, self.parameters(outcome, plain=plain))
             except BaseException:
                 shutil.rmtree(details, ignore_errors=True)
                 raise
@@ -147,12 +149,15 @@ class Recorder:
 
     def record(self, outcome: Outcome) -> dict[str, Any]:
         """Everything needed to make the image again, as JSON values."""
-        settings = asdict(self.settings) | {"prompts": [outcome.prompt], "seed": outcome.seed}
+        settings = asdict(self.settings)
+        if self.settings.noise == "per-image":  # else its noise depends on all that was drawn before
+            settings |= {"prompts": [outcome.prompt], "seed": outcome.seed, "samples": 1, "iterations": 1}
         return {
             "prompt": outcome.prompt,
             "seed": outcome.seed,
             "command": settings.pop("command"),
-            "settings": _plain(settings | {"samples": 1, "iterations": 1}),
+            "settings": _plain(settings),
+            "index": outcome.index,
             "schedule": None if self.preset is None else _plain(asdict(self.preset)),  # its name since the first images
             "layout": outcome.layout.to_json(),
             "weights": None if outcome.weights is None else outcome.weights.tolist(),  # (steps, objects)

@@ -17,6 +17,7 @@ PRESET_NAMES = ("per-step", "april-2023", "iccv-2023", "fixed")
 BLENDS = ("conditional", "unconditional")  # attention that the local one is measured against
 SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpm_solver": "DPM-Solver"}  # flag: name for people and web UIs
 PRECISIONS = ("full", "autocast")
+NOISES = ("per-image", "published")  # one generator of the CPU an image, or the one that a CUDA card would draw from
 
 S = TypeVar("S", bound="Sampling")
 
@@ -64,6 +65,8 @@ class GenerateSettings(Sampling, Run):
     samples: int = 1  # images of a prompt made together
     iterations: int = 1  # how often every prompt is taken
     columns: int = 0  # images in a row of the grid; 0 takes `samples`
+    grouped: bool = False  # each prompt makes one image at a time, and `samples` prompts share a batch
+    noise: str = "per-image"  # one of NOISES
     fixed_code: bool = False  # the same starting noise in every batch
     baseline: bool = False  # also the plain image from the same noise
     skip_grid: bool = False
@@ -95,6 +98,7 @@ def check_settings(settings: GenerateSettings) -> None:
         ("sampler", s.sampler, tuple(SAMPLERS)),
         ("blend", s.blend, BLENDS),
         ("precision", s.precision, PRECISIONS),
+        ("noise", s.noise, NOISES),
     ):
         if value is not None and value not in choices:
             raise UserError(f"{name} '{value}' is unknown; choose {', '.join(choices[:-1])} or {choices[-1]}")

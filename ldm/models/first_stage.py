@@ -55,7 +55,6 @@ class FirstStage(pl.LightningModule):
         image_key: entry of a batch that holds the images, (B, H, W, C).
         monitor: metric that checkpoints are ranked by.
         colorize_nlabels: labels of segmentations, which get a random color each in images.
-        accumulate_grad_batches: batches an optimizer step, with a discriminator (without, it is the trainer's).
     """
 
     encoder: Encoder
@@ -64,6 +63,7 @@ class FirstStage(pl.LightningModule):
     post_quant_conv: nn.Conv2d
     colorize: Tensor
     betas = (0.5, 0.9)  # of Adam, with a discriminator
+    accumulate_grad_batches = 1  # batches a step of the optimizers, with a discriminator; without, it is the trainer's
 
     def __init__(
         self,
@@ -71,15 +71,11 @@ class FirstStage(pl.LightningModule):
         lossconfig: Mapping[str, Any],
         image_key: str = "image",
         monitor: str | None = None,
-        accumulate_grad_batches: int = 1,
         colorize_nlabels: int | None = None,
     ) -> None:
         super().__init__()
         check_ddconfig(ddconfig)
-        if accumulate_grad_batches < 1:
-            raise UserError(f"accumulate_grad_batches must be at least 1, not {accumulate_grad_batches}")
         self.image_key, self.monitor = image_key, monitor
-        self.accumulate_grad_batches = accumulate_grad_batches
         self.learning_rate = 4.5e-6
         self.encoder = Encoder(**ddconfig)
         self.decoder = Decoder(**ddconfig)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.sampler import PredictX0, Sampler
 from ldm.models.diffusion.sampling import check_finite
+from ldm.philox import PhiloxGenerator
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
@@ -61,8 +62,10 @@ class _Chain:
         self.model, self.sampler, self.control, self.callback = model, sampler, control, callback
         self.arguments = arguments  # of Sampler.sample
         self.length = len(sampler.schedule(arguments["S"], arguments.get("eta", 0.0)))
-        given = arguments.get("generator")
-        self.generators = () if given is None else (given,) if isinstance(given, torch.Generator) else tuple(given)
+        given = arguments.get("generator") or ()
+        if isinstance(given, PhiloxGenerator):  # as published, each pass goes on where it stands
+            given = ()
+        self.generators = (given,) if isinstance(given, torch.Generator) else tuple(given)
         self.states = [generator.get_state() for generator in self.generators]
         self.loss: dict[str, Tensor] = {}  # the latest, for the callback
 

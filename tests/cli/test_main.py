@@ -59,23 +59,22 @@ def test_scaled_learning_rate() -> None:
     config = load_config(FIRST_STAGE, ["model.base_learning_rate=0.5", "data.params.batch_size=8"])
     assert main.learning_rate(config, trainer, scale=False) == 0.5
     assert main.learning_rate(config, trainer, scale=True) == 0.5 * 8 * 2 * 3 * 4
-    config = load_config(FIRST_STAGE, ["model.params.accumulate_grad_batches=2", "model.base_learning_rate=1"])
-    assert main.learning_rate(config, trainer, scale=True) == 8 * 2 * 3 * 4 * 2
+    assert main.learning_rate(config, trainer, scale=True, gathered=2) == 0.5 * 8 * 2 * 3 * 4 * 2
     del config.data.params.batch_size
     with pytest.raises(UserError, match="add --scale_lr false"):
         main.learning_rate(config, None, scale=True)
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "clip", "message"),
-    [(2, None, "write model.params.accumulate_grad_batches instead"), (1, 1.0, "gradient_clip_val does not go")],
-)
-def test_trainer_options_that_two_optimizers_do_not_take(accumulate: int, clip: float | None, message: str) -> None:
-    manual, automatic = SimpleNamespace(automatic_optimization=False), SimpleNamespace(automatic_optimization=True)
-    trainer = SimpleNamespace(accumulate_grad_batches=accumulate, gradient_clip_val=clip)
-    main.check_manual(automatic, trainer)
-    with pytest.raises(UserError, match=message):
-        main.check_manual(manual, trainer)
+def test_a_model_with_two_optimizers_gathers_gradients_itself(tmp_path: Path) -> None:
+    model = SimpleNamespace(automatic_optimization=False)
+    settings = {"accumulate_grad_batches": 3, "accelerator": "cpu", "gradient_clip_val": 0}
+    options = [f"lightning.trainer.{name}={value}" for name, value in settings.items()]
+    trainer = main.build_trainer(load_config(FIRST_STAGE, options), tmp_path, 0, None, model)
+    assert (model.accumulate_grad_batches, trainer.accumulate_grad_batches) == (3, 1)
+    for option, message in (("accumulate_grad_batches=0", "at least 1"), ("gradient_clip_val=1.0", "does not go with")):
+        config = load_config(FIRST_STAGE, [*options, f"lightning.trainer.{option}"])
+        with pytest.raises(UserError, match=message):
+            main.build_trainer(config, tmp_path, 0, None, model)
 
 
 TINY = """
@@ -226,6 +225,40 @@ def test_config_entries_stand_between_flags_too(line: list[str], tmp_path: Path)
     config = load_config(tmp_path / "mixed" / "config.yaml")
     assert (config.lightning.trainer.max_steps, config.model.base_learning_rate) == (1, 0.5)
     assert config.data.params.batch_size == 2
+
+
+@pytest.mark.parametrize("train", [["-t"], ["-t", "True"], ["--train=true"]])
+def test_the_published_command_line(train: list[str], line: list[str], tmp_path: Path) -> None:
+    words = ["--max_epochs", "1", "--limit-train-batches=3", "-p", "project", "-d", "False", "--no-test", "True"]
+    assert main.main([*line[1:], *train, "model.base_learning_rate=0.5", *words, "--scale_lr", "False"]) == 0
+    config = load_config(tmp_path / "line" / "config.yaml")
+    assert (config.lightning.trainer.max_epochs, config.lightning.trainer.limit_train_batches) == (1, 3)
+    assert last(tmp_path / "line")["global_step"] == 3
+
+
+def test_flags_that_are_not_meant(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([*line, "--max_epoch", "1"]) == 2
+    assert "did you mean 'max_epochs'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main.main([*line, "-t", "no"])
+    with pytest.raises(SystemExit):
+        main.main([*line, "--scale_lr=maybe"])
+
+
+def test_a_debugger_where_training_fails(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr("pdb.post_mortem", opened.append)
+    monkeypatch.setattr("tests.training_parts.Line.training_step", lambda *_: 1 / 0)
+    assert main.main([*line, "-d"]) == 2 and len(opened) == 1
+
+
+def test_what_published_programs_import() -> None:
+    from main import DataModuleFromConfig, ImageLogger, WrappedDataset, worker_init_fn
+
+    assert DataModuleFromConfig(batch_size=1).num_workers == 2 and callable(worker_init_fn)
+    assert len(WrappedDataset("abc")) == 3 and ImageLogger(8, 4).wants(2)
+    with pytest.raises(ImportError):
+        from main import Nothing  # type: ignore[attr-defined]  # noqa: F401
 
 
 def test_emoji_configs_say_the_rate_itself() -> None:

@@ -169,7 +169,10 @@ def test_precision_opens_autocast_where_asked(loaded: pipelines.Pipeline) -> Non
 
 def test_seeds_and_numbers_of_batches(settings: GenerateSettings) -> None:
     twice = replace(settings, prompts=("a", "b"), samples=2, iterations=2)
-    assert list(batches(twice)) == [("a", [42, 43]), ("b", [44, 45]), ("a", [46, 47]), ("b", [48, 49])]
+    rows = [(["a", "a"], [42, 43]), (["b", "b"], [44, 45]), (["a", "a"], [46, 47]), (["b", "b"], [48, 49])]
+    assert list(batches(twice)) == rows
+    shared = replace(twice, prompts=("a", "b", "c"), grouped=True, iterations=1)
+    assert list(batches(shared)) == [(["a", "b"], [42, 43]), (["c"], [44])]
     assert all(seeds == [42, 43] for _, seeds in batches(replace(twice, fixed_code=True)))
 
 

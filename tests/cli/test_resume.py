@@ -42,7 +42,7 @@ def model_of(kind: str) -> dict[str, Any]:
     if kind == "discriminator":
         loss = parts.target("modules.losses.VQLPIPSWithDiscriminator", **DISCRIMINATOR, codebook_weight=1.0)
         own = {"ddconfig": {**SMALL, "double_z": False}, "lossconfig": loss, "use_ema": True}
-        return parts.first_stage("VQModel", **own, accumulate_grad_batches=2)
+        return parts.first_stage("VQModel", **own)
     model: Any = copy.deepcopy(tiny_world.CONFIG["model"])
     model["params"] |= {"use_ema": True, "scale_by_std": True, "cond_stage_trainable": True, "image_size": 16}
     return model
@@ -63,6 +63,7 @@ def write_run(folder: Path, kind: str = "plain", workers: int = 0, **changes: An
     scenes = parts.target("data.emoji.scenes.EmojiScenes", size=10, seed=5, ucg_rate=0.3)
     data = scenes if kind == "latent" else images
     trainer = {"max_steps": STEPS, "max_epochs": None, "val_check_interval": 2, "accelerator": "cpu"}
+    trainer |= {"accumulate_grad_batches": 2} if kind == "discriminator" else {}
     trainer |= {"enable_model_summary": False, "log_every_n_steps": 1, "check_val_every_n_epoch": None}
     config = {
         "model": {"base_learning_rate": 1e-3, "scale_lr": False, **model_of(kind)},

@@ -47,7 +47,7 @@ class Module(torch.nn.Module):
 
 
 def test_images_at_their_steps(tmp_path: Path) -> None:
-    module, logger = Module(), ImageLogger(batch_frequency=4, max_images=2)
+    module, logger = Module(), ImageLogger(4, 2, increase_log_steps=False)
     state = torch.random.get_rng_state()
     for step in range(9):
         logger.on_train_batch_end(Trainer(tmp_path, step), module, None, BATCH, step)
@@ -63,9 +63,9 @@ def test_images_at_their_steps(tmp_path: Path) -> None:
 
 
 def test_when_images_are_due() -> None:
-    early = ImageLogger(batch_frequency=8, increase_log_steps=True)
+    early = ImageLogger(batch_frequency=8)
     assert [step for step in range(17) if early.wants(step)] == [1, 2, 4, 8, 16]
-    first = ImageLogger(batch_frequency=8, log_first_step=True)
+    first = ImageLogger(batch_frequency=8, increase_log_steps=False, log_first_step=True)
     assert [step for step in range(17) if first.wants(step)] == [1, 8, 16]
     assert not ImageLogger(batch_frequency=8, disabled=True).wants(8)
     with pytest.raises(UserError, match="batch_frequency must be a whole number from 1 on, not 0"):

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ldm.data import imagenet, lsun
-from ldm.data.base import DataModuleFromConfig, Txt2ImgIterableBaseDataset, WrappedDataset, share_ids
+from ldm.data.base import DataModuleFromConfig, Txt2ImgIterableBaseDataset, WrappedDataset, worker_init_fn
 from ldm.util import UserError, get_obj_from_str
 from tests.training_parts import target
 
@@ -153,7 +153,7 @@ class Numbers(Txt2ImgIterableBaseDataset):
 def test_workers_share_an_iterable_data_set() -> None:
     data = Numbers(7)
     assert len(data) == 7
-    loader = DataLoader(data, batch_size=None, num_workers=2, worker_init_fn=share_ids)
+    loader = DataLoader(data, batch_size=None, num_workers=2, worker_init_fn=worker_init_fn)
     assert sorted(int(sample["id"]) for sample in loader) == list(range(7))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from layout_predictor.LayoutTransformer.training.config import MEANINGLESS, MOVED, check_config, read_config
+from layout_predictor.LayoutTransformer.training.config import MEANINGLESS, check_config, read_config
 from layout_predictor.train import main
 from ldm.util import UserError
 from tests.tiny_layout_data import FAULTS, damaged
@@ -89,7 +89,53 @@ def test_keys_without_a_meaning_are_named_once_each(caplog: pytest.LogCaptureFix
         assert check_config(config) == check_config(sections())
     for path, reason in MEANINGLESS.items():
         assert [record.message for record in caplog.records].count(f"{path} is ignored: {reason}") == 1
-    assert not set(MEANINGLESS) & set(MOVED)
+
+
+PUBLISHED_FORM = """
+DATASETS: {NAME: COCO, DATA_DIR_PATH: elsewhere, MAX_SEQ_LEN: 128}
+DATALOADER: {BATCH_SIZE: 16, NUM_WORKERS: 4}
+MODEL:
+  ENCODER: {ARCHITECTURE: RelEncoder, HIDDEN_SIZE: 768, NUM_LAYERS: 12, ATTN_HEADS: 12, DROPOUT: 0.2}
+  DECODER: {HEAD_TYPE: GMM}
+  PRETRAIN: true
+SOLVER:
+  EPOCHS: 7
+  ENCODER: {OPTIMIZER: Adam, SCHEDULER: ChrisScheduler, MAX_LR: 2.0e-6, MIN_LR: 0, WARMUP_STEPS: 0.1}
+  BBOX_HEAD: {SCHEDULER: BertScheduler, MAX_LR: 3.0e-5, HOLD: 0.2}
+OUTPUT: {OUTPUT_DIR: saved/mine}
+TEST: {BATCH_SIZE: 1}
+"""
+
+
+def test_a_configuration_with_the_published_sections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "theirs.yaml").write_text(PUBLISHED_FORM)
+    with caplog.at_level(logging.INFO):
+        settings = read_config(tmp_path / "theirs.yaml", DEFAULT)
+    data, training, usual = settings.data, settings.training, read_config(DEFAULT, DEFAULT)
+    assert (data.name, data.annotations, data.relations) == (
+        "coco",
+        "elsewhere/coco/annotations",
+        "elsewhere/coco/gpt-3.pkl",
+    )
+    assert (training.batch_size, training.epochs, training.position_weight) == (16, 7, 0.1)
+    assert (settings.encoder.scheduler, settings.encoder.max_lr, settings.encoder.warmup) == (
+        "ChrisScheduler",
+        2e-6,
+        0.1,
+    )
+    assert (settings.bbox_head.max_lr, settings.bbox_head.hold) == (3e-5, 0.2)
+    assert settings.bbox_head.decay == usual.bbox_head.decay  # what it does not say is the default's
+    assert (settings.model.dropout, settings.model.pretrained) == (0.2, "roberta-base")
+    assert settings.output.output_dir == "saved/mine"
+    [line] = [record.message for record in caplog.records]
+    unused = "DATASETS.MAX_SEQ_LEN, DATALOADER.NUM_WORKERS, MODEL.ENCODER.ARCHITECTURE, MODEL.DECODER.HEAD_TYPE, "
+    assert line.endswith(f"{unused}MODEL.PRETRAIN, SOLVER.ENCODER.OPTIMIZER, TEST.BATCH_SIZE")
+    (tmp_path / "vg.yaml").write_text("DATASETS: {NAME: vg_msdn}\nSOLVER: {EPOCHS: many}\n")
+    with pytest.raises(UserError, match="TRAINING.EPOCHS is 'many'"):
+        read_config(tmp_path / "vg.yaml", DEFAULT)
+    (tmp_path / "vg.yaml").write_text("DATASETS: {NAME: vg_msdn}\n")
+    data = read_config(tmp_path / "vg.yaml", DEFAULT).data
+    assert (data.annotations, data.image_sets, data.captions) == ("data/vg_msdn", ["train"], "regions")
 
 
 def test_mistakes_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

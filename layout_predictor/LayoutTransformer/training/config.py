@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layout_predictor.LayoutTransformer.data.sample import DataSection
-from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig
+from layout_predictor.LayoutTransformer.training import published
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection
 from ldm import boundary
 from ldm.util import UserError, load_config
@@ -27,9 +27,7 @@ logger = logging.getLogger(__name__)
 DATA_SETS = ("grammar", "coco", "vg_msdn")
 PRECISIONS = ("32-true", "bf16-mixed")  # as Lightning spells them; none that scales the loss
 
-_OTHER_KEYS = read_yaml(Path(__file__).parents[2] / "configs" / "other_keys.yaml")
-MEANINGLESS: dict[str, str] = _OTHER_KEYS["meaningless"]  # sections and keys of configurations of this family: why
-MOVED: dict[str, str] = _OTHER_KEYS["moved"]  # and what is said elsewhere here: where
+MEANINGLESS: dict[str, str] = published.KEYS["meaningless"]  # sections and keys of configurations of this family: why
 
 
 @dataclass
@@ -105,7 +103,7 @@ SECTIONS = tuple(name.upper() for name in _KINDS)
 
 
 def read_config(path: str | Path, default: str | Path) -> Settings:
-    """The configuration: top-level sections of `path` replace those of `default`.
+    """The configuration: top-level sections of `path` replace those of `default`; those of a published one join them.
 
     Raises:
         UserError: a section or key is missing or unknown (the nearest known one is named), or a value is wrong.
@@ -113,9 +111,17 @@ def read_config(path: str | Path, default: str | Path) -> Settings:
     merged: dict[str, Any] = {}
     for source in (default, path):
         try:
-            merged.update(OmegaConf.to_container(load_config(source), resolve=True))  # type: ignore[arg-type]
+            content: Any = OmegaConf.to_container(load_config(source), resolve=True)
         except OmegaConfBaseException as error:
             raise UserError(f"{source}: {boundary.reason(error)}") from None
+        if published.is_published(content):
+            known = {
+                f"{name.upper()}.{_key(name.upper(), f.name)}" for name, kind in _KINDS.items() for f in fields(kind)
+            }
+            for name, values in published.translate(content, known, source).items():
+                merged[name] = {**merged.get(name, {}), **values}
+        else:
+            merged.update(content)
     try:
         return check_config(merged)
     except UserError as error:
@@ -193,9 +199,7 @@ def _check_values(settings: Settings) -> None:
 
 
 def _known_elsewhere(path: str) -> bool:
-    """Whether a section or key is known and means nothing (one log line); UserError where it has moved."""
-    if path in MOVED:
-        raise UserError(f"{path} is now {MOVED[path]}; move its values there")
+    """Whether a section or key is known and means nothing, which is told in one line of the log."""
     if path in MEANINGLESS:
         logger.info("%s is ignored: %s", path, MEANINGLESS[path])
     return path in MEANINGLESS

@@ -20,7 +20,7 @@ from ldm.util import UserError, instantiate_from_config
 from ldm.util import disabled_train as disabled_train  # published here
 
 # Conditions that reach the conditioner as a batch has them, and those that are the whole batch.
-AS_THEY_ARE = ("caption", "txt", "coordinates_bbox")
+AS_THEY_ARE = ("caption", "txt", "coordinates_bbox", "nix")
 WHOLE_BATCH = ("class_label", "cls")
 
 

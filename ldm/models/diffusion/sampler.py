@@ -29,6 +29,7 @@ from ldm.models.diffusion.sampling import (
     guided_eps,
     noise_like,
     predict_x0,
+    skip_noise,
     step_noise,
 )
 from ldm.util import UserError
@@ -62,6 +63,7 @@ class Sampler(ABC):
 
     history_length = 0  # earlier predictions that a step looks back on
     first_calls = 1  # of the model in the first step; each later step makes one
+    draws_noise = True  # after every call as published, also where its factor is 0
 
     def __init__(self, model: Any) -> None:
         if getattr(model, "parameterization", "eps") != "eps":
@@ -182,6 +184,8 @@ class Sampler(ABC):
             noise = None
             if step.sigma != 0.0:
                 noise = step_noise(x.shape, x, options.generator, options.temperature, options.noise_dropout)
+            elif self.draws_noise:
+                skip_noise(x.shape, options.generator, 1 if history else self.first_calls)
             differentiated = options.gradient_steps == 0 or left <= options.gradient_steps
             with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
                 recompute = options.checkpoint_steps and torch.is_grad_enabled()

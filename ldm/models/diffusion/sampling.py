@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
+from ldm.philox import PhiloxGenerator
 from ldm.util import UserError
 
 EpsFn = Callable[[Tensor, Tensor], Tensor]  # (x (B,C,H,W), t (B,)) -> eps (B,C,H,W)
 WeightedEpsFn = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # the same with weights (N,B) of the step
 History = tuple[Tensor, ...]  # earlier predictions, the newest first
-Generators = torch.Generator | Sequence[torch.Generator] | None
+Generators = torch.Generator | PhiloxGenerator | Sequence[torch.Generator] | None
 Project = Callable[[Tensor], Tensor]  # pred_x0 -> pred_x0, e.g. onto a codebook
 
 MAX_STEPS = 1000
@@ -113,6 +114,8 @@ def noise_like(
     With one generator per image, image b depends on generator b alone: the same image whatever the batch
     size and device. With one generator, or none (the global one), the batch is drawn as a whole.
     """
+    if isinstance(generator, PhiloxGenerator):
+        return generator.randn(shape).to(device, dtype)
     if generator is None or isinstance(generator, torch.Generator):
         return torch.randn(*shape, generator=generator, dtype=dtype).to(device)
     if len(generator) != shape[0]:
@@ -126,6 +129,13 @@ def step_noise(
     """The noise of a stochastic step, of the device and type of x."""
     noise = noise_like(shape, generator, x.device, x.dtype) * temperature
     return F.dropout(noise, p=dropout) if dropout > 0.0 else noise
+
+
+def skip_noise(shape: Sequence[int], generator: Generators, times: int = 1) -> None:
+    """Leave out noise that the published samplers draw and multiply by 0, so that what follows is as theirs."""
+    if isinstance(generator, PhiloxGenerator):
+        for _ in range(times):
+            generator.skip(shape)
 
 
 def seeded_generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -14,6 +14,7 @@ class DPMSolverSampler(Sampler):
     """Multistep DPM-Solver++ of order 2, one model call a step."""
 
     history_length = 1
+    draws_noise = False
 
     def schedule(self, steps: int, eta: float = 0.0) -> list[Step]:
         """The chain of exactly `steps` steps; UserError unless eta is 0."""
