@@ -69,30 +69,30 @@ def allow_targets(prefix: str) -> None:
     _packages.add(prefix)
 
 
-def get_obj_from_str(target: str, reload: bool = False) -> Any:
-    """The class that the dotted name `target` means; `reload` imports its module again, as published.
+def get_obj_from_str(string: str, reload: bool = False) -> Any:
+    """The class that the dotted name `string` means; `reload` imports its module again, as published.
 
     Raises:
         UserError: it is not on the list, does not exist, or is no class that a config can want.
     """
-    if not isinstance(target, str):
-        raise UserError(f"config target must be a dotted name, not {target!r:.60}")
-    target = ALIASES.get(target, target)
-    own = target.startswith(tuple(_packages))
-    if target not in ALLOWED and not own:
+    if not isinstance(string, str):
+        raise UserError(f"config target must be a dotted name, not {string!r:.60}")
+    string = ALIASES.get(string, string)
+    own = string.startswith(tuple(_packages))
+    if string not in ALLOWED and not own:
         raise UserError(
-            f"config target '{target:.80}' is not one that a config may build{did_you_mean(target, ALLOWED)}"
+            f"config target '{string:.80}' is not one that a config may build{did_you_mean(string, ALLOWED)}"
         )
-    module, _, name = target.rpartition(".")
+    module, _, name = string.rpartition(".")
     try:
         imported = importlib.import_module(module)
         if reload:
             imported = importlib.reload(imported)
         found = getattr(imported, name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"config target '{target:.80}' cannot be imported: {error!s:.120}") from error
+        raise UserError(f"config target '{string:.80}' cannot be imported: {error!s:.120}") from error
     if not _is_component(found) or found.__module__.partition(".")[0] != module.partition(".")[0]:
-        raise UserError(f"config target '{target:.80}' is no model, data set, callback, logger or schedule")
+        raise UserError(f"config target '{string:.80}' is no model, data set, callback, logger or schedule")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from ldm.suggest import wrong_argument
 from ldm.targets import allow_targets as allow_targets
 from ldm.targets import get_obj_from_str as get_obj_from_str
 from ldm.weights import check_fit as check_fit
+from ldm.weights import drop_constants as drop_constants
 from ldm.weights import load_into as load_into
 from ldm.weights import load_state_dict as load_state_dict
 
@@ -213,21 +215,24 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def exists(value: Any) -> bool:
-    """Whether `value` is not None."""
-    return value is not None
+def exists(x: Any) -> bool:
+    """Whether `x` is not None."""
+    return x is not None
 
 
-def default(value: Any, fallback: Any) -> Any:
-    """`value`, or `fallback` (called where it is a function) where `value` is None."""
-    if value is not None:
-        return value
-    return fallback() if callable(fallback) else fallback
+def default(val: Any, d: Any) -> Any:
+    """`val`, or `d` (called where it is a function) where `val` is None."""
+    if val is not None:
+        return val
+    return d() if inspect.isfunction(d) else d
 
 
-def count_params(model: torch.nn.Module) -> int:
-    """The number of parameters of `model`."""
-    return sum(p.numel() for p in model.parameters())
+def count_params(model: torch.nn.Module, verbose: bool = False) -> int:
+    """The number of parameters of `model`; `verbose` logs it."""
+    total = sum(p.numel() for p in model.parameters())
+    if verbose:
+        logger.info("%s has %.2f M params.", type(model).__name__, 1e-6 * total)
+    return total
 
 
 def mean_flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -248,3 +253,28 @@ def ismap(x: Any) -> bool:
 def isimage(x: Any) -> bool:
     """Whether `x` is a batch of grey or color images: (B, 1 or 3, H, W)."""
     return hasattr(x, "ndim") and x.ndim == 4 and x.shape[1] in (1, 3)
+
+
+def log_txt_as_img(wh: tuple[int, int], xc: Sequence[str], size: int = 10) -> torch.Tensor:
+    """Texts as images (B, 3, height, width) in [-1, 1], black on white; `wh` is (width, height).
+
+    Lines are broken at spaces, and what does not fit the image is cut off.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=max(size, 1))
+    pages = []
+    for text in xc:
+        page = Image.new("RGB", (wh[0], wh[1]), color="white")
+        draw, lines = ImageDraw.Draw(page), [""]
+        for word in str(text).split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and draw.textlength(longer, font=font) > wh[0]:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        draw.text((0, 0), "\n".join(lines), fill="black", font=font)
+        pages.append(np.asarray(page))
+    return torch.from_numpy(np.stack(pages)).permute(0, 3, 1, 2).float() / 127.5 - 1.0

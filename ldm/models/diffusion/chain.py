@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,12 +45,17 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_batch(conditioning: Any, batch_size: int) -> None:
     """Warn where a condition is for another number of images; the model may take it all the same."""
-    parts = conditioning.values() if isinstance(conditioning, Mapping) else conditioning
-    if isinstance(conditioning, (Mapping, list, tuple)):
-        for part in parts:
-            check_batch(part, batch_size)
-    elif isinstance(conditioning, Tensor) and len(conditioning) != batch_size:
-        warnings.warn(f"conditioning for {len(conditioning)} images in a batch of {batch_size}", stacklevel=3)
+    for count in sorted({len(tensor) for tensor in tensors_of(conditioning)} - {batch_size}):
+        warnings.warn(f"conditioning for {count} images in a batch of {batch_size}", stacklevel=3)
+
+
+def tensors_of(condition: Any) -> Iterator[Tensor]:
+    """The tensors of a condition, through lists and dicts."""
+    if isinstance(condition, Tensor):
+        yield condition
+    elif isinstance(condition, (Mapping, list, tuple)):
+        for part in condition.values() if isinstance(condition, Mapping) else condition:
+            yield from tensors_of(part)
 
 
 def check_weights(weights: Tensor | None, steps: int, control: Any, update: WeightUpdate | None) -> None:

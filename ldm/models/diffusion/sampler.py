@@ -1,7 +1,8 @@
 """The chain that DDIM, PLMS and DPM-Solver share: one loop under the published names.
 
-No gradient switch anywhere: under `torch.no_grad()` this is plain sampling; with gradients enabled the chain
-is differentiable in the weights of the spatial control, and with `checkpoint_steps` it keeps latents only.
+Under `torch.no_grad()` this is plain sampling. With gradients enabled the chain is differentiable in what it is given
+(weights of the spatial control, conditions, latents), not in the model's parameters, and with `checkpoint_steps` it
+keeps latents only.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ldm.models.diffusion.chain import (
     keep_known,
     predicted_x0,
     recomputed,
+    tensors_of,
 )
 from ldm.models.diffusion.sampling import (
     EpsFn,
@@ -283,13 +285,14 @@ class Sampler(ABC):
         original: bool = False,
     ) -> tuple[Tensor, Intermediates]:
         """The loop over `steps` from x (B, C, H, W). Only x, the history and the weights pass from step to step."""
-        own = getattr(self, self.step_name, None)
+        own: Any = getattr(self, self.step_name, None)
         own_step = own is not None and not getattr(own, "__module__", "").startswith("ldm.models.diffusion.")
         eps_fn = guided_eps(self.model, guidance)
         take_step: Take = self._take
         if own_step:
             take_step = partial(self._own_step, own, guidance, options, quantize, original, len(steps))
         project = self.quantize if quantize else None
+        asked = any(tensor.requires_grad for tensor in tensors_of([guidance.conditioning, guidance.unconditional]))
         history: History = ()
         inter: Intermediates = {"x_inter": [x.detach()], "pred_x0": [x.detach()]}
         for step in tqdm(steps, desc=type(self).__name__, disable=not options.verbose):
@@ -303,7 +306,8 @@ class Sampler(ABC):
             if step.sigma != 0.0 and not own_step:
                 noise = step_noise(x.shape, x, options.generator, options.temperature, options.noise_dropout)
             differentiated = options.gradient_steps == 0 or left <= options.gradient_steps
-            with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
+            wanted = asked or x.requires_grad or (weights is not None and weights.requires_grad)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated and wanted):
                 recompute = options.checkpoint_steps and torch.is_grad_enabled()
                 # Of a step with two calls, the backward pass should hold one call's activations at a time.
                 call = recomputed(eps_fn) if recompute and not history and self.first_calls > 1 else eps_fn

@@ -189,7 +189,9 @@ def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
         output = guided(x, t, weights)
         if getattr(model, "parameterization", "eps") == "v":
             alpha = alphas_at(model.alphas_cumprod, t).view(-1, *[1] * (x.dim() - 1))
-            return alpha.sqrt().to(x.dtype) * output + (1.0 - alpha).sqrt().to(x.dtype) * x  # Salimans and Ho 2022, v = a eps - s x_0
+            return (
+                alpha.sqrt().to(x.dtype) * output + (1.0 - alpha).sqrt().to(x.dtype) * x
+            )  # Salimans and Ho 2022, v = a eps - s x_0
         if corrector is not None:
             return corrector.modify_score(model, output, x, t, conditioning, **(corrector_kwargs or {}))
         return output
