@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,3 +278,42 @@ def log_txt_as_img(wh: tuple[int, int], xc: Sequence[str], size: int = 10) -> to
         draw.text((0, 0), "\n".join(lines), fill="black", font=font)
         pages.append(np.asarray(page))
     return torch.from_numpy(np.stack(pages)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def parallel_data_prefetch(
+    func: Callable[..., Any],
+    data: Iterable[Any],
+    n_proc: int,
+    target_data_type: str = "ndarray",
+    cpu_intensive: bool = True,
+    use_worker_id: bool = False,
+) -> Any:
+    """`func` of `n_proc` parts of `data` at once, its results joined in order.
+
+    Args:
+        func: takes a part, and with `use_worker_id` the keyword ``worker_id``, its number.
+        data: an array, list, or mapping of which the values are taken.
+        target_data_type: of the parts and the result: "ndarray", or "list".
+        cpu_intensive: work in processes (`func` must be importable) instead of threads.
+
+    Raises:
+        UserError: no data, no process, or another type than these.
+    """
+    from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+
+    import numpy as np
+
+    items = list(data.values()) if isinstance(data, Mapping) else list(data)
+    if n_proc < 1 or not items or target_data_type not in ("ndarray", "list"):
+        raise UserError("parallel_data_prefetch needs data, n_proc of 1 or more, and target_data_type ndarray or list")
+    step = -(-len(items) // n_proc)
+    parts: list[Any] = [items[i : i + step] for i in range(0, len(items), step)]
+    if target_data_type == "ndarray":
+        parts = [np.asarray(part) for part in parts]
+    pool: Executor = (ProcessPoolExecutor if cpu_intensive else ThreadPoolExecutor)(len(parts))
+    with pool:
+        jobs = [pool.submit(func, part, **({"worker_id": i} if use_worker_id else {})) for i, part in enumerate(parts)]
+        results = [job.result() for job in jobs]
+    if target_data_type == "ndarray":
+        return np.concatenate([np.asarray(result) for result in results])
+    return [item for result in results for item in result]

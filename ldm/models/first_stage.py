@@ -100,9 +100,9 @@ class FirstStage(pl.LightningModule):
         """The weight that an adversarial loss balances its gradient at."""
         return self.decoder.conv_out.weight
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
-        """Images of a batch, (B, C, H, W)."""
-        return images_of(batch, key)
+    def get_input(self, batch: Mapping[str, Any], k: str) -> Tensor:
+        """Images (B, C, H, W) at `k` of a batch."""
+        return images_of(batch, k)
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""

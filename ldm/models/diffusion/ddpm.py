@@ -82,9 +82,17 @@ class LatentDiffusion(LatentLogs, LatentSampling, DDPM):  # type: ignore[misc]
         self.instantiate_cond_stage(cond_stage_config)
         self.begin_from(*start)
 
-    def register_schedule(self, *args: Any, **kwargs: Any) -> None:
+    def register_schedule(
+        self,
+        given_betas: Sequence[float] | None = None,
+        beta_schedule: str = "linear",
+        timesteps: int = 1000,
+        linear_start: float = 1e-4,
+        linear_end: float = 2e-2,
+        cosine_s: float = 8e-3,
+    ) -> None:
         """As DDPM's, and the steps of the condition's noise."""
-        super().register_schedule(*args, **kwargs)
+        super().register_schedule(given_betas, beta_schedule, timesteps, linear_start, linear_end, cosine_s)
         if not 1 <= self.num_timesteps_cond <= self.num_timesteps:
             raise UserError(f"num_timesteps_cond must lie in 1..{self.num_timesteps}, not {self.num_timesteps_cond}")
         self.shorten_cond_schedule = self.num_timesteps_cond > 1
