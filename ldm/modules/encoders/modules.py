@@ -23,6 +23,8 @@ from ldm.modules.encoders.text_encoders import (
     SmallCLIPTextEmbedder,
     texts_of,
 )
+from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS as PUBLISHED_TOWERS
+from ldm.modules.encoders.text_tower import TextTower as TextTower
 from ldm.modules.encoders.tokenizer import unread
 from ldm.modules.x_transformer import Encoder, TransformerWrapper
 from ldm.util import UserError
