@@ -68,7 +68,9 @@ class DPM_Solver:
         """What is integrated: data or noise."""
         return self.data_prediction_fn(x, t) if self.predict_x0 else self.noise_prediction_fn(x, t)
 
-    denoise_to_zero_fn = data_prediction_fn
+    def denoise_to_zero_fn(self, x: Tensor, s: Tensor) -> Tensor:
+        """A last step from times s (B,) to the data."""
+        return self.data_prediction_fn(x, s)
 
     def get_time_steps(self, skip_type: str, t_T: float, t_0: float, N: int, device: torch.device | str) -> Tensor:
         """N + 1 times (N + 1,) from t_T to t_0, evenly spaced in lambda, in time, or in the root of time."""
