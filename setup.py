@@ -39,13 +39,15 @@ EXTRAS = {
         "import-linter>=2.6",
         "pre-commit>=4",
         "hypothesis>=6",
-        "diffusers>=0.36,<1",  # these three so that what is optional is tested, too
+        "open_clip_torch>=3.3,<4",
+        "diffusers>=0.36,<1",  # these four so that what is optional is tested, too
         "faiss-cpu>=1.9",
         "invisible-watermark>=0.2,<0.3",
     ],
     "train": ["tensorboard>=2.18"],
     "watermark": ["invisible-watermark>=0.2,<0.3"],
     "diffusers": ["diffusers>=0.36,<1"],
+    "open-clip": ["open_clip_torch>=3.3,<4"],  # the text encoder of Stable Diffusion 2
     "faiss": ["faiss-cpu>=1.9"],
     "scann": ["scann>=1.4"],
     "ray": ["ray>=2.40"],

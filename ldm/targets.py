@@ -1,13 +1,14 @@
 """What a config may build: an explicit list of classes, since a config is a file that somebody else may have written.
 
 A config can't add to the list. A program that uses this library can, for its own package, before it loads a config:
-``allow_targets("mypackage.")``.
+``allow_targets("mypackage.")``. For a program that does not, whoever starts it can: ``LDM_ALLOW_TARGETS="mypackage."``.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,9 @@ _CLASSES: dict[str, str] = {
     "ldm.modules.diffusionmodules.model": "Model Encoder Decoder SimpleDecoder UpsampleDecoder LatentRescaler "
     "MergedRescaleEncoder MergedRescaleDecoder Upsampler Resize FirstStagePostProcessor",
     "ldm.modules.diffusionmodules.openaimodel": "UNetModel EncoderUNetModel",
+    "ldm.modules.diffusionmodules.util": "HybridConditioner",
     "ldm.modules.encoders.modules": "ClassEmbedder TransformerEmbedder BERTEmbedder FrozenCLIPEmbedder "
-    "FrozenCLIPTextEmbedder FrozenClipImageEmbedder SpatialRescaler SmallCLIPTextEmbedder",
+    "FrozenCLIPTextEmbedder FrozenClipImageEmbedder FrozenOpenCLIPEmbedder SpatialRescaler SmallCLIPTextEmbedder",
     "ldm.modules.losses": "LPIPSWithDiscriminator VQLPIPSWithDiscriminator ReconstructionLoss",
     "ldm.modules.losses.contperceptual": "LPIPSWithDiscriminator DummyLoss",
     "ldm.modules.losses.vqperceptual": "VQLPIPSWithDiscriminator",
@@ -55,6 +57,7 @@ ALIASES: Mapping[str, str] = {
     **{f"taming.data.faceshq.{name}": f"ldm.data.faces.{name}" for name in _CLASSES["ldm.data.faces"].split()},
 }
 _packages: set[str] = set()  # prefixes that the program allows
+VARIABLE = "LDM_ALLOW_TARGETS"
 
 
 def allow_targets(prefix: str) -> None:
@@ -70,30 +73,35 @@ def allow_targets(prefix: str) -> None:
     _packages.add(prefix)
 
 
-def get_obj_from_str(target: str, reload: bool = False) -> Any:
-    """The class that the dotted name `target` means; `reload` imports its module again, as published.
+def get_obj_from_str(string: str, reload: bool = False) -> Any:
+    """The class that the dotted name `string` means; `reload` imports its module again, as published.
 
     Raises:
         UserError: it is not on the list, does not exist, or is no class that a config can want.
     """
-    if not isinstance(target, str):
-        raise UserError(f"config target must be a dotted name, not {target!r:.60}")
-    target = ALIASES.get(target, target)
-    own = target.startswith(tuple(_packages))
-    if target not in ALLOWED and not own:
+    if not isinstance(string, str):
+        raise UserError(f"config target must be a dotted name, not {string!r:.60}")
+    string = ALIASES.get(string, string)
+    for prefix in os.environ.get(VARIABLE, "").split():
+        try:
+            allow_targets(prefix)
+        except ValueError as error:
+            raise UserError(f"the environment variable {VARIABLE} does not fit: {error}") from error
+    own = string.startswith(tuple(_packages))
+    if string not in ALLOWED and not own:
         raise UserError(
-            f"config target '{target:.80}' is not one that a config may build{did_you_mean(target, ALLOWED)}"
+            f"config target '{string:.80}' is not one that a config may build{did_you_mean(string, ALLOWED)}"
         )
-    module, _, name = target.rpartition(".")
+    module, _, name = string.rpartition(".")
     try:
         imported = importlib.import_module(module)
         if reload:
             imported = importlib.reload(imported)
         found = getattr(imported, name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"config target '{target:.80}' cannot be imported: {error!s:.120}") from error
+        raise UserError(f"config target '{string:.80}' cannot be imported: {error!s:.120}") from error
     if not _is_component(found) or found.__module__.partition(".")[0] != module.partition(".")[0]:
-        raise UserError(f"config target '{target:.80}' is no model, data set, callback or schedule")
+        raise UserError(f"config target '{string:.80}' is no model, data set, callback, logger or schedule")
     return found
 
 

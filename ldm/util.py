@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ldm.targets import get_obj_from_str as get_obj_from_str
 from ldm.weights import TEXT_POSITIONS, averaged, fit_names
 from ldm.weights import check_finite as check_finite
 from ldm.weights import check_fit as check_fit
+from ldm.weights import drop_constants as drop_constants
 from ldm.weights import load_into as load_into
 from ldm.weights import load_state_dict as load_state_dict
 
@@ -230,21 +232,24 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def exists(value: Any) -> bool:
-    """Whether `value` is not None."""
-    return value is not None
+def exists(x: Any) -> bool:
+    """Whether `x` is not None."""
+    return x is not None
 
 
-def default(value: Any, fallback: Any) -> Any:
-    """`value`, or `fallback` (called where it is a function) where `value` is None."""
-    if value is not None:
-        return value
-    return fallback() if callable(fallback) else fallback
+def default(val: Any, d: Any) -> Any:
+    """`val`, or `d` (called where it is a function) where `val` is None."""
+    if val is not None:
+        return val
+    return d() if inspect.isfunction(d) else d
 
 
-def count_params(model: torch.nn.Module) -> int:
-    """The number of parameters of `model`."""
-    return sum(p.numel() for p in model.parameters())
+def count_params(model: torch.nn.Module, verbose: bool = False) -> int:
+    """The number of parameters of `model`; `verbose` logs it."""
+    total = sum(p.numel() for p in model.parameters())
+    if verbose:
+        logger.info("%s has %.2f M params.", type(model).__name__, 1e-6 * total)
+    return total
 
 
 def mean_flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -265,3 +270,67 @@ def ismap(x: Any) -> bool:
 def isimage(x: Any) -> bool:
     """Whether `x` is a batch of grey or color images: (B, 1 or 3, H, W)."""
     return hasattr(x, "ndim") and x.ndim == 4 and x.shape[1] in (1, 3)
+
+
+def log_txt_as_img(wh: tuple[int, int], xc: Sequence[str], size: int = 10) -> torch.Tensor:
+    """Texts as images (B, 3, height, width) in [-1, 1], black on white; `wh` is (width, height).
+
+    Lines are broken at spaces, and what does not fit the image is cut off.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=max(size, 1))
+    pages = []
+    for text in xc:
+        page = Image.new("RGB", (wh[0], wh[1]), color="white")
+        draw, lines = ImageDraw.Draw(page), [""]
+        for word in str(text).split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and draw.textlength(longer, font=font) > wh[0]:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        draw.text((0, 0), "\n".join(lines), fill="black", font=font)
+        pages.append(np.asarray(page))
+    return torch.from_numpy(np.stack(pages)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def parallel_data_prefetch(
+    func: Callable[..., Any],
+    data: Iterable[Any],
+    n_proc: int,
+    target_data_type: str = "ndarray",
+    cpu_intensive: bool = True,
+    use_worker_id: bool = False,
+) -> Any:
+    """`func` of `n_proc` parts of `data` at once, its results joined in order.
+
+    Args:
+        func: takes a part, and with `use_worker_id` the keyword ``worker_id``, its number.
+        data: an array, list, or mapping of which the values are taken.
+        target_data_type: of the parts and the result: "ndarray", or "list".
+        cpu_intensive: work in processes (`func` must be importable) instead of threads.
+
+    Raises:
+        UserError: no data, no process, or another type than these.
+    """
+    from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+
+    import numpy as np
+
+    items = list(data.values()) if isinstance(data, Mapping) else list(data)
+    if n_proc < 1 or not items or target_data_type not in ("ndarray", "list"):
+        raise UserError("parallel_data_prefetch needs data, n_proc of 1 or more, and target_data_type ndarray or list")
+    step = -(-len(items) // n_proc)
+    parts: list[Any] = [items[i : i + step] for i in range(0, len(items), step)]
+    if target_data_type == "ndarray":
+        parts = [np.asarray(part) for part in parts]
+    pool: Executor = (ProcessPoolExecutor if cpu_intensive else ThreadPoolExecutor)(len(parts))
+    with pool:
+        jobs = [pool.submit(func, part, **({"worker_id": i} if use_worker_id else {})) for i, part in enumerate(parts)]
+        results = [job.result() for job in jobs]
+    if target_data_type == "ndarray":
+        return np.concatenate([np.asarray(result) for result in results])
+    return [item for result in results for item in result]

@@ -201,6 +201,16 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str) -> No
             raise UserError(f"{source} has weights that are not finite ({name}); download it again or use another one")
 
 
+def drop_constants(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
+    """Take out of `state` what names a buffer that `model` doesn't save: a constant, which other programs save.
+
+    Also a pre-hook of ``load_state_dict``.
+    """
+    own = model.state_dict().keys()
+    for name in [name for name, _ in model.named_buffers() if name not in own]:
+        state.pop(prefix + name, None)
+
+
 def load_into(
     model: torch.nn.Module,
     state: State,
@@ -210,5 +220,7 @@ def load_into(
     assign: bool = False,
 ) -> None:
     """Load `state` into `model` by name; names and shapes that differ are refused (see :func:`check_fit`)."""
+    state = dict(state)
+    drop_constants(model, state)
     check_fit(model.state_dict(), state, source, allow_missing, allow_unexpected)
-    model.load_state_dict(dict(state), strict=False, assign=assign)
+    model.load_state_dict(state, strict=False, assign=assign)

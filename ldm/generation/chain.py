@@ -75,6 +75,6 @@ def start_chain(
         "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
         "eta": sampling.eta,
         "generator": generators,
-        "callback": Steps(callback, length * passes, sampling.save_steps),
+        "on_step": Steps(callback, length * passes, sampling.save_steps),
         "verbose": False,
     }

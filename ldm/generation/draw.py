@@ -86,9 +86,9 @@ def draw(
                 **chain,
             )
             images = result.images
-        length = chain["callback"].total // passes
+        length = chain["on_step"].total // passes
         with torch.no_grad():  # of several rounds, the one that made the images
-            predicted = [backend.decode(x.to(backend.device)) for x in chain["callback"].predicted[-length:]]
+            predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
         steps = [to_images(batch) for batch in predicted]
     made = zip(prompts, seeds, layouts, to_images(images), strict=True)
     return [

@@ -113,7 +113,7 @@ def vary(
                 unconditional_guidance_scale=sampling.scale,
                 unconditional_conditioning=texts["unconditional_conditioning"],
                 generator=generators,
-                callback=Steps(callback, taken),
+                on_step=Steps(callback, taken),
             )
         images = to_images(backend.decode(latents))
     return [GeneratedImage(*made) for made in zip(prompts, seeds, layouts, images, strict=True)]

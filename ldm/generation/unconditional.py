@@ -22,6 +22,7 @@ from ldm.generation.images import ImageArray, save_png, to_images
 from ldm.generation.pipeline import make_sampler, set_threads
 from ldm.generation.settings import Run, Sampling, check_counts
 from ldm.locks import hold
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.sampling import noise_like, seeded_generators
 from ldm.suggest import did_you_mean
 from ldm.util import load_config, load_model_from_config, pick_device
@@ -137,9 +138,9 @@ def sample_batch(
     if settings.vanilla_sample:
         generators, steps = seeded_generators(seeds), Steps(callback, model.num_timesteps)
         noise = noise_like((len(seeds), *shape), generators)
-        latents, _ = model.p_sample_loop(
-            noise.shape, x_T=noise, generator=generators, callback=lambda t: steps({"t": t})
-        )
+        given = (None, noise.shape) if isinstance(model, LatentDiffusion) else (noise.shape,)
+        options = {"x_T": noise, "generator": generators, "callback": lambda t: steps({"t": t}), "verbose": False}
+        latents = model.p_sample_loop(*given, **options)
     else:
         sampler, chain = start_chain(backend, settings, seeds, shape, callback)
         latents, _ = sampler.sample(**chain)

@@ -29,7 +29,7 @@ class AutoencoderKL(FirstStage):
         embed_dim: channels of the latent.
         ckpt_path, ignore_keys: weights to begin from, and prefixes of names in them to leave out.
         weight_decay, total_steps: of AdamW, and length of the one-cycle rate, without a discriminator.
-        common: see :class:`FirstStage`.
+        The others: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -39,11 +39,14 @@ class AutoencoderKL(FirstStage):
         embed_dim: Count,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
+        image_key: str = "image",
+        colorize_nlabels: Count | None = None,
+        monitor: str | None = None,
+        *,
         weight_decay: Weight = 0.0,
         total_steps: Whole | None = None,
-        **common: Any,
     ) -> None:
-        super().__init__(ddconfig, lossconfig, **common)
+        super().__init__(ddconfig, lossconfig, image_key, monitor, colorize_nlabels)
         if not ddconfig.get("double_z", True):
             raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
         self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
@@ -60,9 +63,9 @@ class AutoencoderKL(FirstStage):
         """Latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
         return self.decoder(self.post_quant_conv(z))
 
-    def forward(self, x: Tensor, sample_posterior: bool = True) -> tuple[Tensor, DiagonalGaussianDistribution]:
+    def forward(self, input: Tensor, sample_posterior: bool = True) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Reconstruction and posterior of images (B, C, H, W)."""
-        posterior = self.encode(x)
+        posterior = self.encode(input)
         return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
 
     @torch.no_grad()

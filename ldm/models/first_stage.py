@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ldm.arguments import wrong_value
 from ldm.models.training import images_of
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
-from ldm.modules.diffusionmodules.model_blocks import Layers
 from ldm.modules.losses.adversarial import AdversarialLoss
 from ldm.modules.losses.contperceptual import DummyLoss
 from ldm.suggest import did_you_mean
@@ -28,16 +27,16 @@ LOSSES = {"taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": "ldm.mo
 
 def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
     """UserError for keys that neither :class:`Encoder` nor :class:`Decoder` knows, missing ones, and wrong values."""
-    signatures = [inspect.signature(part).parameters for part in (Encoder, Decoder, Layers)]
-    arguments = {name: p for signature in signatures for name, p in signature.items() if p.kind is p.KEYWORD_ONLY}
-    del arguments["temb_channels"]  # the DDPM U-Net's
+    parameters = [p for part in (Encoder, Decoder) for p in inspect.signature(part).parameters.values()]
+    arguments = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     for key in ddconfig:
         if key not in arguments:
             raise UserError(f"ddconfig knows no key '{key}'{did_you_mean(key, arguments)}")
-    for name, argument in arguments.items():
-        if argument.default is argument.empty and name not in ddconfig:
-            raise UserError(f"ddconfig lacks {name}; see {Encoder.__module__}.Encoder")
-    for part in (Encoder, Decoder, Layers):
+    for parameter in parameters:
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and parameter.name not in ddconfig:
+            raise UserError(f"ddconfig lacks {parameter.name}; see {Encoder.__module__}.Encoder")
+    for part in (Encoder, Decoder):
         if wrong := wrong_value(part, ddconfig):
             raise UserError(f"ddconfig: {wrong}")
 
@@ -101,9 +100,9 @@ class FirstStage(pl.LightningModule):
         """The weight that an adversarial loss balances its gradient at."""
         return self.decoder.conv_out.weight
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
-        """Images of a batch, (B, C, H, W)."""
-        return images_of(batch, key)
+    def get_input(self, batch: Mapping[str, Any], k: str) -> Tensor:
+        """Images (B, C, H, W) at `k` of a batch."""
+        return images_of(batch, k)
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""

@@ -33,7 +33,7 @@ class VQModel(FirstStage):
         lr_g_factor: the autoencoder's learning rate over the discriminator's.
         remap, sane_index_shape: of the quantizer: a file of the indices in use; indices as maps (B, h, w).
         use_ema: keep averaged weights, for validation.
-        common: see :class:`FirstStage`.
+        The others: see :class:`FirstStage`.
     """
 
     def __init__(
@@ -44,17 +44,20 @@ class VQModel(FirstStage):
         embed_dim: Count,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
+        image_key: str = "image",
+        colorize_nlabels: int | None = None,
+        monitor: str | None = None,
         batch_resize_range: Sequence[int] | None = None,
         scheduler_config: Mapping[str, Any] | None = None,
         lr_g_factor: Weight = 1.0,
         remap: str | None = None,
         sane_index_shape: bool = False,
         use_ema: bool = False,
-        **common: Any,
+        *,
     ) -> None:
         from taming.modules.vqvae.quantize import VectorQuantizer2
 
-        super().__init__(ddconfig, lossconfig, **common)
+        super().__init__(ddconfig, lossconfig, image_key, monitor, colorize_nlabels)
         if ddconfig.get("double_z", True):
             raise UserError("a VQ model needs ddconfig.double_z: false, since its encoder gives no variance")
         self.n_embed, self.embed_dim = n_embed, embed_dim
@@ -99,9 +102,9 @@ class VQModel(FirstStage):
         with self.model_ema.scope(self) if self.use_ema else contextlib.nullcontext():
             yield
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
+    def get_input(self, batch: Mapping[str, Any], k: str) -> Tensor:
         """As every first stage's; in training, resized to a random side of `batch_resize_range`."""
-        x = super().get_input(batch, key)
+        x = super().get_input(batch, k)
         if self.batch_resize_range is None or not self.training:
             return x
         low, high = self.batch_resize_range

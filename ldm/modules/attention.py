@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules import lean
-from ldm.modules.diffusionmodules.util import checkpoint, zero_module
+from ldm.modules.diffusionmodules.util import GroupNorm32, checkpoint, zero_module
+from ldm.util import default as default  # published here, too
+from ldm.util import exists as exists
 
 # Keys and values, each (B, L, H*D), of the prompt and of every local context, beside the prompt's context, by layer and
 # by what they were computed with. The texts of an image stay the same, so a frozen layer projects each of them once.
@@ -40,10 +42,27 @@ class Control(Protocol):
         """Local attention over an h x w grid with weights (N, B); None without objects."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head scaled dot-product attention of (B, P, H*D) on (B, L, H*D), heads merged: (B, P, H*D)."""
+def max_neg_value(t: Tensor) -> float:
+    """What a score of t's type is set to where it must not count."""
+    return -torch.finfo(t.dtype).max
+
+
+def Normalize(in_channels: int) -> nn.GroupNorm:
+    """Group normalization with the eps of the transformers, 1e-6."""
+    return nn.GroupNorm(32, in_channels, eps=1e-6)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head scaled dot-product attention of (B, P, H*D) on (B, L, H*D), heads merged: (B, P, H*D).
+
+    `mask` (B, ...), L entries an image, is True where the context counts; all count alike where none does.
+    """
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, P or L, D)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    bias = None
+    if mask is not None:
+        allowed = mask.flatten(1)[:, None, None].bool()  # (B, 1, 1, L)
+        bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, max_neg_value(q))
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
 
 
 class GEGLU(nn.Module):
@@ -83,7 +102,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         inner = dim_head * heads
         context_dim = query_dim if context_dim is None else context_dim
-        self.heads = heads
+        self.heads, self.scale = heads, dim_head**-0.5
         self.to_q = lean.Linear(query_dim, inner, bias=False)
         self.to_k = lean.Linear(context_dim, inner, bias=False)
         self.to_v = lean.Linear(context_dim, inner, bias=False)
@@ -93,6 +112,7 @@ class CrossAttention(nn.Module):
         self,
         x: Tensor,
         context: Tensor | None = None,
+        mask: Tensor | None = None,
         local_contexts: Sequence[Tensor] | Tensor | None = None,
         masks: Sequence[Tensor] | Tensor | None = None,
         weights: Sequence[Tensor] | Tensor | None = None,
@@ -110,13 +130,14 @@ class CrossAttention(nn.Module):
         Args:
             x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
             context: (R, L, context_dim).
+            mask: (R, L), True where the context counts.
             local_contexts, masks, weights, blend, pixels, projections: see `LocalAttention`.
         Returns: (R, pixels, query_dim).
         """
         context = x if context is None else context
         q = self.to_q(x)  # (R, P, H*D)
         ((k, v),) = self._project([context], q.dtype, None if context is x else projections, context)
-        out = attend(q, k, v, self.heads)  # (R, P, H*D)
+        out = attend(q, k, v, self.heads, mask)  # (R, P, H*D)
         if local_contexts is not None and len(local_contexts):
             if masks is None or weights is None:
                 raise ValueError("local contexts need a mask and a weight each")
@@ -168,6 +189,25 @@ class CrossAttention(nn.Module):
         return result if rows == batch else torch.cat([out[:batch], result])
 
 
+class SpatialSelfAttention(nn.Module):
+    """Single-head self-attention over the pixels of (B, C, H, W), with 1x1 convolutions as projections."""
+
+    def __init__(self, in_channels: int, num_groups: int = 32) -> None:
+        super().__init__()
+        self.norm = GroupNorm32(num_groups, in_channels, eps=1e-6)
+        self.q = lean.Conv2d(in_channels, in_channels, 1)
+        self.k = lean.Conv2d(in_channels, in_channels, 1)
+        self.v = lean.Conv2d(in_channels, in_channels, 1)
+        self.proj_out = lean.Conv2d(in_channels, in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))  # (B, 1, HW, C)
+        h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
+        return x + self.proj_out(h)
+
+
 class LinearAttention(nn.Module):
     """Linear attention over pixels (Katharopoulos et al. 2020): softmax over the keys' pixels, no residual."""
 
@@ -187,7 +227,10 @@ class LinearAttention(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each behind a layer norm and with a residual."""
+    """Self-attention, cross-attention and feed-forward, each behind a layer norm and with a residual.
+
+    With `disable_self_attn` the first attends to the context, too.
+    """
 
     def __init__(
         self,
@@ -198,9 +241,12 @@ class BasicTransformerBlock(nn.Module):
         context_dim: int | None = None,
         gated_ff: bool = True,
         checkpoint: bool = True,
+        disable_self_attn: bool = False,
     ) -> None:
         super().__init__()
-        self.attn1 = CrossAttention(dim, heads=n_heads, dim_head=d_head, dropout=dropout)
+        self.disable_self_attn = disable_self_attn
+        own = context_dim if disable_self_attn else None
+        self.attn1 = CrossAttention(dim, own, heads=n_heads, dim_head=d_head, dropout=dropout)
         self.ff = FeedForward(dim, dropout=dropout, glu=gated_ff)
         self.attn2 = CrossAttention(dim, context_dim, heads=n_heads, dim_head=d_head, dropout=dropout)
         self.norm1 = lean.LayerNorm(dim)
@@ -213,13 +259,20 @@ class BasicTransformerBlock(nn.Module):
         return checkpoint(partial(self._forward, local=local), (x, context), None, self.checkpoint)
 
     def _forward(self, x: Tensor, context: Tensor | None, local: LocalAttention | None) -> Tensor:
-        x = self.attn1(self.norm1(x)) + x
-        x = self.attn2(self.norm2(x), context, *(local or ())) + x
+        x = self.attn1(self.norm1(x), context if self.disable_self_attn else None) + x
+        x = self.attn2(self.norm2(x), context, **({} if local is None else local._asdict())) + x
         return self.ff(self.norm3(x)) + x
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the pixels of a feature map, between two 1x1 convolutions and a residual."""
+    """Transformer blocks over the pixels of a feature map, between two projections and a residual.
+
+    Args:
+        context_dim: one for all `depth` blocks, or a list with one for each.
+        disable_self_attn: no block attends to the map itself.
+        use_linear: the projections are linear layers instead of 1x1 convolutions.
+        use_checkpoint: recompute each block in the backward pass.
+    """
 
     def __init__(
         self,
@@ -228,28 +281,43 @@ class SpatialTransformer(nn.Module):
         d_head: int,
         depth: int = 1,
         dropout: float = 0.0,
-        context_dim: int | None = None,
+        context_dim: int | Sequence[int] | None = None,
+        disable_self_attn: bool = False,
+        use_linear: bool = False,
         use_checkpoint: bool = True,
     ) -> None:
         super().__init__()
-        inner = n_heads * d_head
-        self.norm = nn.GroupNorm(32, in_channels, eps=1e-6)
-        self.proj_in = lean.Conv2d(in_channels, inner, 1)
+        inner, self.in_channels, self.use_linear = n_heads * d_head, in_channels, use_linear
+        each = [context_dim] * depth if context_dim is None or isinstance(context_dim, int) else list(context_dim)
+        each = each * depth if len(each) == 1 else each
+        self.norm = Normalize(in_channels)
+        self.proj_in = lean.Linear(in_channels, inner) if use_linear else lean.Conv2d(in_channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
-                inner, n_heads, d_head, dropout=dropout, context_dim=context_dim, checkpoint=use_checkpoint
+                inner,
+                n_heads,
+                d_head,
+                dropout=dropout,
+                context_dim=width,
+                checkpoint=use_checkpoint,
+                disable_self_attn=disable_self_attn,
             )
-            for _ in range(depth)
+            for _, width in zip(range(depth), each, strict=True)
         )
-        self.proj_out = zero_module(lean.Conv2d(inner, in_channels, 1))
+        out = lean.Linear(inner, in_channels) if use_linear else lean.Conv2d(inner, in_channels, 1)
+        self.proj_out = zero_module(out)
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, control: Control | None = None, weights: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor | Sequence[Tensor] | None = None,
+        control: Control | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Map (R, C, h, w) to the same shape.
 
         Args:
-            context: (R, L, context_dim), or None for self-attention in both attentions.
+            context: (R, L, context_dim), a list of one for each block, or None for self-attention in both attentions.
             control: objects of the last B rows; their discs are drawn on this layer's own h x w grid.
             weights: (N, B) of this denoising step, needed with `control`.
         """
@@ -257,8 +325,11 @@ class SpatialTransformer(nn.Module):
         local = None
         if control is not None and context is not None:
             local = control.local_attention(height, width, weights)
-        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (R, h*w, inner)
-        for block in self.transformer_blocks:
-            h = block(h, context, local)
-        h = h.transpose(1, 2).unflatten(2, (height, width))  # (R, inner, h, w)
-        return x + self.proj_out(h)
+        h = self.norm(x)
+        h = (h if self.use_linear else self.proj_in(h)).flatten(2).transpose(1, 2)  # (R, h*w, C or inner)
+        h = self.proj_in(h) if self.use_linear else h
+        for i, block in enumerate(self.transformer_blocks):
+            h = block(h, context if context is None or isinstance(context, Tensor) else context[i], local)
+        h = self.proj_out(h) if self.use_linear else h
+        h = h.transpose(1, 2).unflatten(2, (height, width))  # (R, C or inner, h, w)
+        return x + (h if self.use_linear else self.proj_out(h))

@@ -102,23 +102,41 @@ class Encoder(AttentionLayers):
 
 
 class TransformerWrapper(nn.Module):
-    """Embeddings of tokens and positions, attention layers, a last norm, and logits over `num_tokens` words."""
+    """Embeddings of tokens and positions, attention layers, a last norm, and logits over `num_tokens` words.
+
+    Args:
+        emb_dim: width of the embeddings, by default that of the layers.
+        tie_embedding: the logits use the embeddings of the tokens.
+        use_pos_emb: embed positions.
+    """
 
     def __init__(
-        self, *, num_tokens: int, max_seq_len: int, attn_layers: AttentionLayers, emb_dropout: float = 0.0
+        self,
+        *,
+        num_tokens: int,
+        max_seq_len: int,
+        attn_layers: AttentionLayers,
+        emb_dim: int | None = None,
+        emb_dropout: float = 0.0,
+        tie_embedding: bool = False,
+        use_pos_emb: bool = True,
     ) -> None:
         super().__init__()
+        emb_dim = attn_layers.dim if emb_dim is None else emb_dim
         self.max_seq_len, self.num_tokens = max_seq_len, num_tokens
-        self.token_emb = nn.Embedding(num_tokens, attn_layers.dim)
+        self.token_emb = nn.Embedding(num_tokens, emb_dim)
         nn.init.normal_(self.token_emb.weight, std=0.02)
-        self.pos_emb = AbsolutePositionalEmbedding(attn_layers.dim, max_seq_len)
+        self.pos_emb = AbsolutePositionalEmbedding(emb_dim, max_seq_len) if use_pos_emb else None
         self.emb_dropout = nn.Dropout(emb_dropout)
+        self.project_emb = nn.Linear(emb_dim, attn_layers.dim) if emb_dim != attn_layers.dim else nn.Identity()
         self.attn_layers = attn_layers
         self.norm = nn.LayerNorm(attn_layers.dim)
-        self.to_logits = nn.Linear(attn_layers.dim, num_tokens)
+        self.to_logits = None if tie_embedding else nn.Linear(attn_layers.dim, num_tokens)
 
-    def forward(self, tokens: Tensor, return_embeddings: bool = False, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, return_embeddings: bool = False, mask: Tensor | None = None) -> Tensor:
         """Token ids (B, L) to logits (B, L, num_tokens), or with `return_embeddings` to (B, L, dim)."""
-        x = self.emb_dropout(self.token_emb(tokens) + self.pos_emb(tokens))  # (B, L, dim)
-        x = self.norm(self.attn_layers(x, mask))
-        return x if return_embeddings else self.to_logits(x)
+        embedded = self.token_emb(x) if self.pos_emb is None else self.token_emb(x) + self.pos_emb(x)
+        states = self.norm(self.attn_layers(self.project_emb(self.emb_dropout(embedded)), mask))  # (B, L, dim)
+        if return_embeddings:
+            return states
+        return states @ self.token_emb.weight.t() if self.to_logits is None else self.to_logits(states)

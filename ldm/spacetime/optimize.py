@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ldm.models.diffusion.sampler import PredictX0, Sampler
+from ldm.models.diffusion.chain import PredictX0
+from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import check_finite
 from ldm.philox import PhiloxGenerator
 from ldm.spacetime.control import SpatialControl
@@ -56,10 +57,10 @@ class _Chain:
         model: Decoder,
         sampler: Sampler,
         control: SpatialControl,
-        callback: Callback | None,
+        on_step: Callback | None,
         arguments: dict[str, Any],
     ) -> None:
-        self.model, self.sampler, self.control, self.callback = model, sampler, control, callback
+        self.model, self.sampler, self.control, self.on_step = model, sampler, control, on_step
         self.arguments = arguments  # of Sampler.sample
         self.length = len(sampler.schedule(arguments["S"], arguments.get("eta", 0.0)))
         given = arguments.get("generator") or ()
@@ -67,7 +68,7 @@ class _Chain:
             given = ()
         self.generators = (given,) if isinstance(given, torch.Generator) else tuple(given)
         self.states = [generator.get_state() for generator in self.generators]
-        self.loss: dict[str, Tensor] = {}  # the latest, for the callback
+        self.loss: dict[str, Tensor] = {}  # the latest, for `on_step`
 
     def sample(self, round_: int = 0, **extra: Any) -> Tensor:
         """One pass: latents (B, C, h, w). Random steps draw the same noise in every pass."""
@@ -75,10 +76,10 @@ class _Chain:
             generator.set_state(state)
 
         def report(state: dict[str, Any]) -> None:
-            if self.callback is not None:
-                self.callback({**state, "round": round_, "loss": self.loss})
+            if self.on_step is not None:
+                self.on_step({**state, "round": round_, "loss": self.loss})
 
-        return self.sampler.sample(**self.arguments, **extra, callback=report)[0]
+        return self.sampler.sample(**self.arguments, **extra, on_step=report)[0]
 
     def result(self, latents: Tensor, weights: Tensor, history: Sequence[dict[str, Any]] = ()) -> Result:
         """The finished images; weights (S, N, B) are those of their chain."""
@@ -95,7 +96,7 @@ def optimize(
     preset: Preset,
     *,
     layouts: Sequence[Layout] = (),
-    callback: Callback | None = None,
+    on_step: Callback | None = None,
     checkpoint_steps: bool = True,
     checkpoint_blocks: bool = False,
     **chain: Any,
@@ -109,7 +110,7 @@ def optimize(
         objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized; None for fixed
             weights.
         layouts: of the control; an object of them that carries a weight starts from it.
-        callback: called after every denoising step with the sampler's dict, "round" and the latest "loss".
+        on_step: called after every denoising step with the sampler's dict, "round" and the latest "loss".
         checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
             of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
         checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too.
@@ -120,7 +121,7 @@ def optimize(
     """
     x_T, present = chain["x_T"], control.present
     with frozen(model), block_checkpoints(model, checkpoint_blocks):
-        passes = _Chain(model, sampler, preset.adapt(control), callback, {"verbose": False, **chain})
+        passes = _Chain(model, sampler, preset.adapt(control), on_step, {"verbose": False, **chain})
         if not present.any():
             with torch.no_grad():
                 latents = passes.sample()

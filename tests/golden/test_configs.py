@@ -13,7 +13,8 @@ from ldm.util import NO_MODULE, get_obj_from_str, instantiate_from_config, load_
 from tests.golden_data import ROOT, SPEC_FOLDER, listing
 
 INDEX = SPEC_FOLDER / "statedicts" / "index.json"
-OWN = ("configs/emoji/",)  # ours, not published
+# Ours, and those of the later release, which tests/unit/test_stable_diffusion_2.py knows.
+OWN = ("configs/emoji/", "configs/stable-diffusion/v2-")
 
 
 def published() -> list[str]:

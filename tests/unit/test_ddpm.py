@@ -13,7 +13,14 @@ from torch import nn
 from ldm.lr_scheduler import LambdaLinearScheduler, LambdaWarmUpCosineScheduler, LambdaWarmUpCosineScheduler2
 from ldm.models.diffusion.ddpm import DDPM, DiffusionWrapper, LatentDiffusion
 from ldm.modules.ema import LitEma
-from ldm.util import UserError, load_config, load_model_from_config, load_state_dict, save_safetensors
+from ldm.util import (
+    UserError,
+    instantiate_from_config,
+    load_config,
+    load_model_from_config,
+    load_state_dict,
+    save_safetensors,
+)
 from tests.golden_data import ROOT, fill_, golden, listing, relative_error, tensor
 from tests.training_parts import IDENTITY, first_stage, target, train, transformer_unet, unet
 
@@ -219,21 +226,21 @@ def pixels(**options: Any) -> DDPM:
     return DDPM(unet(), image_size=8, channels=4, timesteps=10, **options)
 
 
-@pytest.mark.parametrize("parameterization", ["eps", "x0"])
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
 def test_ancestral_chain(parameterization: str) -> None:
     model = pixels(parameterization=parameterization, use_ema=False, log_every_t=5).eval()
     generator = torch.Generator().manual_seed(0)
     seen: list[int] = []
-    x, states = model.p_sample_loop((2, 4, 8, 8), generator=generator, callback=seen.append)
+    x, states = model.p_sample_loop((2, 4, 8, 8), True, generator=generator, callback=seen.append)
     assert seen == list(range(9, -1, -1))
     assert len(states) == 4  # noise, steps 9, 5 and 0
     assert x.abs().max() <= 1 + 1e-5  # clipped, and the last step adds no noise
-    again, _ = model.p_sample_loop((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    again = model.p_sample_loop((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     assert torch.equal(x, again)
     known = torch.full((2, 4, 8, 8), 0.5)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
-    inpainted, _ = model.p_sample_loop((2, 4, 8, 8), mask=mask, x0=known, timesteps=5)
+    inpainted = model.p_sample_loop((2, 4, 8, 8), mask=mask, x0=known, timesteps=5)
     assert (inpainted[..., :4] - 0.5).abs().mean() < 0.1  # noised to the first step
     sampled = model.sample(batch_size=1, return_intermediates=True)
     assert sampled[0].shape == (1, 4, 8, 8)
@@ -250,8 +257,9 @@ def test_pixel_diffusion_trains_and_draws() -> None:
     losses = train(model.configure_optimizers(), lambda: model.shared_step(batch)[0], 16)
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
     logs = model.log_images(batch, N=2)
-    shapes = dict.fromkeys(("inputs", "diffusion_row", "samples"), (2, 4, 8, 8))
-    assert {k: tuple(v.shape) for k, v in logs.items()} == shapes
+    shapes = {"inputs": 2, "diffusion_row": 4, "samples": 2, "denoise_row": 8}
+    assert {k: tuple(v.shape) for k, v in logs.items()} == {k: (n, 4, 8, 8) for k, n in shapes.items()}
+    assert list(model.log_images(batch, N=1, return_keys=["inputs"])) == ["inputs"]
 
 
 def test_weights_to_begin_from(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -302,16 +310,16 @@ def test_options_that_cannot_be_honored_are_refused(tiny: dict[str, Any]) -> Non
     for change, message in (
         ({"use_positional_encodings": True}, "use_positional_encodings"),
         ({"num_timesteps_cond": 0}, r"1\.\.1000"),
-        ({"parameterization": "v"}, "one of eps, x0"),
+        ({"parameterization": "score"}, "none of eps, x0, v"),
         ({"scale_facter": 1.0}, "did you mean 'scale_factor'"),
     ):
         with pytest.raises(UserError, match=message):
-            LatentDiffusion(**{**tiny["params"], **change})
+            instantiate_from_config({**tiny, "params": {**tiny["params"], **change}})
 
 
 def test_noised_conditions(tiny: dict[str, Any]) -> None:
     model = LatentDiffusion(**{**tiny["params"], "num_timesteps_cond": 5})
-    assert model.condition_steps(torch.tensor([0, 1, 4, 5, 999])).tolist() == [0, 250, 999, 4, 4]
+    assert model.cond_ids[torch.tensor([0, 1, 4, 5, 999])].tolist() == [0, 250, 999, 999, 999]
     loss, _ = model(torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8))
     assert loss > 0
 
@@ -321,15 +329,19 @@ def test_conditions_of_a_batch(tiny: dict[str, Any]) -> None:
     images, condition = torch.rand(2, 16, 16, 3), torch.rand(2, 8, 8, 5)
     model = LatentDiffusion(**{**params, "cond_stage_key": "segmentation", "concat_mode": True})
     batch = {"image": images, "segmentation": condition}
-    assert torch.equal(model.get_input(batch, "image")[1], condition.permute(0, 3, 1, 2))
+    maps = condition.permute(0, 3, 1, 2)
+    assert torch.equal(model.get_input(batch, "image")[1], maps)
     assert model.model.conditioning_key == "concat"
+    z, c, x, reconstruction, raw = model.get_input(batch, "image", True, return_original_cond=True, bs=1)
+    assert (len(z), len(reconstruction)) == (1, 1) and torch.equal(x, images.permute(0, 3, 1, 2)[:1])
+    assert torch.equal(c, maps[:1]) and torch.equal(raw, maps[:1])
     with pytest.raises(UserError, match="the batch has no 'segmentation'"):
         model.get_input({"image": images}, "image")
     model.cond_stage_key = "coordinates_bbox"
-    assert model.get_input({"image": images, "coordinates_bbox": [1, 2]}, "image")[1] == [1, 2]
+    assert model.get_input({"image": images, "coordinates_bbox": maps}, "image")[1] is maps
     first = LatentDiffusion(**{**params, "cond_stage_config": "__is_first_stage__", "cond_stage_key": "image"})
     latent, same = first.get_input({"image": images}, "image")
-    assert first.get_learned_conditioning(same).shape == latent.shape
+    assert same.shape == latent.shape
     assert any(k.startswith("cond_stage_model.encoder.") for k in first.state_dict())
     free = LatentDiffusion(**{**params, "cond_stage_config": "__is_unconditional__"})
     assert free.get_input({"image": images}, "image")[1] is None
@@ -358,5 +370,75 @@ def test_latents_of_a_chain_are_not_clipped(tiny: dict[str, Any]) -> None:
             return x
 
     model.model.diffusion_model, model.model.conditioning_key = Echo(), None
-    x, _ = model.p_sample_loop((1, 4, 8, 8), x_T=torch.full((1, 4, 8, 8), 3.0))
+    x = model.p_sample_loop(None, (1, 4, 8, 8), x_T=torch.full((1, 4, 8, 8), 3.0))
     assert x.max() > 1
+
+
+def test_v_by_its_definition(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "parameterization": "v"})
+    x0, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    x_t, v = model.q_sample(x0, t, noise), model.get_v(x0, noise, t)
+    torch.testing.assert_close(model.predict_start_from_z_and_v(x_t, t, v), x0, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.predict_eps_from_z_and_v(x_t, t, v), noise, rtol=1e-4, atol=1e-4)
+    model.apply_model = lambda x, t, c: v  # type: ignore[method-assign,assignment]
+    assert float(model.p_losses(x0, None, t, noise)[0]) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_the_posterior_by_its_definition() -> None:
+    model = pixels(use_ema=False)
+    x0, x_t, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0, 9])
+    mean, variance, log_variance = model.q_posterior(x0, x_t, t)
+    assert torch.allclose(mean[0], x0[0], atol=1e-6) and float(variance[0]) == 0.0
+    assert torch.allclose(variance[1].log(), log_variance[1])
+    mean, variance, log_variance = model.q_mean_variance(x0, t)
+    assert torch.allclose(mean**2 / x0**2 + variance, torch.ones(()), atol=1e-5)
+    assert torch.allclose(variance.log(), log_variance, atol=1e-4)
+
+
+class Bias:
+    """A score corrector."""
+
+    def modify_score(self, model: Any, e_t: Any, x: Any, t: Any, c: Any, by: float) -> Any:
+        return e_t + by
+
+
+def test_latent_steps_under_a_condition(tiny: dict[str, Any]) -> None:
+    model = fill_(LatentDiffusion(**{**tiny["params"], "timesteps": 6, "log_every_t": 2})).eval()
+    x, c, t = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8), torch.tensor([2, 2])
+    with torch.no_grad():
+        out = model.p_sample(x, c, t, return_x0=True, temperature=0.0)
+        moved = model.p_sample(x, c, t, temperature=0.0, score_corrector=Bias(), corrector_kwargs={"by": 1.0})
+        mean, *_, x0 = model.p_mean_variance(x, c, t, clip_denoised=False, return_x0=True)
+        assert torch.equal(out[0], mean) and torch.equal(out[1], x0) and (moved < mean).all()
+        seen: list[int] = []
+        samples, states = model.sample(
+            {"c_crossattn": [torch.cat([c, c])]},
+            2,
+            return_intermediates=True,
+            x_T=x,
+            callback=seen.append,
+            verbose=False,
+        )
+        assert len(states) == 5 and seen == [5, 4, 3, 2, 1, 0] and samples.shape == x.shape
+        final, predicted = model.progressive_denoising(c, (4, 8, 8), verbose=False, batch_size=1, temperature=[0.0] * 6)
+        assert len(predicted) == 4 and torch.equal(final, predicted[-1])  # the last step gives the predicted x_0 itself
+
+
+def test_images_of_training(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**{**tiny["params"], "timesteps": 6, "cond_stage_key": "txt", "log_every_t": 3}).eval()
+    model.cond_stage_model.encode = lambda texts: torch.zeros(len(texts), 3, 8)
+    batch = {"image": torch.rand(3, 16, 16, 3), "txt": ["a cat", "a dog", ""]}
+    logs = model.log_images(batch, N=2, ddim_steps=2, plot_denoise_rows=True, unconditional_guidance_scale=2.0)
+    counts = {k: len(v) for k, v in logs.items() if v.shape[1:] == (3, 16, 16)}
+    rows = {"diffusion_row": 4, "denoise_row": 6, "progressive_row": 6}
+    same = ("inputs", "reconstruction", "conditioning", "samples", "samples_inpainting", "samples_outpainting")
+    assert counts == {**dict.fromkeys(same, 2), **rows}
+    assert set(logs) - set(counts) == {"mask"}
+    assert set(model.log_images(batch, ddim_steps=2, return_keys=["samples", "none"])) == {"samples"}
+
+
+def test_a_saved_constant_is_taken_out(tiny: dict[str, Any]) -> None:
+    model = LatentDiffusion(**tiny["params"])
+    state = {**model.state_dict(), "logvar": torch.ones(1000)}  # other programs save it
+    model.load_state_dict(state)
+    assert not model.logvar.any() and "logvar" in state

@@ -51,11 +51,11 @@ def test_adaptive_weight_balances_the_gradients() -> None:
     loss = LPIPSWithDiscriminator(0, disc_weight=1.0, **SMALL)
     x, rec, last = images()
     nll, g_loss = (x - rec).abs().mean(), -loss.judge(rec, None).mean()
-    weight = loss.adaptive_weight(nll, g_loss, last.weight)
+    weight = loss.calculate_adaptive_weight(nll, g_loss, last.weight)
     grads = [torch.autograd.grad(v, last.weight, retain_graph=True)[0].norm() for v in (nll, weight * g_loss)]
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-2, atol=0)
     with torch.no_grad():
-        assert loss.adaptive_weight(nll, g_loss, last.weight) == 0
+        assert loss.calculate_adaptive_weight(nll, g_loss, last.weight) == 0
 
 
 def test_adversarial_terms_begin_at_disc_start() -> None:

@@ -150,7 +150,7 @@ def test_an_image_without_objects_is_plain_sampling(preset: Preset, tiny: TinyDi
 def test_rounds_record(tiny: TinyDiffusion) -> None:
     preset = replace(PRESETS["april-2023"], rounds=3)
     states: list[dict[str, Any]] = []
-    result = run(tiny, preset, TWO, callback=states.append)
+    result = run(tiny, preset, TWO, on_step=states.append)
     assert [entry["round"] for entry in result.history] == [0, 1, 2]
     assert len(states) == 12 and states[-1]["round"] == 2
     assert set(states[-1]["loss"]) == {"global", "local", "local_0", "local_1", "total"}
@@ -180,7 +180,7 @@ def test_shared_weights_are_refused_where_every_step_has_its_own() -> None:
 def test_per_step_record(tiny: TinyDiffusion) -> None:
     preset = replace(PER_STEP, inner_steps=3, learning_rate=0.05)
     states: list[dict[str, Any]] = []
-    result = run(tiny, preset, TWO, callback=states.append)
+    result = run(tiny, preset, TWO, on_step=states.append)
     assert [(entry["step"], entry["inner"]) for entry in result.history] == [(s, k) for s in range(4) for k in range(3)]
     assert len(states) == 4
     for step in range(4):

@@ -81,11 +81,14 @@ class PointMass:
         self.alphas_cumprod = TinyDiffusion().alphas_cumprod.double()
         self.seen: list[float] = []
 
-    def apply_model(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
-        self.seen.append(float(t[0]))
+    def alpha_at(self, t: Tensor) -> Tensor:
         lower, part = int(t[0]), float(t[0]) - int(t[0])
         logs = self.alphas_cumprod.log()
-        alpha = torch.exp(logs[lower] + part * (logs[min(lower + 1, 999)] - logs[lower]))  # as DPM-Solver reads it
+        return torch.exp(logs[lower] + part * (logs[min(lower + 1, 999)] - logs[lower]))  # as DPM-Solver reads it
+
+    def apply_model(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
+        self.seen.append(float(t[0]))
+        alpha = self.alpha_at(t)
         return (x - alpha.sqrt() * self.x0) / (1 - alpha).sqrt()
 
 
@@ -128,7 +131,7 @@ def test_deterministic_samplers_refuse_eta(sampler: type[Sampler], tiny: TinyDif
 
 
 def test_model_that_predicts_x0_is_refused() -> None:
-    with pytest.raises(UserError, match="predicts the noise"):
+    with pytest.raises(UserError, match="predicts the noise or v"):
         DDIMSampler(SimpleNamespace(parameterization="x0"))
 
 
@@ -173,7 +176,6 @@ def test_weights_must_fit_the_chain(tiny: TinyDiffusion) -> None:
     for message, options in (
         ("steps=8", {"S": 7, "control": control, "weights": torch.ones(7, 1, 1)}),  # 7 requested steps make 8
         ("need the control", {"S": 4, "weights": torch.ones(4, 1, 1)}),
-        ("batch of 3", {"S": 4, "batch_size": 3, "x_T": None}),
         ("needs weights", {"S": 4, "control": control}),
     ):
         with pytest.raises(ValueError, match=message):
@@ -240,11 +242,17 @@ def test_memory_of_a_chain_grows_by_at_most_three_latents_a_step(sampler: type[S
 @every_sampler
 def test_callbacks_and_intermediates(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
     states: list[dict[str, Any]] = []
-    images: list[int] = []
-    calls: dict[str, Any] = {"callback": states.append, "img_callback": lambda pred_x0, i: images.append(i)}
+    numbers: list[int] = []
+    images: list[tuple[int, Tensor]] = []
+    calls: dict[str, Any] = {
+        "on_step": states.append,
+        "callback": numbers.append,
+        "img_callback": lambda pred_x0, i: images.append((i, pred_x0)),
+    }
     with torch.no_grad():
         out, inter = sampler(tiny).sample(S=5, log_every_t=2, **calls, **chain_inputs(1))
-    assert [state["i"] for state in states] == images == [0, 1, 2, 3, 4]
+    assert [state["i"] for state in states] == numbers == [i for i, _ in images] == [0, 1, 2, 3, 4]
+    assert all(torch.equal(image, state["pred_x0"]) for (_, image), state in zip(images, states, strict=True))
     assert set(states[0]) == {"i", "t", "x", "pred_x0", "weights"}
     assert torch.equal(states[-1]["x"], out)
     assert len(inter["x_inter"]) == len(inter["pred_x0"]) == 4  # the start, and steps 0, 2 and 4
@@ -319,3 +327,107 @@ def test_conditioning_may_be_a_dict(tiny: TinyDiffusion) -> None:
         expected, _ = DDIMSampler(tiny).sample(S=3, **inputs)
         out, _ = DDIMSampler(Wrapped()).sample(S=3, **wrapped)
     assert torch.equal(out, expected)
+
+
+@every_sampler
+def test_a_condition_of_another_batch_size_warns(sampler: type[Sampler]) -> None:
+    model = PointMass(torch.zeros(1, 4, 2, 2).double())
+    for condition in (torch.zeros(3, 1), [torch.zeros(3, 1)], {"c_concat": None, "c_crossattn": [torch.zeros(3, 1)]}):
+        with pytest.warns(UserWarning, match="3 images in a batch of 2"):
+            sampler(model).sample(2, 2, (4, 2, 2), condition, verbose=False)
+
+
+class Shift:
+    """A corrector that pulls the prediction towards the noisy latents."""
+
+    def modify_score(self, model: Any, e_t: Tensor, x: Tensor, t: Tensor, c: Any, share: float) -> Tensor:
+        return (1 - share) * e_t + share * x
+
+
+@every_sampler
+def test_a_score_corrector_changes_every_prediction(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
+    class Corrected:
+        alphas_cumprod, parameterization = tiny.alphas_cumprod, "eps"
+
+        @staticmethod
+        def apply_model(x: Tensor, t: Tensor, context: Any) -> Tensor:
+            return 0.75 * tiny.apply_model(x, t, context) + 0.25 * x
+
+    inputs = chain_inputs(1) | {"unconditional_conditioning": None}
+    with torch.no_grad():
+        expected, _ = sampler(Corrected()).sample(S=4, **inputs)
+        corrector: dict[str, Any] = {"score_corrector": Shift(), "corrector_kwargs": {"share": 0.25}}
+        tiny.parameterization = "eps"
+        out, _ = sampler(tiny).sample(S=4, **corrector, **inputs)
+    assert relative_error(out, expected) < 1e-6
+
+
+@every_sampler
+def test_a_model_of_v_samples_as_the_same_one_of_eps(sampler: type[Sampler]) -> None:
+    class Velocity(PointMass):
+        parameterization = "v"
+
+        def apply_model(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
+            eps = super().apply_model(x, t, context)
+            alpha = self.alpha_at(t)
+            return (eps - (1 - alpha).sqrt() * x) / alpha.sqrt()
+
+    x0 = tensor(1, "point", (1, 4, 2, 2)).double()
+    x_T = tensor(1, "start", (1, 4, 2, 2)).double()
+    made = [sampler(model(x0)).sample(5, 1, (4, 2, 2), x_T=x_T, verbose=False)[0] for model in (PointMass, Velocity)]
+    assert relative_error(*made) < 1e-9
+
+
+def test_what_make_schedule_leaves(tiny: TinyDiffusion) -> None:
+    for kind in (DDIMSampler, PLMSSampler):
+        sampler = kind(tiny, schedule="linear")
+        sampler.make_schedule(5, verbose=False)
+        assert sampler.ddim_timesteps.tolist() == [1, 201, 401, 601, 801] and sampler.ddpm_num_timesteps == 1000
+        chosen = tiny.alphas_cumprod[[1, 201, 401, 601, 801]]
+        assert torch.allclose(sampler.ddim_alphas, chosen)
+        assert torch.allclose(sampler.ddim_alphas_prev[1:], chosen[:-1])
+        assert torch.allclose(sampler.ddim_sqrt_one_minus_alphas, (1 - chosen).sqrt())
+        assert not sampler.ddim_sigmas.any()
+
+
+def test_plms_step_by_step(tiny: TinyDiffusion) -> None:
+    sampler, inputs = PLMSSampler(tiny), chain_inputs(2)
+    x, c = inputs["x_T"], inputs["conditioning"]
+    guidance = {key: inputs[key] for key in ("unconditional_guidance_scale", "unconditional_conditioning")}
+    old: list[Tensor] = []
+    with torch.no_grad():
+        expected, _ = sampler.sample(S=5, **inputs)
+        alone, _ = sampler.plms_sampling(c, x.shape, x_T=x, **guidance)
+        for index in reversed(range(5)):
+            t, t_next = (torch.full((2,), int(sampler.ddim_timesteps[i])) for i in (index, max(index - 1, 0)))
+            x, _, eps = sampler.p_sample_plms(x, c, t, index, old_eps=old, t_next=t_next, **guidance)
+            old = [*old, eps][-3:]
+    assert relative_error(x, expected) < 1e-6
+    assert torch.equal(alone, expected)
+
+
+@pytest.mark.parametrize("sampler", [DDIMSampler, PLMSSampler])
+def test_the_step_of_a_subclass_is_taken(sampler: Any, tiny: TinyDiffusion) -> None:
+    name = sampler.step_name
+
+    def step(self: Any, x: Tensor, c: Any, t: Tensor, index: int, **options: Any) -> Any:
+        seen.append(index)
+        made = getattr(sampler, name)(self, x, c, t, index, **options)
+        return (0.5 * made[0], *made[1:])
+
+    seen: list[int] = []
+    own = type("Own", (sampler,), {name: step})
+    with torch.no_grad():
+        plain, _ = sampler(tiny).sample(S=4, **chain_inputs(1))
+        halved, _ = own(tiny).sample(S=4, **chain_inputs(1))
+        partly = own(tiny)
+        partly.make_schedule(4, verbose=False)
+        getattr(partly, sampler.loop_name)(chain_inputs(1)["conditioning"], (1, 4, SIZE, SIZE), timesteps=3)
+    assert seen == [3, 2, 1, 0, 1, 0]  # of three steps the published loop takes two
+    assert relative_error(halved, plain) > 0.1
+
+
+def test_unknown_arguments_are_named(tiny: TinyDiffusion, caplog: pytest.LogCaptureFixture) -> None:
+    with torch.no_grad():
+        DDIMSampler(tiny).sample(S=1, quantize_denoised=True, **chain_inputs(1))
+    assert "quantize_denoised" in caplog.text

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm.arguments import Count, Weight
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.training import frozen, scheduled
+from ldm.models.training import frozen, images_of, scheduled
 from ldm.modules.diffusionmodules.openaimodel import EncoderUNetModel, UNetModel
 from ldm.util import UserError, instantiate_from_config, load_config, load_into, load_state_dict
 from ldm.util import disabled_train as disabled_train  # published here
@@ -70,34 +70,35 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         config = load_config(find_config(diffusion_path))
         if "model" not in config:
             raise UserError(f"the config of {diffusion_path} has no 'model' section")
-        self.diffusion_model = self._diffusion(config.model, diffusion_ckpt_path)
+        self.diffusion_config, self.diffusion_ckpt_path = config.model, diffusion_ckpt_path
+        self.load_diffusion()
         self.label_key = label_key or self.diffusion_model.cond_stage_key
         if self.label_key not in NETWORKS:
             raise UserError(f"label_key '{self.label_key}' is none of {', '.join(NETWORKS)}; set label_key")
         if not 1 <= log_steps <= self.diffusion_model.num_timesteps:
             raise UserError(f"log_steps must lie in 1..{self.diffusion_model.num_timesteps}, not {log_steps}")
         self.log_steps, self.log_time_interval = log_steps, self.diffusion_model.num_timesteps // log_steps
-        self.model = self._network(config.model.params.unet_config.params, pool)
+        self.load_classifier(ckpt_path, pool)
+
+    def load_diffusion(self) -> None:
+        """Build the diffusion model, frozen."""
+        config, ckpt = self.diffusion_config, self.diffusion_ckpt_path
+        model = instantiate_from_config(config, ckpt_path=None if ckpt is None else str(ckpt))
+        if not isinstance(model, LatentDiffusion):
+            raise UserError(f"a classifier of noisy latents needs a latent diffusion model, not {config.target}")
+        self.diffusion_model = frozen(model)
+
+    def load_classifier(self, ckpt_path: str | Path | None, pool: str) -> None:
+        """Build a network of the diffusion model's shape, from its latents to classes; load its weights."""
+        config, network = self.diffusion_config.params.unet_config.params, NETWORKS[self.label_key]
+        options = {**config, "in_channels": config["out_channels"], "out_channels": self.num_classes, "pool": pool}
+        known = inspect.signature(network).parameters  # the encoder half has no context
+        self.model = network(**{k: v for k, v in options.items() if k in known})
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path)
 
-    @staticmethod
-    def _diffusion(config: Any, ckpt_path: str | Path | None) -> Any:
-        """The diffusion model, frozen."""
-        model = instantiate_from_config(config, ckpt_path=None if ckpt_path is None else str(ckpt_path))
-        if not isinstance(model, LatentDiffusion):
-            raise UserError(f"a classifier of noisy latents needs a latent diffusion model, not {config.target}")
-        return frozen(model)
-
-    def _network(self, config: Mapping[str, Any], pool: str) -> nn.Module:
-        """A network of the diffusion model's shape, from its latents to classes."""
-        network = NETWORKS[self.label_key]
-        options = {**config, "in_channels": config["out_channels"], "out_channels": self.num_classes, "pool": pool}
-        known = inspect.signature(network).parameters  # the encoder half has no context
-        return network(**{k: v for k, v in options.items() if k in known})
-
-    def init_from_ckpt(self, path: str | Path, ignore_keys: Sequence[str] = ()) -> None:
-        """Load the classifier's weights by name (those under ``model.`` of a training checkpoint)."""
+    def init_from_ckpt(self, path: str | Path, ignore_keys: Sequence[str] = (), only_model: bool = False) -> None:
+        """Load the classifier's weights by name (those under ``model.`` of a training checkpoint, and no others)."""
         state = {k: v for k, v in load_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
         own = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
         load_into(self.model, own or state, f"checkpoint {path}", ignore_keys)
@@ -110,26 +111,36 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         """Logits (B, classes), or (B, classes, h, w) for segmentations, of x_t (B, C, h, w) at steps t (B,)."""
         return self.model(x_noisy, t)
 
-    def get_targets(self, batch: Mapping[str, Any], size: Sequence[int]) -> Tensor:
-        """Labels (B,), or (B, h, w) of the given size from segmentations (B, H, W, classes)."""
-        if self.label_key not in batch:
-            raise UserError(f"the batch has no labels '{self.label_key}'; it has {', '.join(batch)}")
-        targets = torch.as_tensor(batch[self.label_key], device=self.device)
+    def get_input(self, batch: Mapping[str, Any], k: str) -> Tensor:
+        """Images (B, C, H, W) at `k` of a batch."""
+        return images_of(batch, k)
+
+    def get_conditioning(self, batch: Mapping[str, Any], k: str | None = None) -> Tensor:
+        """The labels (B,) of a batch, or segmentations (B, H, W, classes) as (B, classes, h, w) of latent size."""
+        k = self.label_key if k is None else k
+        if k not in batch:
+            raise UserError(f"the batch has no labels '{k}'; it has {', '.join(batch)}")
+        targets = torch.as_tensor(batch[k], device=self.device)
         if self.label_key == "segmentation":
+            encoder = getattr(self.diffusion_model.first_stage_model, "encoder", None)
+            factor = 1 if encoder is None else 2 ** (encoder.num_resolutions - 1)
             maps = targets.permute(0, 3, 1, 2).float()  # (B, classes, H, W)
-            return F.interpolate(maps, size=tuple(size), mode="nearest").argmax(1)
+            size = (maps.shape[2] // factor, maps.shape[3] // factor)
+            return F.interpolate(maps, size=size, mode="nearest")
         return targets.long()
 
     @staticmethod
-    def compute_top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-        """Share of labels (B, ...) among the k best classes of logits (B, classes, ...)."""
+    def compute_top_k(logits: Tensor, labels: Tensor, k: int, reduction: str = "mean") -> Tensor:
+        """Share of labels (B, ...) among the k best classes of logits (B, classes, ...); "none": 0 or 1 for each."""
         best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-        return (best == labels[:, None]).any(1).float().mean()
+        hits = (best == labels[:, None]).any(1).float()
+        return hits if reduction == "none" else hits.mean()
 
     def shared_step(self, batch: Mapping[str, Any], t: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, logits, x_t and targets of a batch, at step `t` or at steps drawn uniformly."""
         x = self.diffusion_model.latents(batch)  # (B, C, h, w)
-        targets = self.get_targets(batch, x.shape[2:])
+        targets = self.get_conditioning(batch)
+        targets = targets.argmax(1) if targets.ndim == 4 else targets
         steps = self.diffusion_model.num_timesteps
         if t is None:
             times = torch.randint(0, steps, (len(x),), device=x.device)
@@ -142,13 +153,13 @@ class NoisyLatentImageClassifier(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss on one batch."""
         loss, logits, _, targets = self.shared_step(batch)
-        self._write_logs("train", loss, logits, targets)
+        self.write_logs(loss, logits, targets)
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss on unseen images, and the accuracy at each of `log_steps` noise levels."""
         loss, logits, _, targets = self.shared_step(batch)
-        self._write_logs("val", loss, logits, targets)
+        self.write_logs(loss, logits, targets)
         for t in self.noise_levels():
             _, logits, _, targets = self.shared_step(batch, t)
             self.log(f"val/top1@t{t}", self.compute_top_k(logits, targets, 1), batch_size=len(targets))
@@ -158,7 +169,9 @@ class NoisyLatentImageClassifier(pl.LightningModule):
         """The steps that images and accuracies are made at."""
         return range(0, self.log_steps * self.log_time_interval, self.log_time_interval)
 
-    def _write_logs(self, split: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def write_logs(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Log loss and accuracies, under ``train/`` or ``val/``."""
+        split = "train" if self.training else "val"
         shares = {f"{split}/top{k}": self.compute_top_k(logits.detach(), targets, k) for k in (1, 5)}
         parts = {f"{split}/loss": loss.detach(), **shares}
         self.log_dict(parts, prog_bar=True, on_step=split == "train", on_epoch=split == "val", batch_size=len(targets))

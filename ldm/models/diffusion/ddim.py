@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.sampler import ChainOptions, Sampler
+from ldm.models.diffusion.chain import ChainOptions, OnStep
+from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import (
     EpsFn,
     Generators,
+    Guidance,
     History,
     Project,
+    ScoreCorrector,
     Step,
     ddim_schedule,
     ddim_step,
     guided_eps,
     lowest_steps,
     noise_like,
-    schedule_from_timesteps,
     step_noise,
 )
-from ldm.util import UserError
 
 
 class DDIMSampler(Sampler):
-    """DDIM sampling, and the encode-decode pair that image-to-image uses.
+    """DDIM sampling, and the encode-decode pair that image-to-image uses."""
 
-    `sample` keeps no state. `stochastic_encode`, `decode` and `p_sample_ddim` work on the schedule that
-    `make_schedule` chose, as in the published code.
-    """
+    ddim_sampling = Sampler.denoise
+    loop_name, step_name = "ddim_sampling", "p_sample_ddim"
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self._chosen: list[Step] | None = None
-
-    def schedule(self, steps: int, eta: float = 0.0) -> list[Step]:
+    def schedule(self, steps: int, eta: float = 0.0, discretize: str = "uniform") -> list[Step]:
         """The chain for `steps` requested steps, the noisiest first."""
-        return ddim_schedule(self.model.alphas_cumprod, steps, eta)
+        return ddim_schedule(self.model.alphas_cumprod, steps, eta, discretize)
 
     @staticmethod
     def take_step(
@@ -49,26 +44,6 @@ class DDIMSampler(Sampler):
         """DDIM, see :func:`ddim_step`."""
         eps = eps_fn(x, step.timesteps(x))
         return (*ddim_step(x, eps, step.alpha, step.alpha_prev, step.sigma, noise, project), eps)
-
-    def make_schedule(
-        self, ddim_num_steps: int, ddim_discretize: str = "uniform", ddim_eta: float = 0.0, verbose: bool = True
-    ) -> None:
-        """Chooses the schedule for stochastic_encode, decode and p_sample_ddim. `verbose` changes nothing."""
-        self._chosen = ddim_schedule(self.model.alphas_cumprod, ddim_num_steps, ddim_eta, ddim_discretize)
-
-    @property
-    def ddim_timesteps(self) -> np.ndarray:
-        """Rising timesteps (S,) of the chosen schedule."""
-        return np.asarray([int(step.t) for step in reversed(self._steps(False))])
-
-    def _steps(self, use_original_steps: bool) -> list[Step]:
-        """The chosen schedule, or all training timesteps (at eta 1, as DDPM); the noisiest first."""
-        if use_original_steps:
-            alphas = self.model.alphas_cumprod.detach().cpu().numpy()
-            return schedule_from_timesteps(alphas, np.arange(len(alphas)), 1.0)
-        if self._chosen is None:
-            raise UserError("call make_schedule(steps) before encoding or decoding")
-        return self._chosen
 
     def stochastic_encode(
         self,
@@ -79,7 +54,7 @@ class DDIMSampler(Sampler):
         generator: Generators = None,
     ) -> Tensor:
         """Noises latents x0 (B, C, H, W) to entry t (B,) of the rising schedule in one step, DDPM eq. 4."""
-        steps = self._steps(use_original_steps)[::-1]
+        steps = self.steps(use_original_steps)[::-1]
         alphas = torch.tensor([steps[int(i)].alpha for i in t], device=x0.device, dtype=torch.float64)
         alphas = alphas.view(-1, *[1] * (x0.dim() - 1))  # (B, 1, 1, 1)
         if noise is None:
@@ -94,21 +69,24 @@ class DDIMSampler(Sampler):
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Any = None,
         use_original_steps: bool = False,
+        callback: Callable[[int], Any] | None = None,
         *,
         control: Any = None,
         weights: Tensor | None = None,
         generator: Generators = None,
-        callback: Callable[[dict[str, Any]], None] | None = None,
+        on_step: OnStep | None = None,
         verbose: bool = False,
     ) -> Tensor:
         """Denoises x_latent (B, C, H, W) through the lowest t_start steps of the schedule.
 
         weights (t_start, N, B) for a control, in the order of the steps taken.
         """
-        steps = lowest_steps(self._steps(use_original_steps), t_start)
-        eps_fn = guided_eps(self.model, cond, unconditional_conditioning, unconditional_guidance_scale, control)
-        options = ChainOptions(generator=generator, weights=weights, callback=callback, verbose=verbose)
-        return self.run_chain(steps, x_latent, eps_fn, options)[0]
+        steps = lowest_steps(self.steps(use_original_steps), t_start)
+        guidance = Guidance(cond, unconditional_conditioning, unconditional_guidance_scale, control)
+        options = ChainOptions(
+            generator=generator, weights=weights, callback=callback, on_step=on_step, verbose=verbose
+        )
+        return self.run_chain(steps, x_latent, guidance, options, original=use_original_steps)[0]
 
     def p_sample_ddim(
         self,
@@ -121,6 +99,8 @@ class DDIMSampler(Sampler):
         quantize_denoised: bool = False,
         temperature: float = 1.0,
         noise_dropout: float = 0.0,
+        score_corrector: ScoreCorrector | None = None,
+        corrector_kwargs: Mapping[str, Any] | None = None,
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Any = None,
         *,
@@ -132,9 +112,12 @@ class DDIMSampler(Sampler):
 
         repeat_noise: the same noise for every image. weights (N, B) of this step, for a control.
         """
-        step = self._steps(use_original_steps)[::-1][index]
-        eps_fn = guided_eps(self.model, c, unconditional_conditioning, unconditional_guidance_scale, control)
+        step = self.steps(use_original_steps)[::-1][index]
+        scale = unconditional_guidance_scale
+        eps_fn = guided_eps(
+            self.model, Guidance(c, unconditional_conditioning, scale, control, score_corrector, corrector_kwargs)
+        )
         shape = (1, *x.shape[1:]) if repeat_noise else x.shape
         noise = step_noise(shape, x, generator, temperature, noise_dropout)
-        project = self._quantize if quantize_denoised else None
+        project = self.quantize if quantize_denoised else None
         return ddim_step(x, eps_fn(x, t, weights), step.alpha, step.alpha_prev, step.sigma, noise, project)

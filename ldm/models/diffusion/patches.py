@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.models.diffusion.options import refuse_rest, take
+from ldm.arguments import wrong_argument
 from ldm.util import UserError
 
 Fold = Callable[[Tensor], Tensor]
@@ -35,15 +35,15 @@ class SplitOptions:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> SplitOptions:
         """From a mapping. UserError for an unknown name, or sizes that are not positive."""
-        rest = dict(values)
-        options = take(cls, rest)
-        refuse_rest(rest, "split_input_params", cls)
+        if wrong := wrong_argument(cls, values):
+            raise UserError(f"split_input_params does not fit: {wrong}")
+        options = cls(**values)
         if min(*options.ks, *options.stride, options.vqf) < 1 or len(options.ks) != 2 or len(options.stride) != 2:
             raise UserError("split_input_params needs ks and stride as two positive numbers each, and a positive vqf")
         return options
 
 
-def border_distance(height: int, width: int) -> Tensor:
+def delta_border(height: int, width: int) -> Tensor:
     """(height, width): distance of each pixel to the nearest border, as a share of the side; 0 at the border."""
     y = (torch.arange(height) / max(height - 1, 1))[:, None]
     x = (torch.arange(width) / max(width - 1, 1))[None]
@@ -52,10 +52,10 @@ def border_distance(height: int, width: int) -> Tensor:
 
 def patch_weights(size: Sequence[int], grid: Sequence[int], options: SplitOptions) -> Tensor:
     """(1, kh kw, L): how much each pixel of each of the L patches counts; least at a patch's border."""
-    weights = border_distance(*size).clamp(options.clip_min_weight, options.clip_max_weight)
+    weights = delta_border(*size).clamp(options.clip_min_weight, options.clip_max_weight)
     weights = weights.reshape(1, -1, 1).repeat(1, 1, grid[0] * grid[1])
     if options.tie_braker:
-        ties = border_distance(*grid).clamp(options.clip_min_tie_weight, options.clip_max_tie_weight)
+        ties = delta_border(*grid).clamp(options.clip_min_tie_weight, options.clip_max_tie_weight)
         weights = weights * ties.reshape(1, 1, -1)
     return weights
 

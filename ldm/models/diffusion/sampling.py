@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,25 @@ WeightedEpsFn = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # the same 
 History = tuple[Tensor, ...]  # earlier predictions, the newest first
 Generators = torch.Generator | PhiloxGenerator | Sequence[torch.Generator] | None
 Project = Callable[[Tensor], Tensor]  # pred_x0 -> pred_x0, e.g. onto a codebook
+
+
+class ScoreCorrector(Protocol):
+    """What may change each guided noise prediction, under its published name."""
+
+    def modify_score(self, model: Any, e_t: Tensor, x: Tensor, t: Tensor, c: Any, **kwargs: Any) -> Tensor:
+        """The prediction to go on with instead of e_t (B, C, H, W), at x, t (B,) under condition c."""
+
+
+class Guidance(NamedTuple):
+    """What the model is called with, beside x and t."""
+
+    conditioning: Any = None  # a tensor, a list of tensors, or a dict of either
+    unconditional: Any = None
+    scale: float = 1.0
+    control: Any = None
+    score_corrector: ScoreCorrector | None = None
+    corrector_kwargs: Mapping[str, Any] | None = None
+
 
 MAX_STEPS = 1000
 
@@ -148,6 +167,8 @@ def join_conditions(unconditional: Any, conditional: Any) -> Any:
 
     An unconditional context of batch 1 serves every image.
     """
+    if conditional is None:
+        return None
     if isinstance(conditional, Mapping):
         return {key: join_conditions(unconditional[key], value) for key, value in conditional.items()}
     if isinstance(conditional, list | tuple):
@@ -157,14 +178,16 @@ def join_conditions(unconditional: Any, conditional: Any) -> Any:
     return torch.cat([unconditional, conditional])  # (2B, ...)
 
 
-def guided_eps(
-    model: Any, conditioning: Any, unconditional: Any = None, scale: float = 1.0, control: Any = None
-) -> WeightedEpsFn:
+def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
     """The noise prediction with classifier-free guidance (Ho and Salimans 2022, eq. 6, scale = 1 + w).
 
     One model call on [unconditional; conditional] rows: eps_u + scale (eps_c - eps_u). Without guidance the
     model is called on the conditional rows alone, unless the control blends against the unconditional rows.
+    A model that predicts v gives eps by its definition.
     """
+    conditioning, unconditional, scale, control, corrector, corrector_kwargs = guidance
+    if corrector is not None and model.parameterization != "eps":
+        raise UserError("a score_corrector needs a model that predicts the noise (parameterization: eps)")
     subtracts = control is not None and control.blend == "unconditional"
     if subtracts and unconditional is None:
         raise UserError("this blend subtracts the unconditional attention: give unconditional_conditioning")
@@ -178,14 +201,34 @@ def guided_eps(
             return model.apply_model(x, t, context)
         return model.apply_model(x, t, context, control=control, weights=weights)
 
-    def eps(x: Tensor, t: Tensor, weights: Tensor | None = None) -> Tensor:
+    def guided(x: Tensor, t: Tensor, weights: Tensor | None) -> Tensor:
         if not doubled:
             return call(x, t, weights)
         both = call(torch.cat([x, x]), torch.cat([t, t]), weights)  # (2B, C, H, W)
-        eps_uncond, eps_cond = both.chunk(2)
-        return eps_uncond + scale * (eps_cond - eps_uncond)
+        uncond, cond = both.chunk(2)
+        return uncond + scale * (cond - uncond)
+
+    def eps(x: Tensor, t: Tensor, weights: Tensor | None = None) -> Tensor:
+        output = guided(x, t, weights)
+        if getattr(model, "parameterization", "eps") == "v":
+            alpha = alphas_at(model.alphas_cumprod, t).view(-1, *[1] * (x.dim() - 1))
+            return (
+                alpha.sqrt().to(x.dtype) * output + (1.0 - alpha).sqrt().to(x.dtype) * x
+            )  # Salimans and Ho 2022, v = a eps - s x_0
+        if corrector is not None:
+            return corrector.modify_score(model, output, x, t, conditioning, **(corrector_kwargs or {}))
+        return output
 
     return eps
+
+
+def alphas_at(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
+    """Cumulative alphas (B,) at timesteps t (B,); between two whole ones their logarithm is linear."""
+    if not t.is_floating_point():
+        return alphas_cumprod[t]
+    low = t.floor().long()
+    logs = alphas_cumprod.log()
+    return torch.lerp(logs[low], logs[(low + 1).clamp(max=len(logs) - 1)], (t - low).to(logs)).exp()
 
 
 def predict_x0(x: Tensor, eps: Tensor, alpha: float) -> Tensor:

@@ -125,6 +125,10 @@ class Model(nn.Module):
                 h = level.upsample(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
+    def get_last_layer(self) -> Tensor:
+        """The weight of the last convolution."""
+        return self.conv_out.weight
+
 
 def get_timestep_embedding(timesteps: Tensor, embedding_dim: int) -> Tensor:
     """Sinusoidal embedding of DDPM (B,) -> (B, dim): sines first, frequencies spaced over dim/2 - 1."""
@@ -361,11 +365,11 @@ class FirstStagePostProcessor(nn.Module):
         pretrained_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if pretrained_config is not None:
-            pretrained_model = instantiate_from_config(pretrained_config).eval().requires_grad_(False)
-        if pretrained_model is None:
+        if pretrained_config is None and pretrained_model is None:
             raise UserError("FirstStagePostProcessor needs a pretrained_model or a pretrained_config")
         self.pretrained_model, self.do_reshape = pretrained_model, reshape
+        if pretrained_config is not None:
+            self.instantiate_pretrained(pretrained_config)
         channels: int = n_channels or self.pretrained_model.encoder.ch
         self.proj_norm = Normalize(in_channels, num_groups=in_channels // 2)
         self.proj = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -373,6 +377,10 @@ class FirstStagePostProcessor(nn.Module):
         steps = zip(widths[:-1], widths[1:], strict=True)
         self.model = nn.ModuleList([ResnetBlock(in_channels=i, out_channels=o, dropout=dropout) for i, o in steps])
         self.downsampler = nn.ModuleList([Downsample(width, with_conv=False) for width in widths[1:]])
+
+    def instantiate_pretrained(self, config: Mapping[str, Any]) -> None:
+        """Build the first stage, frozen."""
+        self.pretrained_model = instantiate_from_config(config).eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode_with_pretrained(self, x: Tensor) -> Tensor:

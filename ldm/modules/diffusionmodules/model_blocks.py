@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.arguments import Count, Depth, Fraction
+from ldm.arguments import Count, Depth, Fraction, Whole
 from ldm.modules import lean
 from ldm.modules.attention import LinearAttention
+from ldm.modules.attention import SpatialSelfAttention as AttnBlock
 from ldm.modules.diffusionmodules.util import GroupNorm32, checkpoint
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
@@ -94,24 +95,6 @@ class ResnetBlock(nn.Module):
         if self.in_channels != self.out_channels:
             x = self.conv_shortcut(x) if self.use_conv_shortcut else self.nin_shortcut(x)
         return x + h
-
-
-class AttnBlock(nn.Module):
-    """Single-head self-attention over the pixels of (B, C, H, W), with 1x1 convolutions as projections."""
-
-    def __init__(self, in_channels: Count, num_groups: Count = 32) -> None:
-        super().__init__()
-        self.norm = Normalize(in_channels, num_groups)
-        self.q = lean.Conv2d(in_channels, in_channels, 1)
-        self.k = lean.Conv2d(in_channels, in_channels, 1)
-        self.v = lean.Conv2d(in_channels, in_channels, 1)
-        self.proj_out = lean.Conv2d(in_channels, in_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))  # (B, 1, HW, C)
-        h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
-        return x + self.proj_out(h)
 
 
 class LinAttnBlock(LinearAttention):
@@ -243,8 +226,9 @@ class Encoder(nn.Module):
 
     Args:
         double_z: give mean and log variance.
+        out_ch, ignore_kwargs: what else a `ddconfig` holds is the decoder's.
         use_checkpoint: recompute each block in the backward pass.
-        shared: see `Layers`; what else a `ddconfig` holds is the decoder's.
+        The others: see `Layers`.
     """
 
     down: Any  # a ModuleList of Level, whose items the type checker cannot know
@@ -252,14 +236,25 @@ class Encoder(nn.Module):
     def __init__(
         self,
         *,
+        ch: Count,
+        out_ch: Count | None = None,
+        ch_mult: Sequence[Count] = (1, 2, 4, 8),
+        num_res_blocks: Depth,
+        attn_resolutions: Sequence[Whole],
+        dropout: Fraction = 0.0,
+        resamp_with_conv: bool = True,
         in_channels: Count,
+        resolution: Count,
         z_channels: Count,
         double_z: bool = True,
+        use_linear_attn: bool = False,
+        attn_type: str = "vanilla",
+        num_groups: Count = 32,
         use_checkpoint: bool = False,
-        **shared: Any,
+        **ignore_kwargs: Any,
     ) -> None:
+        layers = Layers.of(locals())
         super().__init__()
-        layers = Layers.of(shared)
         self.use_checkpoint = use_checkpoint
         self.ch, self.num_res_blocks, self.num_resolutions = layers.ch, layers.num_res_blocks, len(layers.ch_mult)
         self.conv_in = lean.Conv2d(in_channels, layers.ch, 3, padding=1)
@@ -284,7 +279,8 @@ class Decoder(nn.Module):
     Args:
         give_pre_end: return the features before the last normalization.
         tanh_out: squash the image to (-1, 1).
-        use_checkpoint, shared: as those of `Encoder`.
+        in_channels, ignorekwargs: what else a `ddconfig` holds is the encoder's.
+        The others: as those of `Encoder`.
     """
 
     up: Any
@@ -292,15 +288,26 @@ class Decoder(nn.Module):
     def __init__(
         self,
         *,
+        ch: Count,
         out_ch: Count,
+        ch_mult: Sequence[Count] = (1, 2, 4, 8),
+        num_res_blocks: Depth,
+        attn_resolutions: Sequence[Whole],
+        dropout: Fraction = 0.0,
+        resamp_with_conv: bool = True,
+        in_channels: Count | None = None,
+        resolution: Count,
         z_channels: Count,
         give_pre_end: bool = False,
         tanh_out: bool = False,
+        use_linear_attn: bool = False,
+        attn_type: str = "vanilla",
+        num_groups: int = 32,
         use_checkpoint: bool = False,
-        **shared: Any,
+        **ignorekwargs: Any,
     ) -> None:
+        layers = Layers.of(locals())
         super().__init__()
-        layers = Layers.of(shared)
         self.give_pre_end, self.tanh_out, self.use_checkpoint = give_pre_end, tanh_out, use_checkpoint
         channels = layers.ch * layers.ch_mult[-1]
         self.conv_in = lean.Conv2d(z_channels, channels, 3, padding=1)

@@ -18,8 +18,13 @@ from ldm.modules.diffusionmodules.unet_blocks import (
     AttentionBlock,
     AttentionPool2d,
     Downsample,
+    HalfPrecision,
+    QKVAttention,
+    QKVAttentionLegacy,
     ResBlock,
+    TimestepBlock,
     TimestepEmbedSequential,
+    TransposedUpsample,
     Upsample,
 )
 from ldm.modules.diffusionmodules.util import conv_nd, linear, normalization, timestep_embedding, zero_module
@@ -31,8 +36,12 @@ __all__ = [
     "AttentionPool2d",
     "Downsample",
     "EncoderUNetModel",
+    "QKVAttention",
+    "QKVAttentionLegacy",
     "ResBlock",
+    "TimestepBlock",
     "TimestepEmbedSequential",
+    "TransposedUpsample",
     "UNetModel",
     "Upsample",
 ]
@@ -44,7 +53,7 @@ class _Plan:
 
     model_channels: int
     channel_mult: Sequence[int]
-    num_res_blocks: int  # of a level
+    num_res_blocks: Sequence[int]  # of each level
     attention_resolutions: Sequence[int]  # downsampling factors with attention
     dropout: float
     dims: int
@@ -56,7 +65,11 @@ class _Plan:
     num_head_channels: int
     use_new_attention_order: bool
     transformer_depth: int = 0  # 0: AttentionBlock, else SpatialTransformer
-    context_dim: int | None = None
+    context_dim: int | Sequence[int] | None = None
+    use_linear_in_transformer: bool = False
+    disable_self_attentions: Sequence[bool] | None = None  # of each level
+    disable_middle_self_attn: bool = False
+    num_attention_blocks: Sequence[int] | None = None  # of each level: its first so many blocks have attention
 
     def res(self, channels: int, out_channels: int, up: bool = False, down: bool = False) -> ResBlock:
         return ResBlock(
@@ -71,7 +84,7 @@ class _Plan:
             down=down,
         )
 
-    def attention(self, channels: int, num_heads: int) -> nn.Module:
+    def attention(self, channels: int, num_heads: int, disable_self_attn: bool = False) -> nn.Module:
         """Attention at this width; `num_heads` counts for AttentionBlocks only."""
         if not self.transformer_depth:
             return AttentionBlock(
@@ -88,15 +101,19 @@ class _Plan:
             channels // heads,
             depth=self.transformer_depth,
             context_dim=self.context_dim,
+            disable_self_attn=disable_self_attn,
+            use_linear=self.use_linear_in_transformer,
             use_checkpoint=self.use_checkpoint,
         )
 
-    def block(self, level: int, channels: int, num_heads: int) -> list[nn.Module]:
-        """A residual block of this level, with attention where the level has it."""
+    def block(self, level: int, index: int, channels: int, num_heads: int) -> list[nn.Module]:
+        """Residual block `index` of this level, with attention where the level has it."""
         width = self.channel_mult[level] * self.model_channels
         layers: list[nn.Module] = [self.res(channels, width)]
-        if 2**level in self.attention_resolutions:
-            layers.append(self.attention(width, num_heads))
+        attending = self.num_attention_blocks is None or index < self.num_attention_blocks[level]
+        if 2**level in self.attention_resolutions and attending:
+            disabled = self.disable_self_attentions is not None and self.disable_self_attentions[level]
+            layers.append(self.attention(width, num_heads, disabled))
         return layers
 
     def resample(self, channels: int, up: bool) -> nn.Module:
@@ -109,8 +126,8 @@ class _Plan:
         ch = self.model_channels
         blocks, widths = [TimestepEmbedSequential(conv_nd(self.dims, in_channels, ch, 3, padding=1))], [ch]
         for level, mult in enumerate(self.channel_mult):
-            for _ in range(self.num_res_blocks):
-                blocks.append(TimestepEmbedSequential(*self.block(level, ch, self.num_heads)))
+            for index in range(self.num_res_blocks[level]):
+                blocks.append(TimestepEmbedSequential(*self.block(level, index, ch, self.num_heads)))
                 ch = mult * self.model_channels
                 widths.append(ch)
             if level != len(self.channel_mult) - 1:
@@ -119,16 +136,17 @@ class _Plan:
         return nn.ModuleList(blocks), widths
 
     def middle_block(self, ch: int) -> TimestepEmbedSequential:
-        return TimestepEmbedSequential(self.res(ch, ch), self.attention(ch, self.num_heads), self.res(ch, ch))
+        attention = self.attention(ch, self.num_heads, self.disable_middle_self_attn)
+        return TimestepEmbedSequential(self.res(ch, ch), attention, self.res(ch, ch))
 
     def output_blocks(self, widths: Sequence[int], num_heads: int) -> nn.ModuleList:
         """The path up; each block takes the output of one input block beside its own input."""
         blocks, skips, ch = nn.ModuleList(), list(widths), widths[-1]
         for level, mult in reversed(list(enumerate(self.channel_mult))):
-            for i in range(self.num_res_blocks + 1):
-                layers = self.block(level, ch + skips.pop(), num_heads)
+            for i in range(self.num_res_blocks[level] + 1):
+                layers = self.block(level, i, ch + skips.pop(), num_heads)
                 ch = mult * self.model_channels
-                if level and i == self.num_res_blocks:
+                if level and i == self.num_res_blocks[level]:
                     layers.append(self.resample(ch, up=True))
                 blocks.append(TimestepEmbedSequential(*layers))
         return blocks
@@ -139,7 +157,7 @@ def _time_embed(model_channels: int) -> nn.Sequential:
     return nn.Sequential(linear(model_channels, width), nn.SiLU(), linear(width, width))
 
 
-class UNetModel(nn.Module):
+class UNetModel(HalfPrecision):
     """U-Net with timestep embedding and attention; predicts the noise (or x_0, or v) of a noisy latent.
 
     Args:
@@ -152,6 +170,9 @@ class UNetModel(nn.Module):
         n_embed: predict logits over a codebook of this size instead of an image.
         use_checkpoint: recompute each block in the backward pass.
         legacy: accepted for published configs; without effect.
+        disable_self_attentions, num_attention_blocks: for each level, attend to the context only; give its first so
+            many blocks attention. `num_res_blocks` may be such a list, too.
+        disable_middle_self_attn, use_linear_in_transformer: see `SpatialTransformer`.
     """
 
     def __init__(
@@ -160,7 +181,7 @@ class UNetModel(nn.Module):
         in_channels: Count,
         model_channels: Count,
         out_channels: Count,
-        num_res_blocks: Depth,
+        num_res_blocks: Depth | Sequence[Depth],
         attention_resolutions: Sequence[Count],
         dropout: Fraction = 0,
         channel_mult: Sequence[Count] = (1, 2, 4, 8),
@@ -177,22 +198,36 @@ class UNetModel(nn.Module):
         use_new_attention_order: bool = False,
         use_spatial_transformer: bool = False,
         transformer_depth: Depth = 1,
-        context_dim: Count | None = None,
+        context_dim: Count | Sequence[Count] | None = None,
         n_embed: Count | None = None,
         legacy: bool = True,
+        disable_self_attentions: Sequence[bool] | None = None,
+        num_attention_blocks: Sequence[int] | None = None,
+        disable_middle_self_attn: bool = False,
+        use_linear_in_transformer: bool = False,
     ) -> None:
         super().__init__()
+        blocks = [num_res_blocks] * len(channel_mult) if isinstance(num_res_blocks, int) else list(num_res_blocks)
+        for name, levels in (
+            ("num_res_blocks", blocks),
+            ("disable_self_attentions", disable_self_attentions),
+            ("num_attention_blocks", num_attention_blocks),
+        ):
+            if levels is not None and len(levels) != len(channel_mult):
+                raise UserError(f"{name} needs an entry for each of the {len(channel_mult)} levels of channel_mult")
         if use_spatial_transformer != (context_dim is not None):
             raise UserError("use_spatial_transformer and context_dim belong together")
         if num_heads == -1 and num_head_channels == -1:
             raise UserError("either num_heads or num_head_channels has to be set")
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
-        self.model_channels, self.num_classes = model_channels, num_classes
+        self.model_channels, self.num_classes, self.num_res_blocks = model_channels, num_classes, blocks
+        self.attention_resolutions, self.dropout, self.channel_mult = attention_resolutions, dropout, channel_mult
+        self.conv_resample, self.use_checkpoint, self.num_heads = conv_resample, use_checkpoint, num_heads
         self.predict_codebook_ids = n_embed is not None
         plan = _Plan(
             model_channels=model_channels,
             channel_mult=channel_mult,
-            num_res_blocks=num_res_blocks,
+            num_res_blocks=blocks,
             attention_resolutions=attention_resolutions,
             dropout=dropout,
             dims=dims,
@@ -205,6 +240,10 @@ class UNetModel(nn.Module):
             use_new_attention_order=use_new_attention_order,
             transformer_depth=transformer_depth if use_spatial_transformer else 0,
             context_dim=context_dim,
+            use_linear_in_transformer=use_linear_in_transformer,
+            disable_self_attentions=disable_self_attentions,
+            disable_middle_self_attn=disable_middle_self_attn,
+            num_attention_blocks=num_attention_blocks,
         )
         self.time_embed = _time_embed(model_channels)
         if num_classes is not None:
@@ -220,11 +259,6 @@ class UNetModel(nn.Module):
             self.id_predictor = nn.Sequential(normalization(ch), conv_nd(dims, ch, n_embed, 1))
         if use_fp16:
             self.half()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype the network computes in."""
-        return next(self.time_embed.parameters()).dtype
 
     def forward(
         self,
@@ -267,7 +301,7 @@ class UNetModel(nn.Module):
         return conv(norm_silu(norm, h)).to(x.dtype)
 
 
-class EncoderUNetModel(nn.Module):
+class EncoderUNetModel(HalfPrecision):
     """The downward half of the U-Net with a pooling head: a noise-aware classifier.
 
     Args: as `UNetModel`; `pool` is "adaptive", "attention", "spatial" or "spatial_v2".
@@ -300,7 +334,7 @@ class EncoderUNetModel(nn.Module):
         plan = _Plan(
             model_channels=model_channels,
             channel_mult=channel_mult,
-            num_res_blocks=num_res_blocks,
+            num_res_blocks=[num_res_blocks] * len(channel_mult),
             attention_resolutions=attention_resolutions,
             dropout=dropout,
             dims=dims,
@@ -340,9 +374,8 @@ class EncoderUNetModel(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x (B, in_channels, h, w), timesteps (B,) -> (B, out_channels) logits in the dtype of `x`."""
-        dtype = next(self.time_embed.parameters()).dtype
-        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
-        h, means = x.to(dtype), []
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
+        h, means = x.to(self.dtype), []
         for block in [*self.input_blocks, self.middle_block]:
             h = block(h, emb)
             means.append(h.mean(dim=(2, 3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,29 @@ from ldm.modules.attention import Control, SpatialTransformer
 from ldm.modules.diffusionmodules.util import avg_pool_nd, checkpoint, conv_nd, linear, normalization, zero_module
 from ldm.modules.lean import norm_silu
 from ldm.util import UserError
+
+
+class HalfPrecision(nn.Module):
+    """A network that computes in the dtype of its time embedding, and its published switches."""
+
+    time_embed: nn.Sequential
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the network computes in; setting it moves the network there."""
+        return next(self.time_embed.parameters()).dtype
+
+    @dtype.setter
+    def dtype(self, dtype: torch.dtype) -> None:
+        self.to(dtype)
+
+    def convert_to_fp16(self) -> None:
+        """Half precision for all weights."""
+        self.half()
+
+    def convert_to_fp32(self) -> None:
+        """Single precision for all weights."""
+        self.float()
 
 
 class Upsample(nn.Module):
@@ -50,7 +74,27 @@ class Downsample(nn.Module):
         return self.op(x)
 
 
-class ResBlock(nn.Module):
+class TransposedUpsample(nn.Module):
+    """Learned upsampling by 2, by a transposed convolution without padding."""
+
+    def __init__(self, channels: int, out_channels: int | None = None, ks: int = 5) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(channels, out_channels or channels, kernel_size=ks, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C_out, 2h + ks - 2, 2w + ks - 2)."""
+        return self.up(x)
+
+
+class TimestepBlock(nn.Module, ABC):
+    """A module that takes the timestep embedding beside its input."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x (B, C, ...) and emb (B, emb_channels)."""
+
+
+class ResBlock(TimestepBlock):
     """Residual block conditioned on the timestep embedding, resampling its input if `up` or `down`."""
 
     def __init__(
@@ -68,6 +112,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         out_channels = out_channels or channels
+        self.channels, self.out_channels = channels, out_channels
         self.use_scale_shift_norm = use_scale_shift_norm
         self.use_checkpoint = use_checkpoint
         self.in_layers = nn.Sequential(
@@ -111,17 +156,27 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + conv(dropout(h))
 
 
-def qkv_attention(qkv: Tensor, heads: int, heads_first: bool) -> Tensor:
-    """Multi-head attention from stacked projections.
+class QKVAttention(nn.Module):
+    """Multi-head attention of stacked projections, whose channels are ordered (qkv, head, channel)."""
 
-    Args:
-        qkv: (B, 3*C, P); its channels are ordered (head, qkv, channel) with `heads_first`, else
-            (qkv, head, channel).
-    Returns: (B, C, P).
-    """
-    shape = (heads, 3, -1) if heads_first else (3, heads, -1)
-    q, k, v = qkv.unflatten(1, shape).transpose(-1, -2).unbind(2 if heads_first else 1)  # (B, H, P, D)
-    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+    order = ("qkv", "heads")
+
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """(B, 3*C, P) -> (B, C, P)."""
+        qkv_at = self.order.index("qkv") + 1
+        shape = (3, self.n_heads, -1) if qkv_at == 1 else (self.n_heads, 3, -1)
+        q, k, v = qkv.unflatten(1, shape).transpose(-1, -2).unbind(qkv_at)  # (B, H, P, D)
+        return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+
+
+class QKVAttentionLegacy(QKVAttention):
+    """The same with channels ordered (head, qkv, channel)."""
+
+    order = ("heads", "qkv")
 
 
 class AttentionBlock(nn.Module):
@@ -140,7 +195,7 @@ class AttentionBlock(nn.Module):
         if channels % self.num_heads or (num_head_channels != -1 and channels % num_head_channels):
             raise UserError(f"{channels} channels do not divide into {self.num_heads} heads")
         self.use_checkpoint = use_checkpoint
-        self.heads_first = not use_new_attention_order
+        self.attention = (QKVAttention if use_new_attention_order else QKVAttentionLegacy)(self.num_heads)
         self.norm = normalization(channels)
         self.qkv = conv_nd(1, channels, channels * 3, 1)
         self.proj_out = zero_module(conv_nd(1, channels, channels, 1))
@@ -151,7 +206,7 @@ class AttentionBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)  # (B, C, P)
-        h = qkv_attention(self.qkv(self.norm(flat)), self.num_heads, self.heads_first)
+        h = self.attention(self.qkv(self.norm(flat)))
         return (flat + self.proj_out(h)).reshape(x.shape)
 
 
@@ -165,17 +220,16 @@ class AttentionPool2d(nn.Module):
         self.positional_embedding = nn.Parameter(torch.randn(embed_dim, spacial_dim**2 + 1) / math.sqrt(embed_dim))
         self.qkv_proj = conv_nd(1, embed_dim, 3 * embed_dim, 1)
         self.c_proj = conv_nd(1, embed_dim, output_dim or embed_dim, 1)
-        self.num_heads = embed_dim // num_heads_channels
+        self.attention = QKVAttention(embed_dim // num_heads_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) with h*w = spacial_dim^2 -> (B, output_dim)."""
         x = x.flatten(2)
         x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
-        h = qkv_attention(self.qkv_proj(x), self.num_heads, heads_first=False)
-        return self.c_proj(h)[:, :, 0]
+        return self.c_proj(self.attention(self.qkv_proj(x)))[:, :, 0]
 
 
-class TimestepEmbedSequential(nn.Sequential):
+class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
     """A sequence that hands each layer what it takes: the timestep embedding, or the context and control."""
 
     def forward(  # type: ignore[override]
@@ -187,7 +241,7 @@ class TimestepEmbedSequential(nn.Sequential):
         weights: Tensor | None = None,
     ) -> Tensor:
         for layer in self:
-            if isinstance(layer, ResBlock):
+            if isinstance(layer, TimestepBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
                 x = layer(x, context, control, weights)

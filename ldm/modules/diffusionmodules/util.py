@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from ldm.modules import lean
-from ldm.util import UserError
+from ldm.util import UserError, instantiate_from_config
 from ldm.util import mean_flat as mean_flat  # published under this name, too
 
 logger = logging.getLogger(__name__)
+SiLU = nn.SiLU  # published under this name, too
 
 
 def make_beta_schedule(
@@ -135,6 +136,30 @@ def checkpoint(func: Callable[..., Any], inputs: Sequence[Any], params: Any, fla
     return func(*inputs)
 
 
+class CheckpointFunction(torch.autograd.Function):
+    """The published form: ``CheckpointFunction.apply(run_function, length, *inputs, *parameters)``.
+
+    Of the arguments the first `length` are given to `run_function`; all that should get gradients must be among them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, run_function: Callable[..., Any], length: int, *args: Any) -> Any:  # type: ignore[override]
+        ctx.run_function, ctx.inputs, ctx.parameters = run_function, args[:length], args[length:]
+        with torch.no_grad():
+            return run_function(*ctx.inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *output_grads: Any) -> Any:
+        inputs = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in ctx.inputs]
+        with torch.enable_grad():
+            outputs = ctx.run_function(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        arguments = [*inputs, *ctx.parameters]
+        wanted = [x for x in arguments if isinstance(x, Tensor) and x.requires_grad]
+        made = iter(torch.autograd.grad(outputs, wanted, output_grads, allow_unused=True))
+        return None, None, *(next(made) if isinstance(x, Tensor) and x.requires_grad else None for x in arguments)
+
+
 class GroupNorm32(nn.GroupNorm):
     """Group normalization computed in at least float32, returned in the dtype of its input."""
 
@@ -156,6 +181,13 @@ def zero_module(module: nn.Module) -> nn.Module:
     return module
 
 
+def scale_module(module: nn.Module, scale: float) -> nn.Module:
+    """Multiply the parameters of `module` by `scale`."""
+    for p in module.parameters():
+        p.detach().mul_(scale)
+    return module
+
+
 def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
     """A 1-, 2- or 3-dimensional convolution."""
     return {1: nn.Conv1d, 2: lean.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs)
@@ -169,3 +201,19 @@ def avg_pool_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
 def linear(*args: Any, **kwargs: Any) -> nn.Linear:
     """A linear layer."""
     return lean.Linear(*args, **kwargs)
+
+
+class HybridConditioner(nn.Module):
+    """Two conditioners, of a condition by channels and of one by cross-attention."""
+
+    def __init__(self, c_concat_config: Mapping[str, Any], c_crossattn_config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.concat_conditioner = instantiate_from_config(c_concat_config)
+        self.crossattn_conditioner = instantiate_from_config(c_crossattn_config)
+
+    def forward(self, c_concat: Any, c_crossattn: Any) -> dict[str, list[Any]]:
+        """Both conditions as `LatentDiffusion.apply_model` takes them."""
+        return {
+            "c_concat": [self.concat_conditioner(c_concat)],
+            "c_crossattn": [self.crossattn_conditioner(c_crossattn)],
+        }

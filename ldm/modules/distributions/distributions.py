@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class AbstractDistribution(ABC):
+    """What can be sampled, and has a mode."""
+
+    @abstractmethod
+    def sample(self) -> Any:
+        """A sample."""
+
+    @abstractmethod
+    def mode(self) -> Any:
+        """The likeliest value."""
+
+
+class DiracDistribution(AbstractDistribution):
+    """All of the mass at `value`."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def sample(self) -> Any:
+        """The value."""
+        return self.value
+
+    def mode(self) -> Any:
+        """The value."""
+        return self.value
 
 
 class DiagonalGaussianDistribution:

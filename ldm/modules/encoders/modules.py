@@ -1,8 +1,6 @@
 """Conditioners: what turns captions, classes, tokens, images or maps into the context of the U-Net.
 
-`FrozenCLIPEmbedder` is the text encoder of Stable Diffusion v1. Its weights come with the diffusion checkpoint, so it
-is built without asking a model hub. `SmallCLIPTextEmbedder` is the same architecture at small width with a word-level
-vocabulary, trained with the U-Net of the emoji world.
+Those of the Stable Diffusion models and of the emoji world are in `text_encoders`; all stand here by their names.
 """
 
 from __future__ import annotations
@@ -18,113 +16,39 @@ from torch import Tensor, nn
 
 from ldm.arguments import Count, Depth, Fraction
 from ldm.modules.encoders.openai_clip import load_clip
-from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS, PublishedTextNames, TextTower, build_text_transformer
-from ldm.modules.encoders.tokenizer import WordTokenizer, clip_tokenizer, unread
+from ldm.modules.encoders.text_encoders import (
+    AbstractEncoder,
+    Device,
+    FrozenCLIPEmbedder,
+    FrozenOpenCLIPEmbedder,
+    SmallCLIPTextEmbedder,
+    texts_of,
+)
+from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS as PUBLISHED_TOWERS
+from ldm.modules.encoders.text_tower import TextTower as TextTower
+from ldm.modules.encoders.tokenizer import unread
 from ldm.modules.x_transformer import Encoder, TransformerWrapper
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from transformers import BertTokenizer, CLIPTokenizer
+    from transformers import BertTokenizer
 
-Device = str | torch.device | None
+__all__ = [
+    "AbstractEncoder",
+    "BERTEmbedder",
+    "BERTTokenizer",
+    "ClassEmbedder",
+    "FrozenCLIPEmbedder",
+    "FrozenCLIPTextEmbedder",
+    "FrozenClipImageEmbedder",
+    "FrozenOpenCLIPEmbedder",
+    "SmallCLIPTextEmbedder",
+    "SpatialRescaler",
+    "TransformerEmbedder",
+]
+
 BERT_WORDS = "bert-base-uncased"
 INTERPOLATIONS = ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area")
-
-
-class AbstractEncoder(nn.Module):
-    """A conditioning stage: `encode(conditions)` gives the context, by default as calling the module does."""
-
-    def encode(self, *args: Any, **kwargs: Any) -> Any:
-        return self(*args, **kwargs)
-
-    def unread(self, text: str) -> str:
-        """The end of a text that has no room in the context, "" where all of it has."""
-        return ""
-
-
-def _texts(text: Sequence[str] | str) -> list[str]:
-    return [text] if isinstance(text, str) else list(text)
-
-
-# ------------------------------------------------------------------------------------------- CLIP
-
-
-class TextEncoder(AbstractEncoder):
-    """A CLIP text transformer and its tokenizer: captions to last hidden states (B, L, C)."""
-
-    transformer: PublishedTextNames
-
-    def __init__(self, tower: TextTower) -> None:
-        super().__init__()
-        self.tower = tower
-        self.transformer = PublishedTextNames(build_text_transformer(tower), tower.context_length)
-
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions to token ids (B, L), L at most `tower.context_length`."""
-        raise NotImplementedError(f"{type(self).__name__} has no tokenizer")
-
-    def forward(self, text: Sequence[str] | str) -> Tensor:
-        """Captions (B of them, or one) to their context (B, L, C), on the device of the weights."""
-        tokens = self.tokenize(_texts(text))  # (B, L)
-        return self.transformer(tokens.to(self.transformer.text_model.final_layer_norm.weight.device))
-
-
-class FrozenCLIPEmbedder(TextEncoder):
-    """The text encoder of Stable Diffusion v1: CLIP ViT-L/14, frozen, context (B, 77, 768).
-
-    Args:
-        version: names the architecture.
-        device: where the weights go; if None they stay.
-        max_length: token ids a caption, 2 to 77.
-    """
-
-    def __init__(
-        self, version: str = "openai/clip-vit-large-patch14", device: Device = None, max_length: Count = 77
-    ) -> None:
-        tower = PUBLISHED_TOWERS.get(version)
-        if tower is None:
-            raise UserError(f"Unknown text encoder {version!r}: choose one of {', '.join(PUBLISHED_TOWERS)}.")
-        if not 2 <= max_length <= tower.context_length:
-            raise UserError(f"max_length must be between 2 and {tower.context_length}, not {max_length}.")
-        super().__init__(tower)
-        self.max_length = max_length
-        self.freeze()
-        if device is not None:
-            self.to(device)
-
-    @property
-    def tokenizer(self) -> CLIPTokenizer:
-        return clip_tokenizer()
-
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        batch = clip_tokenizer()(
-            list(captions), truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
-        )
-        return batch["input_ids"]  # (B, max_length)
-
-    def unread(self, text: str) -> str:
-        return unread(clip_tokenizer(), text, self.max_length)
-
-    def freeze(self) -> None:
-        """Evaluation mode, and no gradients for the weights."""
-        self.eval().requires_grad_(False)
-
-
-class SmallCLIPTextEmbedder(TextEncoder):
-    """The same architecture at small width over the words of `vocab_file`; trainable, context (B, 32, 128)."""
-
-    def __init__(
-        self, vocab_file: str, width: Count = 128, layers: Depth = 2, heads: Count = 4, context_length: Count = 32
-    ) -> None:
-        tokenizer = WordTokenizer(vocab_file, context_length=context_length)
-        super().__init__(TextTower(width, layers, heads, tokenizer.vocab_size, context_length))
-        self.tokenizer = tokenizer
-
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        return self.tokenizer(list(captions))  # (B, context_length)
-
-    def unread(self, text: str) -> str:
-        return self.tokenizer.unread(text)
 
 
 class FrozenCLIPTextEmbedder(AbstractEncoder):
@@ -157,7 +81,7 @@ class FrozenCLIPTextEmbedder(AbstractEncoder):
 
     def forward(self, text: Sequence[str] | str) -> Tensor:
         """Texts (B of them, or one) to vectors (B, C)."""
-        tokens = self.tokenize(_texts(text)).to(self.model.logit_scale.device)  # (B, L)
+        tokens = self.tokenize(texts_of(text)).to(self.model.logit_scale.device)  # (B, L)
         z = self.model.encode_text(tokens)
         return F.normalize(z, dim=1) if self.normalize else z
 
@@ -270,6 +194,10 @@ class TransformerEmbedder(AbstractEncoder):
             raise UserError(f"token ids must lie in 0..{size - 1}; this conditioner has a vocabulary of {size}")
         return self.transformer(tokens, return_embeddings=True)
 
+    def encode(self, x: Any) -> Tensor:
+        """As calling the module does."""
+        return self(x)
+
 
 class BERTTokenizer(AbstractEncoder):
     """The word pieces of `bert-base-uncased`, padded to `max_length`.
@@ -315,7 +243,7 @@ class BERTTokenizer(AbstractEncoder):
     def forward(self, text: Sequence[str] | str) -> Tensor:
         """Texts (B of them, or one) to ids (B, max_length) int64."""
         batch = self.tokenizer(
-            _texts(text), truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
+            texts_of(text), truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
         )
         return batch["input_ids"]
 
@@ -365,6 +293,10 @@ class BERTEmbedder(TransformerEmbedder):
             raise UserError("this conditioner takes token ids, not text (its config has use_tokenizer: false)")
         return super().forward(self.tknz_fn(text))
 
+    def encode(self, text: Any) -> Tensor:
+        """As calling the module does."""
+        return self(text)
+
     def unread(self, text: str) -> str:
         return self.tknz_fn.unread(text) if self.use_tknz_fn else ""
 
@@ -401,3 +333,7 @@ class SpatialRescaler(AbstractEncoder):
         for _ in range(self.n_stages):
             x = F.interpolate(x, scale_factor=self.multiplier, mode=self.method)
         return self.channel_mapper(x) if self.remap_output else x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """As calling the module does."""
+        return self(x)

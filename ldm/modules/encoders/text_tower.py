@@ -70,9 +70,9 @@ class PublishedTextNames(nn.Module):
     def _position_ids(self, device: torch.device) -> Tensor:
         return torch.arange(self.context_length, device=device)[None]  # (1, L), int64
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) to the last hidden state (B, L, C), final layer norm applied."""
-        return self.text_model(input_ids=tokens).last_hidden_state
+    def forward(self, input_ids: Tensor, **options: Any) -> Any:
+        """Token ids (B, L) to what transformers gives: `last_hidden_state` (B, L, C), the final norm applied, ..."""
+        return self.text_model(input_ids=input_ids, **options)
 
 
 def _set_position_ids(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

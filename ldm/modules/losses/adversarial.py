@@ -85,14 +85,14 @@ class AdversarialLoss(nn.Module):
             images = torch.cat([images, cond], dim=1)
         return self.discriminator(images.contiguous())
 
-    def adaptive_weight(self, nll: Tensor, g_loss: Tensor, last_layer: Tensor | None) -> Tensor:
+    def calculate_adaptive_weight(self, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:
         """lambda = |grad nll| / (|grad g| + 1e-4) at the decoder's last layer (Esser et al. 2021, eq. 7).
 
         Zero where no gradients are taken, as in validation, or the adversarial terms are off.
         """
         if last_layer is None or self.disc_factor <= 0 or not (torch.is_grad_enabled() and last_layer.requires_grad):
-            return nll.new_zeros(())
-        (nll_grad,) = torch.autograd.grad(nll, last_layer, retain_graph=True)
+            return nll_loss.new_zeros(())
+        (nll_grad,) = torch.autograd.grad(nll_loss, last_layer, retain_graph=True)
         (g_grad,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)
         weight = nll_grad.norm() / (g_grad.norm() + 1e-4)
         return weight.clamp(0.0, 1e4).detach() * self.discriminator_weight
@@ -102,7 +102,7 @@ class AdversarialLoss(nn.Module):
     ) -> tuple[Tensor, Logs]:
         """The autoencoder's adversarial term, weighted, and its parts for the log."""
         g_loss = -self.judge(reconstructions, cond).mean()
-        weight, factor = self.adaptive_weight(nll, g_loss, last_layer), self.factor(global_step)
+        weight, factor = self.calculate_adaptive_weight(nll, g_loss, last_layer), self.factor(global_step)
         parts = {"d_weight": weight, "disc_factor": torch.tensor(factor), "g_loss": g_loss.detach().mean()}
         return weight * factor * g_loss, parts
 

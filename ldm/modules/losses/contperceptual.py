@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.arguments import Weight, Whole
+from ldm.arguments import Count, Depth, Weight, Whole
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.losses.adversarial import AdversarialLoss, Logs, named
 
@@ -19,11 +19,38 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         disc_start: step from which the adversarial terms count.
         logvar_init: s, the log variance of the pixels (a parameter by name, never trained as published).
         kl_weight: of the KL divergence to N(0, 1), a sum over the latent's elements.
-        options: see :class:`AdversarialLoss`.
+        The others: see :class:`AdversarialLoss`.
     """
 
-    def __init__(self, disc_start: Whole, logvar_init: float = 0.0, kl_weight: Weight = 1.0, **options: Any) -> None:
-        super().__init__(disc_start, **options)
+    def __init__(
+        self,
+        disc_start: Whole,
+        logvar_init: float = 0.0,
+        kl_weight: Weight = 1.0,
+        pixelloss_weight: Weight = 1.0,
+        disc_num_layers: Depth = 3,
+        disc_in_channels: Count = 3,
+        disc_factor: Weight = 1.0,
+        disc_weight: Weight = 1.0,
+        perceptual_weight: Weight = 1.0,
+        use_actnorm: bool = False,
+        disc_conditional: bool = False,
+        disc_loss: str = "hinge",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            disc_start,
+            pixelloss_weight,
+            disc_num_layers,
+            disc_in_channels,
+            disc_factor,
+            disc_weight,
+            perceptual_weight,
+            use_actnorm,
+            disc_conditional,
+            disc_loss=disc_loss,
+            **options,
+        )
         self.kl_weight = kl_weight
         self.logvar = nn.Parameter(torch.full((), float(logvar_init)), requires_grad=False)
 

@@ -16,8 +16,8 @@ class DPMSolverSampler(Sampler):
     history_length = 1
     draws_noise = False
 
-    def schedule(self, steps: int, eta: float = 0.0) -> list[Step]:
-        """The chain of exactly `steps` steps; UserError unless eta is 0."""
+    def schedule(self, steps: int, eta: float = 0.0, discretize: str = "uniform") -> list[Step]:
+        """The chain of exactly `steps` steps, uniform in time; UserError unless eta is 0."""
         if eta != 0.0:
             raise UserError("DPM-Solver is deterministic: use eta 0, or the DDIM sampler")
         return dpm_schedule(self.model.alphas_cumprod, steps)
