@@ -53,7 +53,6 @@ class VQModel(FirstStage):
         remap: str | None = None,
         sane_index_shape: bool = False,
         use_ema: bool = False,
-        *,
     ) -> None:
         from taming.modules.vqvae.quantize import VectorQuantizer2
 
