@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from layout_predictor.inference.objects import find_objects
-from layout_predictor.LayoutTransformer.data.categories import plural
+from layout_predictor.LayoutTransformer.data.categories import singular
 from layout_predictor.LayoutTransformer.data.records import read_records
 from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation
 from ldm.evaluation.prompts.words import relation_of, stated_relations
@@ -182,18 +182,12 @@ def parse_object(words: Any, where: str) -> EvalObject:
         rest = rest[1:]
     elif rest[0] in _NUMBERS and len(rest) > 1:
         count, rest = _NUMBERS[rest[0]], rest[1:]
-        rest[-1] = _singular(rest[-1])
+        rest[-1] = singular(rest[-1])
     else:
         phrase = with_article(phrase)
     if rest[0] in COLORS and len(rest) > 1:
         color, rest = rest[0], rest[1:]
     return EvalObject(" ".join(rest), phrase, count, color)
-
-
-def _singular(noun: str) -> str:
-    """The noun of which `noun` is the plural, by the plural rule of the layout predictor."""
-    guesses = [noun.removesuffix(many) + one for many, one in (("ies", "y"), ("es", ""), ("s", ""))]
-    return next((guess for guess in guesses if guess != noun and plural(guess) == noun), noun)
 
 
 def _from_record(record: Any, where: str) -> EvalPrompt:
