@@ -39,8 +39,9 @@ EXTRAS = {
         "import-linter>=2.6",
         "pre-commit>=4",
         "hypothesis>=6",
-        "diffusers>=0.36,<1",  # these three so that what is optional is tested, too
+        "diffusers>=0.36,<1",  # these four so that what is optional is tested, too
         "faiss-cpu>=1.9",
+        "scipy>=1.13",
         "invisible-watermark>=0.2,<0.3",
     ],
     "train": ["tensorboard>=2.18"],
@@ -49,6 +50,7 @@ EXTRAS = {
     "faiss": ["faiss-cpu>=1.9"],
     "scann": ["scann>=1.4"],
     "ray": ["ray>=2.40"],
+    "mask2former": ["scipy>=1.13"],  # transformers' Mask2Former asks for it
     "metrics": ["torchmetrics>=1.7"],
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }

@@ -1,6 +1,6 @@
 """GenEval (Ghosh et al., NeurIPS 2023, arXiv 2310.11513): does an image show what its prompt's clauses demand?
 
-The rules are those of the published evaluator, its defects included; `CORRECTED` are options that mend them.
+The rules are those of the published evaluator, its defects included; `CORRECTED` mends them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Options:
 
 PUBLISHED = Options()
 # Duplicate boxes don't count, and boxes that are clearly apart always have a relation.
-CORRECTED = {"max_overlap": 0.9, "whole": True}
+CORRECTED = Options(max_overlap=0.9, whole=True)
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,11 @@ def merged(detections: Sequence[Detection]) -> list[Detection]:
     return [detections[index] for index in suppress(range(len(detections)), drops)]
 
 
+def label(noun: str) -> str:
+    """What the detector calls a noun of a numeracy prompt."""
+    return str(_WORDS["numeracy_aliases"].get(noun, noun))
+
+
 def numeracy(asked: Sequence[tuple[str, int]], detections: Sequence[Detection], corrected: bool = False) -> float:
     """Score of an image: for each noun half for being there and half for the exact number.
 
@@ -237,19 +242,18 @@ def numeracy(asked: Sequence[tuple[str, int]], detections: Sequence[Detection], 
     one girl are three persons) the numbers add up.
     """
     labels = [found.name for found in merged(detections)]
-    aliases: Mapping[str, str] = _WORDS["numeracy_aliases"]
     if corrected:
         wanted: Counter[str] = Counter()
         for noun, number in asked:
-            wanted[aliases.get(noun, noun)] += number
-        known = Counter(aliases.get(label, label) for label in labels)
-        nouns = [aliases.get(noun, noun) for noun, _ in asked]
+            wanted[label(noun)] += number
+        known = Counter(map(label, labels))
+        nouns = [label(noun) for noun, _ in asked]
         return sum(((known[noun] > 0) + (known[noun] == wanted[noun])) / 2 for noun in nouns) / len(asked)
     score = 0.0
     for noun, number in asked:
-        noun = aliases.get(noun, noun)
+        noun = label(noun)
         if noun not in labels:
-            labels = [noun if noun in label else label for label in labels]
+            labels = [noun if noun in known_as else known_as for known_as in labels]
         count = labels.count(noun)
         score += ((count > 0) + (count == number)) / 2 / len(asked)
     return score

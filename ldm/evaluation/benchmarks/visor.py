@@ -9,6 +9,7 @@ from typing import Any
 from ldm.evaluation.benchmarks.boxes import Detection
 from ldm.relations import ABOVE, BELOW, LEFT, RIGHT, satisfied, with_article
 
+PROMPTS = 31_680
 TEXTS_SHA256 = "6432763f3b42fccba557e5344655588b3a6670d3dab2c8eebcc664e657074187"  # of all texts, joined by newlines
 RELATIONS = {"to the left of": LEFT, "to the right of": RIGHT, "above": ABOVE, "below": BELOW}
 THRESHOLD = 0.1  # a box counts if its score is above
@@ -37,7 +38,11 @@ def make_entries(names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def judge(
-    detections: Sequence[Detection], objects: tuple[str, str | None], relation: str, surest: bool = False
+    detections: Sequence[Detection],
+    objects: tuple[str, str | None],
+    relation: str,
+    surest: bool = False,
+    limit: float = THRESHOLD,
 ) -> tuple[int, int]:
     """How many of the objects' names are detected, and 1 if the relation holds, else 0.
 
@@ -46,11 +51,10 @@ def judge(
     Args:
         detections: named by the objects.
         surest: corrected rule: the surest box of each decides.
+        limit: a box counts if its score is above.
     """
     first, second = (
-        sorted(
-            (found for found in detections if found.name == name and found.score > THRESHOLD), key=lambda f: -f.score
-        )
+        sorted((found for found in detections if found.name == name and found.score > limit), key=lambda f: -f.score)
         for name in objects
     )
     if surest:

@@ -13,8 +13,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation
 from ldm.relations import AXIS_SIGN, satisfied
@@ -27,7 +30,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A detected object: category, score in [0, 1], sides as fractions of width and height."""
+    """A detected object: category, score in [0, 1], sides as fractions of width and height.
+
+    `mask` is (H, W) bool in pixels of the image, where the detector gives one.
+    """
 
     name: str
     score: float
@@ -35,6 +41,7 @@ class Box:
     top: float
     right: float
     bottom: float
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     @property
     def center(self) -> Point:
@@ -42,8 +49,9 @@ class Box:
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, rounded."""
-        return {key: value if isinstance(value, str) else round(value, 4) for key, value in asdict(self).items()}
+        """All fields but the mask by name, rounded."""
+        sides = {key: round(getattr(self, key), 4) for key in ("score", "left", "top", "right", "bottom")}
+        return {"name": self.name, **sides}
 
 
 @dataclass(frozen=True)
