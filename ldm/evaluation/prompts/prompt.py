@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -114,7 +115,9 @@ def rule_layout(prompt: EvalPrompt, spread: float = 1.0) -> Layout:
 
 
 def given_layout(prompt: EvalPrompt) -> Layout:
-    """What the prompt's file states: its boxes, or centers by rule; of several objects of a name each has its place.
+    """What the prompt's file states: its boxes, or centers by rule; without relations all objects stand in a grid.
+
+    Each of several objects of a name has its place.
 
     Raises:
         UserError: the relations contradict each other.
@@ -129,8 +132,17 @@ def given_layout(prompt: EvalPrompt) -> Layout:
         first.append(len(objects))
         phrase = item.phrase if item.count == 1 else with_article(item.name)
         objects += [replace(item, phrase=phrase, count=1)] * item.count
-    relations = tuple(replace(one, first=first[one.first], second=first[one.second]) for one in prompt.relations)
-    return rule_layout(replace(prompt, objects=tuple(objects), relations=relations))
+    if prompt.relations:
+        relations = tuple(replace(one, first=first[one.first], second=first[one.second]) for one in prompt.relations)
+        return rule_layout(replace(prompt, objects=tuple(objects), relations=relations))
+    columns = math.ceil(math.sqrt(len(objects)))
+    rows = [objects[start : start + columns] for start in range(0, len(objects), columns or 1)]
+    placed = [
+        LayoutObject(item.phrase, round((x + 0.5) / len(row), 4), round((y + 0.5) / len(rows), 4), name=item.name)
+        for y, row in enumerate(rows)
+        for x, item in enumerate(row)
+    ]
+    return Layout(tuple(placed), prompt.text)
 
 
 def _region(phrase: str, name: str, box: Sequence[float]) -> LayoutObject:
