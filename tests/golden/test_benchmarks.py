@@ -19,7 +19,10 @@ import pytest
 
 from layout_predictor.LayoutTransformer.data.categories import THINGS, spoken_name
 from ldm.evaluation.benchmarks import geneval, lmd, seven_bench, t2i_compbench, visor
+from ldm.evaluation.benchmarks.benchmark import Case, Columns, Score
 from ldm.evaluation.benchmarks.boxes import Detection, iou
+from ldm.evaluation.benchmarks.suites import open_benchmark
+from ldm.evaluation.prompts.prompt import EvalPrompt
 from ldm.evaluation.score.metrics import geneval_relations
 from ldm.util import UserError
 from tests.golden_data import ROOT
@@ -87,6 +90,66 @@ def test_visor() -> None:
         found = detections(case["detections"], case["objects"])
         assert [list(one.center) for one in found if one.score > visor.THRESHOLD] == case["centroid"]
         assert visor.judge(found, (first, second), case["relation"]) == (case["recall"], case["sra"]), case
+
+
+def scored(values: dict[tuple[str, str], list[Score]]) -> list[tuple[Case, list[Score]]]:
+    """Groups of scores by (group, id)."""
+    return [(Case(key, group, EvalPrompt(""), (), group), scores) for (group, key), scores in values.items()]
+
+
+def shares(columns: Columns) -> dict[str, float]:
+    """The value of every column that counted something."""
+    sums = {name: (hits.sum(), totals.sum()) for name, (hits, totals) in columns.items()}
+    return {name: hits / total for name, (hits, total) in sums.items() if total}
+
+
+def test_geneval_summary() -> None:
+    for case in cases("geneval", "summary"):
+        values: dict[tuple[str, str], list[Score]] = {}
+        for tag, prompt, correct in case["rows"]:
+            values.setdefault((tag, str(prompt)), []).append(Score(correct, correct))
+        found = shares(open_benchmark("geneval").columns(scored(values)))
+        assert found["overall"] == pytest.approx(case["overall"], abs=1e-9), case
+        assert found["prompts with a correct image"] == pytest.approx(case["correct_prompts"], abs=1e-9)
+        for tag, right, images in case["tasks"]:
+            assert found[tag] == pytest.approx(right / images, abs=1e-9)
+
+
+def test_visor_sets() -> None:
+    suite = open_benchmark("visor")
+    for case in cases("visor", "sets"):
+        groups: dict[int, tuple[Case, list[Score]]] = {}
+        prompts = {number: (first, second, relation) for number, first, second, relation in case["prompts"]}
+        for number, _, found in case["pictures"]:
+            first, second, relation = prompts[number]
+            names = tuple(name for name in (first, second) if name)
+            own = Case(str(number), relation, EvalPrompt(""), names, relation)
+            score = suite.judge(own, detections(found, [first, second]), (512, 512), None)
+            groups.setdefault(number, (own, []))[1].append(score)
+        values = shares(suite.columns(list(groups.values())))
+        if "error" in case:
+            assert "cond" not in values
+            continue
+        names = {"OA": "OA", "cond": "VISOR_cond", "uncond": "VISOR_uncond", **{n: f"VISOR_{n}" for n in "1234"}}
+        for name, other in names.items():
+            assert 100 * values[name] == pytest.approx(case[other], abs=1e-9), (case, name)
+
+
+def test_seven_bench_aggregate() -> None:
+    for case in cases("7bench", "aggregate"):
+        ranges = _content(GOLDEN / "7bench.json")["about"]["ranges"][case["benchmark"]]
+        values: dict[tuple[str, str], list[Score]] = {}
+        for group, (first, last) in ranges.items():
+            for i in range(first, last + 1):
+                left_out = case["left_out"] is not None
+                if not (left_out and 8 <= i <= 15):
+                    numbers = [k for k in range(case["pictures"]) if not (left_out and k == 1 and i % 7 == 0)]
+                    aucs = [((7919 * i + 104729 * k + 13) % 1001) / 1000 for k in numbers]
+                    values[group, str(i)] = [Score(auc, auc) for auc in aucs]
+        found = shares(open_benchmark("7bench").columns(scored(values)))
+        for name, value in case["layout"].items():
+            own = found.get(name, found.get(f"all, {name}"))
+            assert own is None if value is None else own == pytest.approx(value, abs=5.1e-5), (name, value)
 
 
 def test_visor_prompts() -> None:
