@@ -121,6 +121,7 @@ class Benchmark(ABC):
     pattern: ClassVar[str]  # of an image's path in the benchmark's own folder, with groups "id" and "sample"
     ask: ClassVar[str] = "{}"  # what a detector with an open vocabulary is asked for a name
     depth: ClassVar[bool] = False  # whether the judgment needs a depth map
+    no_layout: str | None = None  # why the benchmark states no layout, where it does not
 
     def __init__(self, name: str, threshold: float | None = None) -> None:
         self.name, self.threshold, self.published = name, threshold, False

@@ -15,7 +15,6 @@ from ldm.evaluation.benchmarks.suites import Visor, open_benchmark
 from ldm.evaluation.report.html import write_report
 from ldm.evaluation.report.markdown import update_page
 from ldm.evaluation.report.tables import benchmark_markdown
-from ldm.evaluation.run.harness import Task
 from ldm.evaluation.run.launch import make_images, read_tasks
 from ldm.evaluation.run.manifest import DONE, Entry, FinishedRun
 from ldm.evaluation.run.shards import Shard
@@ -53,11 +52,13 @@ def benchmark(options: Namespace) -> Iterator[str]:
         options.depth or suite.facts.get("depth"),
         options.device,
     )
+    run = (_asked if options.images is None else _given)(options, suite, cases)
     looker.check(cases[options.start : options.stop])
-    if options.images is not None:
-        run, shard = _given(options, suite, cases), Shard()
-    else:
-        run, shard = _made(options, suite, cases)
+    shard = Shard()
+    if options.images is None:
+        shard, summary = make_images(options, run.prompts)
+        for key, reason in list(summary.failed.items())[:5]:
+            logger.warning("%s could not be made: %s", key, reason)
     seen: dict[Entry, Seen] = {}
     missing = []
     for number, entry in enumerate(run.entries):
@@ -109,19 +110,18 @@ def _colors(suite: Benchmark, cases: Sequence[Case], detector: str | None) -> st
     return str(project_file(EMOJI_CLIP)) if (detector or "").partition(":")[0] == "emoji" else COLORS_CLIP
 
 
-def _made(options: Namespace, suite: Benchmark, cases: Sequence[Case]) -> tuple[FinishedRun, Shard]:
-    """The run of all images that the flags ask for, after what of it was ours is made."""
-    if suite.depth and options.layout == "given":
-        raise UserError(f"{suite.facts['title']} states no places in the plane; write --layout predicted")
+def _asked(options: Namespace, suite: Benchmark, cases: Sequence[Case]) -> FinishedRun:
+    """The run of all images that the flags ask for, whether they are there yet or not."""
+    if suite.no_layout and options.layout == "given":
+        raise UserError(f"{suite.no_layout}, or write --layout predicted")
     options.layout = "given" if options.layout == "given" else "predictor"
     options.seeds = options.seeds or [_SEED + _STEP * k for k in range(suite.facts["samples"])]
+    if options.export is not None:
+        suite.place(cases[0], 0, len(options.seeds) - 1)  # refuses more images than the evaluator reads
     prompts = [case.prompt for case in cases]
-    tasks: list[Task] = read_tasks(options, prompts)
-    shard, summary = make_images(options, prompts)
-    for key, reason in list(summary.failed.items())[:5]:
-        logger.warning("%s could not be made: %s", key, reason)
     told = {"benchmark": suite.facts["title"], "layout": options.layout, "steps": options.steps}
-    return FinishedRun(options.outdir, told, prompts, {task.entry: DONE for task in tasks}), shard
+    entries = {task.entry: DONE for task in read_tasks(options, prompts)}
+    return FinishedRun(options.outdir, told, prompts, entries)
 
 
 def _given(options: Namespace, suite: Benchmark, cases: Sequence[Case]) -> FinishedRun:

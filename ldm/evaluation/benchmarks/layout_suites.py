@@ -43,8 +43,8 @@ class Lmd(Benchmark):
         answers: dict[str, list[str]] = {}
         for file in sorted(path.parent.glob("cache_*.json"))[:1]:
             try:
-                answers = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                answers = {prompt: list(own) for prompt, own in json.loads(file.read_text(encoding="utf-8")).items()}
+            except (OSError, ValueError, TypeError, AttributeError):
                 raise UserError(f"{file} can't be read as the cached answers of LMD; restore it") from None
         cases: list[Case] = []
         seen: Counter[str] = Counter()
@@ -60,6 +60,7 @@ class Lmd(Benchmark):
                 raise UserError(f"{path}, line {number}: {error}") from None
             seen[text] += 1
             if answer is None:  # without a layout: what is asked for
+                self.no_layout = f"'{text}' has no layout: put LMD's cache_lmd_v0.1_gpt-4.json beside {path.name}"
                 objects = [
                     EvalObject(query.removeprefix(lmd.ASK), query.removeprefix(lmd.ASK)) for query in asked.queries
                 ]

@@ -22,7 +22,7 @@ from ldm.evaluation.benchmarks.boxes import Detection
 from ldm.evaluation.benchmarks.t2i_compbench import Depth, resized
 from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.clip import classify_color, crop_of
-from ldm.evaluation.score.detectors import Detector, open_detector
+from ldm.evaluation.score.detectors import Detector, first_line, open_detector
 from ldm.evaluation.score.metrics import Box
 from ldm.files import write_json
 from ldm.generation.images import ImageArray, save_png
@@ -83,11 +83,10 @@ class Looker:
         try:
             return transformers.pipeline("depth-estimation", model=self.depth, device=self.device or "cpu")
         except Exception as error:  # see TransformersDetector
-            reason = str(error).strip().splitlines()[:1]
-            raise UserError(f"the depth network '{self.depth}' can't be loaded: {reason}") from error
+            raise UserError(f"the depth network '{self.depth}' can't be loaded: {first_line(error)}") from error
 
     def check(self, cases: Sequence[Case]) -> None:
-        """UserError naming what the detector can't find, or a color or depth that nobody judges."""
+        """Load all judges. UserError for one that can't be, naming what the detector can't find."""
         known = self.finder.categories
         if known is not None:
             names = dict.fromkeys(name for case in cases for name in case.names)
@@ -99,8 +98,10 @@ class Looker:
                     f"{self.finder.name} has no class for {len(lacking)} of {len(names)} names ({listed}); choose a "
                     "detector that finds what it is asked for, as transformers:google/owlv2-base-patch16-ensemble"
                 )
-        if self.colors is None and any("color" in clause for case in cases for clause in colored(case)):
+        if any(colored(case) for case in cases) and self.clip is None:
             raise UserError("colors are judged by a CLIP; name one with --colors, as ViT-L/14")
+        if self.benchmark.depth:
+            _ = self.depth_network
 
     def look(self, key: str, path: Path, case: Case) -> Seen | None:
         """What the image at `path` shows; None if it is missing or damaged. `key` names it uniquely."""

@@ -210,8 +210,10 @@ class _T2I(Benchmark):
         for number, line in enumerate(text_lines(path), start=1):
             text = line.strip()
             if text:
-                if re.search("[/_]", text):
-                    raise UserError(f"{path}, line {number}: '{text}' has a slash or _, which no file name can keep")
+                if re.search(r"[/_{}\[\]]", text):
+                    raise UserError(
+                        f"{path}, line {number}: '{text[:60]}' has a mark (/ _ {{ [) that no file name can keep"
+                    )
                 cases.append(self.case(text, f"{path}, line {number}"))
         return cases
 
@@ -239,9 +241,9 @@ class Spatial(_T2I):
         return self.name.removeprefix("t2i-")
 
     def case(self, text: str, where: str) -> Case:
-        """See `_T2I`."""
+        """See `_T2I`; most complex prompts state no relation and score nothing."""
         asked, plain = (t2i_compbench.read_spatial(text, self.kind, people=people) for people in (False, True))
-        if asked.relation is None and self.kind != "complex":
+        if asked.relation is None and (self.kind != "complex" or len(text.split()) < 4):
             raise UserError(f"{where}: '{text}' states no relation of {self.facts['title']}; give {self.facts['file']}")
         nouns = [noun for noun in (plain.first, plain.second) if noun]
         objects = tuple(EvalObject(noun, with_article(noun)) for noun in nouns)
@@ -274,6 +276,7 @@ class Spatial3D(Spatial):
     """Two nouns, one in front of or behind the other."""
 
     depth = True
+    no_layout = "in front and behind are no places in the plane: use centers of your own"
 
     def score(self, asked: Any, found: list[Detection], depth: Depth | None, corrected: bool) -> float:
         """See `Spatial`."""

@@ -150,7 +150,7 @@ class TransformersDetector:
             raise
         # Whatever is wrong with a folder, a network or a missing library, transformers says it in many classes.
         except Exception as error:
-            raise UserError(f"the detector 'transformers:{source}' can't be loaded: {_first_line(error)}") from error
+            raise UserError(f"the detector 'transformers:{source}' can't be loaded: {first_line(error)}") from error
         self.name = f"{kind} ({Path(source).name})"
         self.categories = None if self.zero_shot else tuple(self.pipeline.model.config.id2label.values())
         # Grounding DINO takes phrases that end with a full stop.
@@ -233,7 +233,7 @@ class TorchvisionDetector:
                 network = build(weights=published)
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"the weights of torchvision:{model} can't be downloaded ({_first_line(error)}); "
+                    f"the weights of torchvision:{model} can't be downloaded ({first_line(error)}); "
                     f"name a file with torchvision:{model}=FILE"
                 ) from error
         else:
@@ -251,6 +251,7 @@ class TorchvisionDetector:
         return _boxes(boxes, names, (image.shape[1], image.shape[0]))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library says of its failure, cut to a line."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,115 @@
+"""scripts/evaluate.py benchmark: drawn, looked at, scored and reported, whole or in parts, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny_world
+from tests.scripts_under_test import load_script, refusal
+
+VISOR = [
+    {
+        "unique_id": number,
+        "num_objects": 2,
+        "obj_1_attributes": [first],
+        "obj_2_attributes": [second],
+        "rel_type": "above",
+        "text": f"a {first} above a {second}",
+    }
+    for number, (first, second) in enumerate([("cat", "dog"), ("bus", "kite")])
+]
+
+
+def test_a_benchmark_from_prompts_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world, run = tiny_world.build(tmp_path), load_script("evaluate").main
+    prompts = tmp_path / "visor.json"
+    prompts.write_text(json.dumps(VISOR))
+    model = ["--config", world.config, "--ckpt", world.ckpt, "--clip", world.clip, "--device", "cpu", "--steps", "2"]
+    common = ["benchmark", "visor", "--prompts", prompts, "--detector", "emoji", "--threshold", "0"]
+
+    def benchmark(outdir: str, *more: Any) -> dict[str, Any]:
+        words = [*common, "--outdir", tmp_path / outdir, *more]
+        assert run([str(word) for word in words]) == 0
+        file = tmp_path / outdir / "scores.json"
+        return json.loads(file.read_text()) if file.is_file() else {}  # type: ignore[no-any-return]
+
+    flags = [*model, "--methods", "base,fixed", "--seeds", "1", "2", "--batch-size", "4"]
+    scores = benchmark("whole", *flags, "--export", tmp_path / "out")
+    assert "| `fixed` | 4 |" in capsys.readouterr().out
+    assert list(scores["rows"][0]["ratios"])[:4] == ["OA", "uncond", "cond", "1"] and scores["references"] is None
+    assert scores["rows"][1]["against"]["method"] == "base" and len(scores["images"]) == 8
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert "a cat above a dog" in page and "<th>OA</th>" in page and "As published" not in page
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").rglob("*.png")}
+    assert benchmark("whole", *flags) == scores  # nothing is made again
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    for part in ("0/2", "1/2"):
+        assert benchmark("parts", *flags, "--shard", part) == {}
+    assert benchmark("parts", *flags)["rows"] == scores["rows"]
+    assert sorted(path.name for path in (tmp_path / "out" / "base").iterdir()) == [
+        "0_0.png",
+        "0_1.png",
+        "1_0.png",
+        "1_1.png",
+    ]
+    own = benchmark("own", "--images", tmp_path / "out" / "fixed")["rows"][0]
+    assert own["ratios"]["OA"] == scores["rows"][1]["ratios"]["OA"] and own["method"] == "fixed"
+    (tmp_path / "out" / "fixed" / "1_1.png").unlink()
+    words = [*common, "--outdir", tmp_path / "own", "--images", tmp_path / "out" / "fixed"]
+    assert run([str(word) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 4 images are missing or damaged and were not scored: images/00001-s1" in said
+    assert json.loads((tmp_path / "own" / "scores.json").read_text())["missing"] == ["images/00001-s1"]
+
+
+GENEVAL = (
+    '{"tag": "colors", "include": [{"class": "cat", "count": 1, "color": "red"}], "prompt": "a photo of a red cat"}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more", "complaint"),
+    [
+        ("magic", GENEVAL, "", "no benchmark 'magic'"),
+        ("geneval", None, "", "--prompts is missing"),
+        ("geneval", "nowhere", "", "cannot be read"),
+        ("geneval", "a cat\n", "", "line 1: not valid JSON"),
+        ("geneval", GENEVAL + '{"tag": "colors", "prompt": "x"}\n', "", 'line 2 lacks "include"'),
+        ("geneval", GENEVAL.replace('"count": 1', '"count": "one"'), "", 'line 1 has another kind of "count"'),
+        ("geneval", GENEVAL.replace("red", "mauve"), "", "wants the color 'mauve'"),
+        ("geneval", GENEVAL, "--methods magic", "no method 'magic'"),
+        ("geneval", GENEVAL, "--images nowhere", "no folder of GenEval's images"),
+        ("geneval", GENEVAL.replace('"cat"', '"wine glass"'), "", "no class for 1 of 1 names (wine glass)"),
+        ("geneval", GENEVAL, "--colors nowhere.pt", "nowhere.pt"),
+        ("visor", '[{"unique_id": 0}]', "", 'lacks "obj_1_attributes"'),
+        ("visor", "[]", "", "holds no prompt"),
+        ("t2i-2d", "a cat and a dog", "", "states no relation"),
+        ("t2i-2d", "a cat/kitten next to a dog", "", "no file name can keep"),
+        ("t2i-3d", "a cat in front of a dog", "", "--layout predicted"),
+        ("t2i-numeracy", "two dogs", "", "new_objects.txt"),
+        ("lmd", "A realistic photo of a scene with two red cars", "", "line 1"),
+        ("lmd", "A realistic photo of a scene with two dogs", "", "cache_lmd"),
+        (
+            "lmd",
+            "A realistic photo of a scene without cats",
+            "--layout predicted --seeds 1 2 --export out",
+            "exactly one",
+        ),
+        ("7bench", "id,prompt\n0,a cat", "", "no column 'category'"),
+        ("7bench", 'id,category,prompt,obj1,bbox1\n0,x,a cat,cat,"0,0,9"', "", "has the box '0,0,9'"),
+        ("7bench", "id,category,prompt,obj1,bbox1\n0,x,a cat,cat,", "", "lacks 'bbox1'"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(
+    name: str, content: str | None, more: str, complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompts"
+    if content not in (None, "nowhere"):
+        path.write_text(str(content))
+    words = ["benchmark", name, *(["--prompts", path] if content else []), "--detector", "emoji", *more.split()]
+    assert complaint in refusal(capfd, "evaluate", *words, "--outdir", tmp_path / "out")
+    assert not list(tmp_path.rglob("*.png"))
