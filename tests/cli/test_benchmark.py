@@ -62,8 +62,9 @@ def test_a_benchmark_from_prompts_to_report(tmp_path: Path, capsys: pytest.Captu
     words = [*common, "--outdir", tmp_path / "own", "--images", tmp_path / "out" / "fixed"]
     assert run([str(word) for word in words]) == 2
     said = capsys.readouterr().err
-    assert "1 of 4 images are missing or damaged and were not scored: images/00001-s1" in said
-    assert json.loads((tmp_path / "own" / "scores.json").read_text())["missing"] == ["images/00001-s1"]
+    lost = str(tmp_path / "out" / "fixed" / "1_1.png")
+    assert f"1 of 4 images are missing or damaged and were not scored: {lost}" in said
+    assert json.loads((tmp_path / "own" / "scores.json").read_text())["missing"] == [lost]
 
 
 GENEVAL = (

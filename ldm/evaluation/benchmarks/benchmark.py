@@ -118,7 +118,8 @@ class Benchmark(ABC):
         published: whether the cases that were read are all of the original.
     """
 
-    pattern: ClassVar[str]  # of an image's path in the benchmark's own folder, with groups "id" and "sample"
+    pattern: ClassVar[str]  # of an image's path in the benchmark's own folder, with groups "id" and "label"
+    first: ClassVar[int] = 0  # label of a prompt's first image there
     ask: ClassVar[str] = "{}"  # what a detector with an open vocabulary is asked for a name
     depth: ClassVar[bool] = False  # whether the judgment needs a depth map
     no_layout: str | None = None  # why the benchmark states no layout, where it does not
@@ -166,12 +167,16 @@ class Benchmark(ABC):
         """The benchmark's own table."""
 
     @abstractmethod
-    def place(self, case: Case, number: int, sample: int) -> str:
-        """The path of an image in the benchmark's own folder, relative; `number` of the case, both from 0."""
+    def place(self, case: Case, number: int, label: int) -> str:
+        """The path of an image in the benchmark's own folder, relative; `number` of the case, from 0."""
 
     def id_of(self, text: str) -> str:
         """The id of a case from the name of its file or folder."""
         return text
+
+    def label_of(self, text: str, number: int, images: int) -> int:
+        """The label of an image of case `number` from its file's name, in a folder of so many images a prompt."""
+        return int(text)
 
     def check_folder(self, folder: Path, case: Case, images: Sequence[Path]) -> None:  # noqa: B027  most accept all
         """UserError if the images of a case are not as the benchmark's evaluator wants them."""

@@ -66,7 +66,7 @@ def benchmark(options: Namespace) -> Iterator[str]:
             continue
         found = looker.look(entry.key, run.image(entry), cases[entry.number])
         if found is None:
-            missing.append(entry.key)
+            missing.append(str(run.image(entry)))
         else:
             seen[entry] = found
         if (number + 1) % 100 == 0:
@@ -81,8 +81,8 @@ def benchmark(options: Namespace) -> Iterator[str]:
     if options.export is not None:
         for method in run.methods:
             own = [entry for entry in seen if entry.method == method]
-            samples = {seed: k for k, seed in enumerate(dict.fromkeys(entry.seed for entry in own))}
-            images = {(entry.number, samples[entry.seed]): run.image(entry) for entry in own}
+            labels = {seed: k for k, seed in enumerate(dict.fromkeys(entry.seed for entry in run.entries), suite.first)}
+            images = {(entry.number, labels[entry.seed]): run.image(entry) for entry in own}
             export_images(options.export / own[0].folder, suite, cases, images)
     yield benchmark_markdown(scores)
     for page in options.page:
@@ -128,16 +128,18 @@ def _given(options: Namespace, suite: Benchmark, cases: Sequence[Case]) -> Finis
     """The images of another program, of each prompt as many as of any; those that lack are entries without a file."""
     files = find_images(options.images, suite, cases)
     stop = len(cases) if options.stop is None else options.stop
+    if not 0 <= options.start < stop <= len(cases):
+        raise UserError(f"prompts {options.start} to {stop} do not exist; the file has {len(cases)}, numbered from 0")
     name = options.images.resolve().name or "images"
-    samples = 1 + max(sample for _, sample in files)
-    entries = {
-        (number, sample): Entry(name, "images", number, sample)
+    labels = sorted({label for _, label in files})
+    paths = {
+        Entry(name, "images", number, label): files.get(
+            (number, label), options.images / suite.place(cases[number], number, label)
+        )
         for number in range(options.start, stop)
-        for sample in range(samples)
+        for label in labels
     }
     told = {"benchmark": suite.facts["title"], "images": str(options.images)}
-    nowhere = options.images / "missing"
-    paths = {entry: files.get(place, nowhere) for place, entry in entries.items()}
     return FinishedRun(options.outdir, told, [case.prompt for case in cases], dict.fromkeys(paths, DONE), paths)
 
 

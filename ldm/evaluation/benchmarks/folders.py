@@ -18,11 +18,11 @@ from ldm.util import UserError
 logger = logging.getLogger(__name__)
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 _QUALITY = 95  # of JPEG
-Place = tuple[int, int]  # numbers of the case and of its image
+Place = tuple[int, int]  # number of the case, and label of its image
 
 
 def find_images(folder: Path, benchmark: Benchmark, cases: Sequence[Case]) -> dict[Place, Path]:
-    """The images of a folder, by case and in the order of their names.
+    """The images of a folder by case and label, in order.
 
     Raises:
         UserError: it has no image where the benchmark's evaluator looks, or one of another prompt.
@@ -39,7 +39,7 @@ def find_images(folder: Path, benchmark: Benchmark, cases: Sequence[Case]) -> di
         if found and number is None:
             raise UserError(f"{path} is of none of the {len(cases)} prompts; give the prompt file of these images")
         if found and number is not None:
-            groups.setdefault(number, []).append((found["sample"], path))
+            groups.setdefault(number, []).append((found["label"], path))
         else:
             other.append(name)
     title, form = benchmark.facts["title"], benchmark.facts["format"]
@@ -50,8 +50,12 @@ def find_images(folder: Path, benchmark: Benchmark, cases: Sequence[Case]) -> di
         logger.warning("%d images of %s are not where %s looks, the first is %s.", len(other), folder, title, other[0])
     for number, images in groups.items():
         benchmark.check_folder(folder, cases[number], [path for _, path in images])
-    ordered = {number: sorted(images, key=lambda item: (len(item[0]), item[0])) for number, images in groups.items()}
-    return {(number, k): path for number, images in sorted(ordered.items()) for k, (_, path) in enumerate(images)}
+    most = max(map(len, groups.values()))
+    return {
+        (number, label): path
+        for number, images in sorted(groups.items())
+        for label, path in sorted((benchmark.label_of(text, number, most), path) for text, path in images)
+    }
 
 
 def export_images(folder: Path, benchmark: Benchmark, cases: Sequence[Case], images: Mapping[Place, Path]) -> None:
@@ -61,8 +65,8 @@ def export_images(folder: Path, benchmark: Benchmark, cases: Sequence[Case], ima
         UserError: another image is there, or the evaluator can't read so many.
     """
     written: dict[Path, bytes] = {}
-    for (number, sample), source in images.items():
-        target = folder / benchmark.place(cases[number], number, sample)
+    for (number, label), source in images.items():
+        target = folder / benchmark.place(cases[number], number, label)
         written[target] = source.read_bytes() if target.suffix == ".png" else _jpeg(source)
         if cases[number].line:
             written[target.parents[1] / "metadata.jsonl"] = cases[number].line.encode()

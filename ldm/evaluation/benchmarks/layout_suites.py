@@ -36,7 +36,7 @@ Size = tuple[int, int]
 class Lmd(Benchmark):
     """Four kinds of prompts; the answers of a language model beside them are the layouts."""
 
-    pattern = r"(?P<id>\d+)/img_(?P<sample>[^/]*)\.png"
+    pattern = r"(?P<id>\d+)/img_(?P<label>[^/]*)\.png"
 
     def read_cases(self, path: Path) -> list[Case]:
         """See `Benchmark`. The n-th occurrence of a prompt has the n-th answer of cache_*.json beside it."""
@@ -90,11 +90,15 @@ class Lmd(Benchmark):
         both = {"overall": column(groups, value_of), "overall, corrected": column(groups, corrected_of)}
         return {**by_group(groups), **both}
 
-    def place(self, case: Case, number: int, sample: int) -> str:
+    def place(self, case: Case, number: int, label: int) -> str:
         """See `Benchmark`."""
-        if sample:
+        if label:
             raise UserError("LMD's evaluator reads exactly one image of a prompt; export with one of --seeds")
         return f"{number}/img_0.png"
+
+    def label_of(self, text: str, number: int, images: int) -> int:
+        """See `Benchmark`; any name will do."""
+        return 0
 
     def check_folder(self, folder: Path, case: Case, images: Sequence[Path]) -> None:
         """See `Benchmark`."""
@@ -117,7 +121,8 @@ def _wanted(name: str, box: Sequence[float], side: int) -> EvalObject:
 class SevenBench(Benchmark):
     """Scenarios of one to eight boxes; also C-Bench and O-Bench."""
 
-    pattern = r"(?P<id>\d+)_[^/]*/(?P<sample>\d+)\.(?!png$|csv$)[^/]*"
+    first = 1
+    pattern = r"(?P<id>\d+)_[^/]*/(?P<label>\d+)\.(?!png$|csv$)[^/]*"
 
     def read_cases(self, path: Path) -> list[Case]:
         """See `Benchmark`."""
@@ -172,6 +177,6 @@ class SevenBench(Benchmark):
             "AUC of all, corrected": column(groups, corrected_of),
         }
 
-    def place(self, case: Case, number: int, sample: int) -> str:
+    def place(self, case: Case, number: int, label: int) -> str:
         """See `Benchmark`."""
-        return f"{case.id}_{case.prompt.text}/{sample + 1}.jpg"
+        return f"{case.id}_{case.prompt.text}/{label}.jpg"

@@ -63,7 +63,7 @@ def _fields(record: Any, kinds: Mapping[str, type | tuple[type, ...]], where: st
 class GenEval(Benchmark):
     """Six tasks, scored right or wrong; overall is the mean of the tasks."""
 
-    pattern = r"(?P<id>\d+)/samples/(?P<sample>\d+)\.png"
+    pattern = r"(?P<id>\d+)/samples/(?P<label>\d+)\.png"
 
     def read_cases(self, path: Path) -> list[Case]:
         """See `Benchmark`."""
@@ -122,9 +122,9 @@ class GenEval(Benchmark):
             "overall, corrected": column(groups, partial(weighed, True)),
         }
 
-    def place(self, case: Case, number: int, sample: int) -> str:
+    def place(self, case: Case, number: int, label: int) -> str:
         """See `Benchmark`."""
-        return f"{number:05d}/samples/{sample:04d}.png"
+        return f"{number:05d}/samples/{label:04d}.png"
 
     def id_of(self, text: str) -> str:
         """See `Benchmark`."""
@@ -138,7 +138,7 @@ class GenEval(Benchmark):
 class Visor(Benchmark):
     """Relations of two objects; without a file the original prompts are made."""
 
-    pattern = r"(?P<id>\d+)_(?P<sample>\d+)\.png"
+    pattern = r"(?P<id>\d+)_(?P<label>\d+)\.png"
     ask = "a photo of a {}"
 
     def read_cases(self, path: Path) -> list[Case]:
@@ -194,15 +194,15 @@ class Visor(Benchmark):
         corrected = column(groups, lambda case, score: (stated(case) * score.corrected, stated(case)))
         return {**found, "uncond, corrected": corrected}
 
-    def place(self, case: Case, number: int, sample: int) -> str:
+    def place(self, case: Case, number: int, label: int) -> str:
         """See `Benchmark`."""
-        return f"{case.id}_{sample}.png"
+        return f"{case.id}_{label}.png"
 
 
 class _T2I(Benchmark):
     """Images are named by their prompts, ten of a prompt numbered on through the file."""
 
-    pattern = r"samples/(?P<id>[^_/]*)_(?P<sample>\d{6})\.png"
+    pattern = r"samples/(?P<id>[^_/]*)_(?P<label>\d{6})\.png"
 
     def read_cases(self, path: Path) -> list[Case]:
         """See `Benchmark`."""
@@ -225,9 +225,17 @@ class _T2I(Benchmark):
         """See `Benchmark`."""
         return {"score": column(groups, value_of), "score, corrected": column(groups, corrected_of)}
 
-    def place(self, case: Case, number: int, sample: int) -> str:
+    def place(self, case: Case, number: int, label: int) -> str:
         """See `Benchmark`."""
-        return f"samples/{case.id}_{number * self.facts['samples'] + sample:06d}.png"
+        return f"samples/{case.id}_{number * self.facts['samples'] + label:06d}.png"
+
+    def label_of(self, text: str, number: int, images: int) -> int:
+        """See `Benchmark`. UserError for images that are not numbered through the file."""
+        labels = [int(text) - number * each for each in (self.facts["samples"], images)]
+        label = next((label for label in labels if 0 <= label < self.facts["samples"]), None)
+        if label is None:
+            raise UserError(f"prompt {number} has an image of number {text}; number {images} a prompt through the file")
+        return label
 
 
 class Spatial(_T2I):
