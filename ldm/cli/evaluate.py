@@ -125,6 +125,7 @@ def build_parser() -> Parser:
     add("--threshold", type=boundary.FRACTION, metavar="X", help="least score of a box (the benchmark's own; 0.4 for emoji)")
     add("--colors", metavar="CLIP", help="what judges colors (ViT-L/14; the embedded one with the emoji detector)")
     add("--depth", metavar="NAME", help="folder or hub name of a depth network, for t2i-3d (Intel/dpt-hybrid-midas)")
+    add("--out", type=Path, metavar="JSON", help="the numbers of the table, also here")
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the table of these pages up to date")
     add("--cases", type=boundary.COUNT, default=60, metavar="N", help="prompts in the report, worst first (60)")
     add_run_flags(commands.choices["benchmark"], Path("outputs/benchmark"), "base,per-step", None)

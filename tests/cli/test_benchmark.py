@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from ldm.evaluation.benchmarks import looking
+from ldm.evaluation.report.markdown import replace_block
+from ldm.evaluation.report.tables import benchmark_markdown
+from ldm.evaluation.score.metrics import Box
+from ldm.paths import ROOT
 from tests import tiny_world
 from tests.scripts_under_test import load_script, refusal
 
@@ -65,6 +71,32 @@ def test_a_benchmark_from_prompts_to_report(tmp_path: Path, capsys: pytest.Captu
     lost = str(tmp_path / "out" / "fixed" / "1_1.png")
     assert f"1 of 4 images are missing or damaged and were not scored: {lost}" in said
     assert json.loads((tmp_path / "own" / "scores.json").read_text())["missing"] == [lost]
+
+
+def test_published_results_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sees:
+        name, categories = "stub", None
+
+        def detect(self, image: Any, names: Any) -> list[Box]:
+            return [Box(name, 0.9, 0.5 * n, 0.1, 0.5 * n + 0.4, 0.5) for n, name in enumerate(names)]
+
+    monkeypatch.setattr(looking, "open_detector", lambda *arguments: Sees())
+    for number in range(2):  # a person to the left of a bicycle, and the other way round
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}_0.png")
+    words = ["benchmark", "visor", "--images", str(tmp_path), "--outdir", str(tmp_path / "out"), "--to", "2"]
+    assert load_script("evaluate").main(words) == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["rows"][0]["ratios"]["uncond"]["value"] == 1  # what is named first stands to the left
+    page = (tmp_path / "out" / "report.html").read_text()
+    own, published, _ = page.partition("As published")
+    assert "100.00" in own and "18.81" not in own and "18.81" in page and "github.com/microsoft/VISOR" in page
+
+
+@pytest.mark.parametrize("name", ["geneval", "visor"])
+def test_tables_of_the_page_are_those_of_the_results(name: str) -> None:
+    scores = json.loads((ROOT / "docs" / "results" / f"benchmark-{name}.json").read_text())
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert replace_block(page, name, benchmark_markdown(scores)) == page
 
 
 GENEVAL = (

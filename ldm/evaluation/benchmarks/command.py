@@ -84,6 +84,8 @@ def benchmark(options: Namespace) -> Iterator[str]:
             labels = {seed: k for k, seed in enumerate(dict.fromkeys(entry.seed for entry in run.entries), suite.first)}
             images = {(entry.number, labels[entry.seed]): run.image(entry) for entry in own}
             export_images(options.export / own[0].folder, suite, cases, images)
+    if options.out is not None:
+        write_json(options.out, {key: value for key, value in scores.items() if key != "images"})
     yield benchmark_markdown(scores)
     for page in options.page:
         update_page(page, {suite.name: benchmark_markdown(scores)})
