@@ -122,7 +122,12 @@ def build_parser() -> Parser:
         "emoji, transformers:FOLDER-OR-NAME, torchvision:MODEL[=FILE] (the benchmark's; emoji for the embedded model)"
     )
     add("--detector", metavar="KIND", help=text)
-    add("--threshold", type=boundary.FRACTION, metavar="X", help="least score of a box (the benchmark's own; 0.4 for emoji)")
+    add(
+        "--threshold",
+        type=boundary.FRACTION,
+        metavar="X",
+        help="least score of a box (the benchmark's own; 0.4 for emoji)",
+    )
     add("--colors", metavar="CLIP", help="what judges colors (ViT-L/14; the embedded one with the emoji detector)")
     add("--depth", metavar="NAME", help="folder or hub name of a depth network, for t2i-3d (Intel/dpt-hybrid-midas)")
     add("--out", type=Path, metavar="JSON", help="the numbers of the table, also here")

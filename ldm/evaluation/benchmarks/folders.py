@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ldm.evaluation.benchmarks.benchmark import Benchmark, Case
-from ldm.files import atomic_write
+from ldm.files import atomic_write, read_json
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ def _jpeg(source: Path) -> bytes:
 def check_line(path: Path, text: str) -> None:
     """UserError if the JSON object of a file has another prompt."""
     try:
-        own = json.loads(path.read_text(encoding="utf-8"))["prompt"] if path.is_file() else text
+        own = read_json(path)["prompt"] if path.is_file() else text
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} can't be read as a line of the prompt file; restore it") from None
     if own != text:

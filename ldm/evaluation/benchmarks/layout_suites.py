@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from ldm.evaluation.benchmarks.t2i_compbench import Depth
 from ldm.evaluation.prompts.files import text_lines
 from ldm.evaluation.prompts.prompt import EvalObject, EvalPrompt
 from ldm.evaluation.score.metrics import Counts
+from ldm.files import read_json
 from ldm.util import UserError
 
 Size = tuple[int, int]
@@ -43,7 +43,7 @@ class Lmd(Benchmark):
         answers: dict[str, list[str]] = {}
         for file in sorted(path.parent.glob("cache_*.json"))[:1]:
             try:
-                answers = {prompt: list(own) for prompt, own in json.loads(file.read_text(encoding="utf-8")).items()}
+                answers = {prompt: list(own) for prompt, own in read_json(file).items()}
             except (OSError, ValueError, TypeError, AttributeError):
                 raise UserError(f"{file} can't be read as the cached answers of LMD; restore it") from None
         cases: list[Case] = []

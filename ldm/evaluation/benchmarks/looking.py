@@ -17,14 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from layout_predictor.inference.nouns import category_of
+from ldm import boundary
 from ldm.evaluation.benchmarks.benchmark import Benchmark, Case
 from ldm.evaluation.benchmarks.boxes import Detection
 from ldm.evaluation.benchmarks.t2i_compbench import Depth, resized
 from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.clip import classify_color, crop_of
-from ldm.evaluation.score.detectors import Detector, first_line, open_detector
+from ldm.evaluation.score.detectors import Detector, open_detector
 from ldm.evaluation.score.metrics import Box
-from ldm.files import write_json
+from ldm.files import read_json, write_json
 from ldm.generation.images import ImageArray, save_png
 from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
 from ldm.util import UserError
@@ -83,7 +84,7 @@ class Looker:
         try:
             return transformers.pipeline("depth-estimation", model=self.depth, device=self.device or "cpu")
         except Exception as error:  # see TransformersDetector
-            raise UserError(f"the depth network '{self.depth}' can't be loaded: {first_line(error)}") from error
+            raise UserError(f"the depth network '{self.depth}' can't be loaded: {boundary.reason(error)}") from error
 
     def check(self, cases: Sequence[Case]) -> None:
         """Load all judges. UserError for one that can't be, naming what the detector can't find."""
@@ -182,7 +183,7 @@ def _is_among(name: str, known: Sequence[str]) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """A kept file's content; empty if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layout_predictor.inference.nouns import category_of
+from ldm import boundary
 from ldm.categories import NAMES
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
@@ -150,7 +151,9 @@ class TransformersDetector:
             raise
         # Whatever is wrong with a folder, a network or a missing library, transformers says it in many classes.
         except Exception as error:
-            raise UserError(f"the detector 'transformers:{source}' can't be loaded: {first_line(error)}") from error
+            raise UserError(
+                f"the detector 'transformers:{source}' can't be loaded: {boundary.reason(error)}"
+            ) from error
         self.name = f"{kind} ({Path(source).name})"
         self.categories = None if self.zero_shot else tuple(self.pipeline.model.config.id2label.values())
         # Grounding DINO takes phrases that end with a full stop.
@@ -233,7 +236,7 @@ class TorchvisionDetector:
                 network = build(weights=published)
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"the weights of torchvision:{model} can't be downloaded ({first_line(error)}); "
+                    f"the weights of torchvision:{model} can't be downloaded ({boundary.reason(error)}); "
                     f"name a file with torchvision:{model}=FILE"
                 ) from error
         else:
@@ -249,9 +252,3 @@ class TorchvisionDetector:
         rows = zip(*(found[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
         boxes = [_Found(self.categories[label], score, box) for label, score, box in rows if score >= self.threshold]
         return _boxes(boxes, names, (image.shape[1], image.shape[0]))
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says of its failure, cut to a line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
