@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ldm.evaluation.benchmarks.boxes import Detection
+from ldm.evaluation.benchmarks.lmd import ASK
 from ldm.evaluation.benchmarks.seven_bench import accuracy, auc, surest_overlaps
 from ldm.evaluation.benchmarks.t2i_compbench import Depth
 from ldm.evaluation.prompts.prompt import EvalPrompt
@@ -195,10 +196,19 @@ class Benchmark(ABC):
 
 
 def overlaps_of(
-    wanted: Sequence[tuple[str, Sequence[float]]], detections: Sequence[Detection]
+    wanted: Sequence[tuple[str, Sequence[float]]], detections: Sequence[Detection], names: Sequence[str]
 ) -> tuple[tuple[float, ...], bool]:
-    """IoU of every wanted box, in pixels, with a detection of its name or a synonym, and whether there is any."""
-    named = [Detection(canonical(one.name), one.score, one.box) for one in detections]
-    boxes = [(canonical(name), box) for name, box in wanted]
-    names = {name for name, _ in boxes}
-    return tuple(surest_overlaps(boxes, named)), any(one.name in names for one in named)
+    """IoU of every wanted box, in pixels, with a detection of its name, and whether there is any.
+
+    Args:
+        names: what was looked for; where the layout has other names, synonyms meet.
+    """
+    exact = {name for name, _ in wanted} <= {name.removeprefix(ASK) for name in names}
+
+    def known(name: str) -> str:
+        return name.removeprefix(ASK) if exact else canonical(name)
+
+    boxes = [(known(name), box) for name, box in wanted]
+    named = [replace(one, name=known(one.name)) for one in detections]
+    kinds = {name for name, _ in boxes}
+    return tuple(surest_overlaps(boxes, named)), any(one.name in kinds for one in named)

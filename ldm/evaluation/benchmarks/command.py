@@ -207,6 +207,6 @@ def _score(run: FinishedRun, suite: Benchmark, case: Case, entry: Entry, seen: S
         discs = [(item.get("name") or item["phrase"], item["x"], item["y"]) for item in layout.get("objects", ())]
         wanted = [(name, (x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS)) for name, x, y in discs]
     boxes = [(name, [value * side for value, side in zip(box, sides, strict=True)]) for name, box in wanted]
-    overlaps, detected = overlaps_of(boxes, seen.detections)
+    overlaps, detected = overlaps_of(boxes, seen.detections, case.names)
     judged = suite.judge(case, seen.detections, seen.size, seen.depth)
     return replace(judged, overlaps=overlaps, detected=detected)

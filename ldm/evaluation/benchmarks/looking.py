@@ -20,6 +20,7 @@ from layout_predictor.inference.nouns import category_of
 from ldm import boundary
 from ldm.evaluation.benchmarks.benchmark import Benchmark, Case
 from ldm.evaluation.benchmarks.boxes import Detection
+from ldm.evaluation.benchmarks.lmd import ASK
 from ldm.evaluation.benchmarks.t2i_compbench import Depth, resized
 from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.clip import classify_color, crop_of
@@ -92,7 +93,7 @@ class Looker:
         if known is not None:
             names = dict.fromkeys(name for case in cases for name in case.names)
             other = self.benchmark.facts.get("names", {})
-            bare = {name: other.get(name, name.removeprefix("a photo of ")) for name in names}
+            bare = {name: other.get(name, name.removeprefix(ASK)) for name in names}
             if lacking := [name for name in names if not _is_among(bare[name], known)]:
                 listed = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
                 raise UserError(

@@ -38,6 +38,7 @@ from ldm.relations import ABOVE, BELOW, LEFT, RELATIONS, RIGHT, with_article
 from ldm.util import UserError
 
 Size = tuple[int, int]
+_MOST = 100  # of a thing in an image
 
 
 def open_benchmark(name: str, threshold: float | None = None) -> Benchmark:
@@ -60,6 +61,15 @@ def _fields(record: Any, kinds: Mapping[str, type | tuple[type, ...]], where: st
     return [record[key] for key in kinds]
 
 
+def _relation(index: int, position: Any, clauses: int, where: str) -> EvalRelation:
+    """GenEval's position of clause `index`: a relation, and the number of the clause that it is about."""
+    if isinstance(position, list) and len(position) == 2:
+        relation, target = position
+        if relation in RELATIONS and target in range(clauses) and target != index:
+            return EvalRelation(index, relation, target)
+    raise UserError(f"{where} has the position {position}, which can't be judged; write as ['left of', 0]")
+
+
 class GenEval(Benchmark):
     """Six tasks, scored right or wrong; overall is the mean of the tasks."""
 
@@ -67,28 +77,27 @@ class GenEval(Benchmark):
 
     def read_cases(self, path: Path) -> list[Case]:
         """See `Benchmark`."""
-        cases = []
+        cases, file = [], self.facts["file"]
         for number, (where, record) in enumerate(json_lines(path)):
-            file = self.facts["file"]
             tag, include, text = _fields(record, {"tag": str, "include": list, "prompt": str}, where, file)
-            objects, relations = [], []
-            for clause in (*include, *record.get("exclude", ())):
-                _fields(clause, {"class": str, "count": int}, where, file)
-            for index, clause in enumerate(include):
-                name, count, color = clause["class"], clause["count"], clause.get("color")
+            exclude = _fields(record, {"exclude": list}, where, file)[0] if "exclude" in record else []
+            names, objects, relations = [], [], []
+            for clause in (*include, *exclude):
+                name, count = _fields(clause, {"class": str, "count": int}, where, file)
+                if not 1 <= count <= _MOST:
+                    raise UserError(f"{where} wants {count} of '{name}'; that many can't be judged")
+                names.append(name)
+            for index, (name, clause) in enumerate(zip(names, include, strict=False)):
+                count, color = clause["count"], clause.get("color")
                 if color not in (None, *COLORS):
                     raise UserError(f"{where} wants the color {color!r}, which is not one of {', '.join(COLORS)}")
                 phrase = with_article(f"{color} {name}" if color else name) if count == 1 else f"{count} {name}"
                 objects.append(EvalObject(name, phrase, count, color))
                 if "position" in clause:
-                    relation, target = clause["position"]
-                    if relation not in RELATIONS or target not in range(len(include)):
-                        raise UserError(f"{where} has the position {clause['position']}, which can't be judged")
-                    relations.append(EvalRelation(index, relation, target))
-            names = [clause["class"] for clause in (*include, *record.get("exclude", ()))]
+                    relations.append(_relation(index, clause["position"], len(include), where))
             prompt = EvalPrompt(text, tuple(objects), tuple(relations))
-            line = json.dumps(record)
-            cases.append(Case(f"{number:05d}", tag, prompt, tuple(dict.fromkeys(names)), record, line))
+            own = tuple(dict.fromkeys(names))
+            cases.append(Case(f"{number:05d}", tag, prompt, own, record, json.dumps(record)))
         return cases
 
     def judge(self, case: Case, detections: Sequence[Detection], size: Size, depth: Depth | None) -> Score:
@@ -97,13 +106,12 @@ class GenEval(Benchmark):
         if self.threshold is not None:  # the detector's own: what it finds counts
             options = [replace(one, threshold=-1.0, counting_threshold=-1.0) for one in options]
         faults, corrected = (geneval.judge(detections, case.asked, one) for one in options)
-        counts = any(fault.kind == "count" for fault in faults)
         words = [
-            f"{fault.found} {fault.name} for {fault.need}" for fault in faults if fault.kind in ("count", "exclude")
+            f"{fault.name}: {fault.kind.replace('_', ' ')}"
+            + (f", {fault.found} for {fault.need}" if fault.need else "")
+            for fault in faults
         ]
-        words += [f"{fault.name}: {fault.kind.replace('_', ' ')}" for fault in faults if not fault.need]
-        words += [f"{fault.name}: color" for fault in faults if fault.kind == "color"]
-        return Score(not faults, not corrected, not counts, tuple(words))
+        return Score(not faults, not corrected, all(fault.kind != "count" for fault in faults), tuple(words))
 
     def columns(self, groups: Groups) -> Columns:
         """See `Benchmark`; every image weighs as its share of its task, so that the ratio is the mean of the tasks."""
@@ -159,6 +167,8 @@ class Visor(Benchmark):
         kinds = {"unique_id": int, "obj_1_attributes": list, "obj_2_attributes": list, "rel_type": str, "text": str}
         number, firsts, seconds, relation, text = _fields(record, kinds, where, "VISOR's text_spatial_rel_phrases.json")
         names = [name for name in (*firsts[:1], *seconds[:1]) if name is not None]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where} names no object in 'obj_1_attributes'; restore the file")
         objects = tuple(EvalObject(name, with_article(name)) for name in names)
         stated = (EvalRelation(0, visor.RELATIONS[relation], 1),) if relation in visor.RELATIONS else ()
         return Case(str(number), relation, EvalPrompt(text, objects, stated), tuple(names), relation)
