@@ -46,7 +46,10 @@ def test_a_benchmark_from_prompts_to_report(tmp_path: Path, capsys: pytest.Captu
     flags = [*model, "--methods", "base,fixed", "--seeds", "1", "2", "--batch-size", "4"]
     scores = benchmark("whole", *flags, "--export", tmp_path / "out")
     assert "| `fixed` | 4 |" in capsys.readouterr().out
-    assert list(scores["rows"][0]["ratios"])[:4] == ["OA", "uncond", "cond", "1"] and scores["references"] is None
+    assert (
+        list(scores["rows"][0]["ratios"])[:4] == ["OA", "VISOR uncond", "VISOR cond", "VISOR_1"]
+        and scores["references"] is None
+    )
     assert scores["rows"][1]["against"]["method"] == "base" and len(scores["images"]) == 8
     page = (tmp_path / "whole" / "report.html").read_text()
     assert "a cat above a dog" in page and "<th>OA</th>" in page and "As published" not in page
@@ -86,7 +89,7 @@ def test_published_results_stand_apart(tmp_path: Path, monkeypatch: pytest.Monke
     words = ["benchmark", "visor", "--images", str(tmp_path), "--outdir", str(tmp_path / "out"), "--to", "2"]
     assert load_script("evaluate").main(words) == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert scores["rows"][0]["ratios"]["uncond"]["value"] == 1  # what is named first stands to the left
+    assert scores["rows"][0]["ratios"]["VISOR uncond"]["value"] == 1  # what is named first stands to the left
     page = (tmp_path / "out" / "report.html").read_text()
     own, published, _ = page.partition("As published")
     assert "100.00" in own and "18.81" not in own and "18.81" in page and "github.com/microsoft/VISOR" in page

@@ -128,11 +128,10 @@ def test_visor_sets() -> None:
             groups.setdefault(number, (own, []))[1].append(score)
         values = shares(suite.columns(list(groups.values())))
         if "error" in case:
-            assert "cond" not in values
+            assert "VISOR cond" not in values
             continue
-        names = {"OA": "OA", "cond": "VISOR_cond", "uncond": "VISOR_uncond", **{n: f"VISOR_{n}" for n in "1234"}}
-        for name, other in names.items():
-            assert 100 * values[name] == pytest.approx(case[other], abs=1e-9), (case, name)
+        for name in ("OA", "VISOR cond", "VISOR uncond", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4"):
+            assert 100 * values[name] == pytest.approx(case[name.replace(" ", "_")], abs=1e-9), (case, name)
 
 
 def test_seven_bench_aggregate() -> None:

@@ -197,12 +197,12 @@ class Visor(Benchmark):
 
         found: Columns = {
             "OA": column(groups, lambda case, score: (stated(case) * score.both, stated(case))),
-            "uncond": column(groups, lambda case, score: (stated(case) * score.value, stated(case))),
-            "cond": column(groups, lambda case, score: (stated(case) * score.value, stated(case) * score.both)),
+            "VISOR uncond": column(groups, lambda case, score: (stated(case) * score.value, stated(case))),
+            "VISOR cond": column(groups, lambda case, score: (stated(case) * score.value, stated(case) * score.both)),
         }
-        found |= {str(n): prompts_column(groups, partial(at_least, n)) for n in (1, 2, 3, 4)}
+        found |= {f"VISOR_{n}": prompts_column(groups, partial(at_least, n)) for n in (1, 2, 3, 4)}
         corrected = column(groups, lambda case, score: (stated(case) * score.corrected, stated(case)))
-        return {**found, "uncond, corrected": corrected}
+        return {**found, "VISOR uncond, corrected": corrected}
 
     def place(self, case: Case, number: int, label: int) -> str:
         """See `Benchmark`."""
