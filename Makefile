@@ -6,9 +6,12 @@ STAMP  := $(VENV)/.installed
 OUT    ?= outputs/demo
 PROMPT ?= The motorcycle is parking to the right of a bus.
 
+BENCHMARK_METHODS ?= base,fixed,per-step
+EMOJI  := --config configs/emoji/inference.yaml --steps 25 --batch-size 8 --methods $(BENCHMARK_METHODS)
+
 .DEFAULT_GOAL := help
 FONT   := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
-.PHONY: help install font browser demo test test-slow fuzz bench lint clean
+.PHONY: help install font browser demo test test-slow fuzz bench benchmark lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +59,12 @@ fuzz: $(STAMP)  ## try all readers and kills for long, and write docs/reliabilit
 
 bench: $(STAMP)  ## time sampling and one optimized image, count the memory of a differentiated chain
 	$(PY) -m bench $(ARGS)
+
+benchmark: $(STAMP)  ## GenEval's tasks and VISOR's relations on the embedded model (docs/benchmarks.md)
+	$(PY) scripts/evaluate.py benchmark geneval $(EMOJI) --prompts data/prompts/geneval-emoji.jsonl --seeds 42 \
+	  --outdir $(OUT)/geneval $(ARGS)
+	$(PY) scripts/evaluate.py benchmark visor $(EMOJI) --prompts data/prompts/visor-emoji.json \
+	  --outdir $(OUT)/visor $(ARGS)
 
 lint: $(STAMP)  ## style, types, and which package may import which
 	$(VENV)/bin/ruff check .

@@ -42,6 +42,7 @@ EXTRAS = {
         "open_clip_torch>=3.3,<4",
         "diffusers>=0.36,<1",  # these four so that what is optional is tested, too
         "faiss-cpu>=1.9",
+        "scipy>=1.13",
         "invisible-watermark>=0.2,<0.3",
     ],
     "train": ["tensorboard>=2.18"],
@@ -51,6 +52,7 @@ EXTRAS = {
     "faiss": ["faiss-cpu>=1.9"],
     "scann": ["scann>=1.4"],
     "ray": ["ray>=2.40"],
+    "mask2former": ["scipy>=1.13"],  # transformers' Mask2Former asks for it
     "metrics": ["torchmetrics>=1.7"],
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }

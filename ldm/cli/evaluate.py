@@ -11,6 +11,7 @@ from typing import Any
 
 from ldm import boundary
 from ldm.cli.common import Parser, Progress, run_script, set_threads
+from ldm.cli.run_prompts import add_run_flags
 from ldm.paths import RESULTS, ROOT
 
 DESCRIPTION = """Scores the embedded model's images: how often objects are there, and where the prompt puts them.
@@ -23,6 +24,7 @@ DESCRIPTION = """Scores the embedded model's images: how often objects are there
     python scripts/evaluate.py evidence                        methods and ablations on them (docs/evidence.md)
     python scripts/evaluate.py score --run DIR                 images of txt2img-gpt.py and alike
     python scripts/evaluate.py report --run DIR                ... and one HTML page about them
+    python scripts/evaluate.py benchmark geneval --prompts F   a published benchmark (docs/benchmarks.md)
 
 Images are kept under --outdir: a run that was stopped goes on where it was when started again.
 """
@@ -40,7 +42,8 @@ def build_parser() -> Parser:
 
     def command(name: str, text: str, judged: bool = True) -> Any:
         made = commands.add_parser(name, help=text, description=text)
-        made.add_argument("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
+        if name != "benchmark":  # has the flags of a run
+            made.add_argument("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
         if judged:
             made.add_argument("--out", type=Path, metavar="FILE", help=f"result (docs/results/{name}*)")
             made.add_argument("--detector", type=Path, metavar="FILE", help="weights of the detector (the shipped)")
@@ -103,6 +106,35 @@ def build_parser() -> Parser:
     _add_run(add)
     add("--out", type=Path, metavar="HTML", help="(report.html in the run's folder)")
     add("--cases", type=boundary.COUNT, default=60, metavar="N", help="prompts shown, worst first (60)")
+    text = "a published benchmark: draw its prompts or take another program's images, score, report"
+    add = command("benchmark", text, judged=False)
+    add(
+        "name",
+        metavar="NAME",
+        help="geneval, visor, t2i-2d, t2i-3d, t2i-complex, t2i-numeracy, lmd, 7bench, cbench, obench",
+    )
+    add("--prompts", type=Path, metavar="FILE", help="the published file as it is (visor: made, where it is left out)")
+    text = "centers as the benchmark states them, or by the layout predictor (given)"
+    add("--layout", choices=("given", "predicted"), default="given", help=text)
+    add("--images", type=Path, metavar="DIR", help="score these, in the benchmark's own folder format")
+    add("--export", type=Path, metavar="DIR", help="write our images in that format, a folder a method")
+    text = (
+        "emoji, transformers:FOLDER-OR-NAME, torchvision:MODEL[=FILE] (the benchmark's; emoji for the embedded model)"
+    )
+    add("--detector", metavar="KIND", help=text)
+    add(
+        "--threshold",
+        type=boundary.FRACTION,
+        metavar="X",
+        help="least score of a box (the benchmark's own; 0.4 for emoji)",
+    )
+    add("--colors", metavar="CLIP", help="what judges colors (ViT-L/14; the embedded one with the emoji detector)")
+    add("--depth", metavar="NAME", help="folder or hub name of a depth network, for t2i-3d (Intel/dpt-hybrid-midas)")
+    add("--out", type=Path, metavar="JSON", help="the numbers of the table, also here")
+    add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the table of these pages up to date")
+    add("--cases", type=boundary.COUNT, default=60, metavar="N", help="prompts in the report, worst first (60)")
+    add_run_flags(commands.choices["benchmark"], Path("outputs/benchmark"), "base,per-step", None)
+
     for name in ("single", "table", "evidence"):  # images that are there are kept
         commands.choices[name].set_defaults(resumes=True)
     return parser

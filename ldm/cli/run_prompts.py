@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ldm import boundary
-from ldm.cli.common import Parser, Progress, add_device_flags, run_script, set_threads
-from ldm.paths import ROOT
+from ldm.cli.common import Parser, Progress, add_device_flags, run_script
 from ldm.util import UserError
 
-if TYPE_CHECKING:
-    from ldm.evaluation.run.harness import Summary
-    from ldm.evaluation.run.shards import Shard
-
+_NUMBER = boundary.whole(0, 10**9)
 METHODS = "base,per-step,april-2023,iccv-2023"
 WHAT = {
     "gpt": "prompts written by GPT, of two to five objects",
@@ -35,32 +28,24 @@ def build_parser(name: str) -> Parser:
         "    python scripts/evaluate.py score --run DIR                     what the images show\n\n"
         "Started again with the same flags it goes on where it was."
     )
-    outdir = Path("outputs") / f"txt2img-{name}"
-    add = parser.add_argument_group("what to make").add_argument
+    group = parser.add_argument_group("what to make")
     text = "blocks of Objects/Relation/Sentence, one sentence a line, *.pkl, or *.jsonl"
-    add("--prompts", type=Path, required=True, metavar="FILE", help=text)
-    text = f"joined by commas or blanks ({METHODS})"
-    add("--methods", nargs="+", default=[METHODS], metavar="METHOD", help=text)
-    text = "an image of every prompt from each; prompt n starts from the noise of N + n (42)"
-    add("--seeds", type=boundary.SEED, nargs="+", default=[42], metavar="N", help=text)
-    add(
-        "--from",
-        type=boundary.whole(0, 10**9),
-        default=0,
-        dest="start",
-        metavar="N",
-        help="first prompt, counted from 0 (0)",
-    )
-    add(
-        "--to",
-        type=boundary.whole(0, 10**9),
-        default=None,
-        dest="stop",
-        metavar="N",
-        help="the prompt to stop before (all)",
-    )
+    group.add_argument("--prompts", type=Path, required=True, metavar="FILE", help=text)
     text = "centers by the layout predictor, or by the relations of the prompt file (predictor)"
-    add("--layout", choices=("predictor", "rule"), default="predictor", help=text)
+    group.add_argument("--layout", choices=("predictor", "rule"), default="predictor", help=text)
+    add_run_flags(parser, Path("outputs") / f"txt2img-{name}", METHODS, [42])
+    return parser
+
+
+def add_run_flags(parser: Parser, outdir: Path, methods: str, seeds: Sequence[int] | None) -> None:
+    """What a run of several methods takes, whatever its prompts and layouts; see `ldm.evaluation.run.launch`."""
+    add = parser.add_argument_group("what to make").add_argument
+    add("--methods", nargs="+", default=[methods], metavar="METHOD", help=f"joined by commas or blanks ({methods})")
+    usual = "as many as published" if seeds is None else " ".join(map(str, seeds))
+    text = f"an image of every prompt from each; prompt n starts from the noise of N + n ({usual})"
+    add("--seeds", type=boundary.SEED, nargs="+", default=seeds, metavar="N", help=text)
+    add("--from", type=_NUMBER, default=0, dest="start", metavar="N", help="first prompt, counted from 0 (0)")
+    add("--to", type=_NUMBER, default=None, dest="stop", metavar="N", help="the prompt to stop before (all)")
     add = parser.add_argument_group("how and where to").add_argument
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"({outdir})")
     add("--ddim_steps", "--steps", type=boundary.STEPS, default=50, dest="steps", metavar="N", help="PLMS steps (50)")
@@ -79,7 +64,6 @@ def build_parser(name: str) -> Parser:
         add(flag, type=Path, default=None, metavar=word, help="see txt2img-refine.py")
     add_device_flags(parser)
     parser.set_defaults(device=None, threads=None, resumes=True)
-    return parser
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -89,46 +73,11 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, progress: Progress) -> Iterator[str]:
     """Make what is missing; yields the line that says what is where. UserError for images that failed, too."""
-    import logging
-
-    from ldm.evaluation.run.shards import parse_shard, run_on_ray, shard_of
-
-    logging.getLogger("ldm.evaluation").setLevel(logging.INFO)
-    for key in ("prompts", "outdir", "config", "ckpt", "clip", "predictor"):  # a Ray task has another folder
-        if (path := getattr(options, key)) is not None:
-            setattr(options, key, path.absolute())
-    if options.ray is not None:
-        if options.shard is not None:
-            raise UserError("--ray excludes --shard; leave one out")
-        parts = run_on_ray(options.ray, partial(run_shard, options), ROOT)
-    else:
-        shard = parse_shard(options.shard) if options.shard else shard_of(os.environ)
-        parts = [run_shard(options, shard)]
-    made, kept = sum(part.made for part in parts), sum(part.kept for part in parts)
-    failed = {key: reason for part in parts for key, reason in part.failed.items()}
-    yield f"{made} images made, {kept} there before, in {options.outdir}"
-    if failed:
-        key, reason = next(iter(failed.items()))
-        raise UserError(f"{len(failed)} images could not be made, the first is {key}: {reason}")
-
-
-def run_shard(options: argparse.Namespace, shard: Shard) -> Summary:
-    """One shard of the run that the flags describe."""
     from ldm.evaluation.prompts.files import read_prompt_file
-    from ldm.evaluation.run.harness import make_tasks, run_tasks
-    from ldm.evaluation.run.methods import parse_method, split_methods
-    from ldm.evaluation.run.studio import Studio
-    from ldm.generation.pipeline import choose_model
-    from ldm.generation.settings import Sampling
+    from ldm.evaluation.run.launch import make_images
 
-    set_threads(options.threads)
-    prompts = read_prompt_file(options.prompts)
-    methods = [parse_method(text) for text in split_methods(options.methods)]
-    tasks = make_tasks(prompts, methods, options.seeds, options.start, options.stop)
-    choice = choose_model(options.config, options.ckpt)
-    scale = options.scale if options.scale is not None else choice.guidance_scale
-    sampling = Sampling(sampler="plms", steps=options.steps, scale=scale)
-    studio = Studio(choice, sampling, options.layout, options.clip, options.predictor, options.device)
-    return run_tasks(
-        options.outdir, prompts, tasks, studio.settings(prompts), studio.place, studio.make, shard, options.batch_size
-    )
+    _, summary = make_images(options, read_prompt_file(options.prompts))
+    yield f"{summary.made} images made, {summary.kept} there before, in {options.outdir}"
+    if summary.failed:
+        key, reason = next(iter(summary.failed.items()))
+        raise UserError(f"{len(summary.failed)} images could not be made, the first is {key}: {reason}")

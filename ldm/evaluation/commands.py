@@ -9,8 +9,10 @@ from typing import Any
 
 from ldm import locks
 from ldm.categories import NAMES
+from ldm.evaluation.benchmarks.command import benchmark
 from ldm.evaluation.plan import Plan, Stage, Workshop, claim_methods, fill, read_plan
 from ldm.evaluation.prompts.emoji import RULE_SPREAD, relation_prompts, single_prompts, write_sets
+from ldm.evaluation.prompts.emoji_benchmarks import geneval_file, visor_file
 from ldm.evaluation.report.html import write_report
 from ldm.evaluation.report.markdown import update_page
 from ldm.evaluation.report.tables import TABLE_RESAMPLES, evidence_blocks, evidence_rows, table_markdown
@@ -24,7 +26,7 @@ from ldm.evaluation.score.calibration import ratio
 from ldm.evaluation.score.clip import open_clip, open_clip_score
 from ldm.evaluation.score.judge import Judges, judge_run, score_methods
 from ldm.evaluation.score.records import Record
-from ldm.files import read_json, write_json, write_json_lines
+from ldm.files import read_json, write_json, write_json_lines, write_text
 from ldm.generation.images import check_image_name, file_hash, save_image
 from ldm.generation.pipeline import choose_model
 from ldm.generation.settings import Sampling
@@ -140,6 +142,9 @@ def table(options: Namespace) -> Iterator[str]:
 def prompts(options: Namespace) -> Iterator[str]:
     """Writes the prompt files; their paths."""
     yield from map(str, write_sets(options.outdir))
+    for name, content in (("geneval-emoji.jsonl", geneval_file()), ("visor-emoji.json", visor_file())):
+        write_text(options.outdir / name, content)
+        yield str(options.outdir / name)
 
 
 def evidence(options: Namespace) -> Iterator[str]:
@@ -209,5 +214,5 @@ def report(options: Namespace) -> Iterator[str]:
 
 COMMANDS: dict[str, Callable[[Namespace], Iterator[str]]] = {
     command.__name__: command
-    for command in (detector, calibrate, sheet, single, table, prompts, evidence, score, report)
+    for command in (detector, calibrate, sheet, single, table, prompts, evidence, score, report, benchmark)
 }

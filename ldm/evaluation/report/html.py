@@ -54,18 +54,18 @@ def _content(run: FinishedRun, scores: Scores, cases: int) -> dict[str, Any]:
     """What the template shows."""
     rows, groups = scores["rows"], dict[tuple[int, int], list[dict[str, Any]]]()
     for item in scores["images"]:
-        shown = {**item, "facts": ImageFacts.from_json(item["facts"])}
-        groups.setdefault((item["number"], item["seed"]), []).append(shown)
-    worst = sorted(groups, key=lambda place: (-sum(item["facts"].faults for item in groups[place]), place))
+        groups.setdefault((item["number"], item["seed"]), []).append({**item, **_judged(run, item)})
+    worst = sorted(groups, key=lambda place: (-sum(item["lack"] for item in groups[place]), place))
     order = run.methods
+    titles = RATIOS if all("visor" in row for row in rows) else {name: name for name in rows[0]["ratios"]}
     return {
         "title": f"Evaluation of {len({number for number, _ in groups})} prompts",
         "settings": {key: str(v) if len(str(v)) < 30 else str(v)[:10] for key, v in run.settings.items()},
-        "scores": {**scores, "rows": [{"against": None, **row} for row in rows]},
-        "ratios": RATIOS,
+        "scores": {"scale": 1, "references": None, **scores, "rows": [{"against": None, **row} for row in rows]},
+        "ratios": titles,
         "means": _MEANS,
-        "shown": [name for name in RATIOS if any(row["ratios"][name]["value"] is not None for row in rows)],
-        "visor": [n for n in ("1", "2", "3", "4") if any(row["visor"][n][1] for row in rows)],
+        "shown": [name for name in titles if any(row["ratios"][name]["value"] is not None for row in rows)],
+        "visor": [n for n in ("1", "2", "3", "4") if any(row.get("visor", {}).get(n, (0, 0))[1] for row in rows)],
         "curves": _mean_curves(run),
         "plot_of": plot,
         "total": len(worst),
@@ -82,6 +82,15 @@ def _content(run: FinishedRun, scores: Scores, cases: int) -> dict[str, Any]:
             for number, seed in worst[:cases]
         ],
     }
+
+
+def _judged(run: FinishedRun, item: Mapping[str, Any]) -> dict[str, Any]:
+    """How wrong an image is as "lack", and its "faults" in words: by its facts, or by a benchmark's score."""
+    if "score" in item:
+        score = item["score"]
+        return {"lack": 1 - float(score["value"]), "faults": list(score["faults"])}
+    facts = ImageFacts.from_json(item["facts"])
+    return {"lack": facts.faults, "faults": _faults(run.prompts[item["number"]], facts)}
 
 
 # --------------------------------------------------------------------------------------------------- curves
@@ -163,12 +172,13 @@ def _image(run: FinishedRun, prompt: EvalPrompt, item: Mapping[str, Any]) -> dic
         boxes.append({**box, "x": x, "y": y, "width": width, "height": height, "color": color})
     losses = details.get("losses", {})
     return {
+        "kind": "png" if path.suffix.lower() == ".png" else "jpeg",
         "data": base64.b64encode(path.read_bytes()).decode("ascii"),
         "high": round(high, 2),
         "discs": discs,
         "boxes": boxes,
         "method": item["method"],
-        "faults": _faults(prompt, item["facts"]),
+        "faults": item["faults"],
         "losses": losses if any(len(curve) > 1 for curve in losses.values()) else {},
     }
 

@@ -150,6 +150,36 @@ def summary_markdown(rows: Rows, titles: Mapping[str, str]) -> str:
     return markdown_table(lines)
 
 
+def benchmark_markdown(scores: Mapping[str, Any]) -> str:
+    """A benchmark's table: values with counts and intervals, differences from the first method below them."""
+    scale, digits = scores["scale"], 3 if scores["scale"] == 1 else 1
+    rows: Rows = scores["rows"]
+    names = [name for name in rows[0]["ratios"] if any(row["ratios"].get(name, {}).get("total") for row in rows)]
+    lines = [["method", "images", *names]]
+    for row in rows:
+        cells = [f"`{row['method']}`", str(row["images"])]
+        for name in names:
+            own, found = row["ratios"][name], _against(row, name)
+            cells.append(
+                _scaled(own, scale, digits) + (f"<br>{_tested(_times(found, scale), digits)}" if found else "")
+            )
+        lines.append(cells)
+    return markdown_table(lines)
+
+
+def _scaled(entry: Mapping[str, Any], scale: float, digits: int) -> str:
+    """A value with its counts and interval; of a mean of weighed images the counts are no whole numbers."""
+    if entry["value"] is None:
+        return "-"
+    value, low, high = (entry[key] * scale for key in ("value", "low", "high"))
+    hits = f"{entry['hits']:.1f}".removesuffix(".0")
+    return f"{value:.{digits}f} ({hits}/{entry['total']:g}; {low:.{digits}f} to {high:.{digits}f})"
+
+
+def _times(entry: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    return {key: value * scale if key in ("value", "low", "high") else value for key, value in entry.items()}
+
+
 def _against(row: Mapping[str, Any], name: str, other: str = "against") -> Mapping[str, Any] | None:
     """The row's difference in a ratio from another method; None for that method's own row."""
     return row[other]["differences"][name] if other in row else None
@@ -160,10 +190,11 @@ def _share(entry: Mapping[str, Any]) -> str:
     return f"{hits / total:.3f} ({hits:g}/{total:g})" if total else "-"
 
 
-def _interval(entry: Mapping[str, Any] | None) -> str:
-    return f"{entry['value']:+.3f} ({entry['low']:+.3f}, {entry['high']:+.3f})" if entry else ""
+def _interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+    f = f"+.{digits}f"
+    return f"{entry['value']:{f}} ({entry['low']:{f}}, {entry['high']:{f}})" if entry else ""
 
 
-def _tested(entry: Mapping[str, Any]) -> str:
+def _tested(entry: Mapping[str, Any], digits: int = 3) -> str:
     p = f"p {entry['p']:.3f}" if entry["p"] >= 0.001 else "p < 0.001"
-    return f"{_interval(entry)}, {p}"
+    return f"{_interval(entry, digits)}, {p}"

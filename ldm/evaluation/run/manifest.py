@@ -8,7 +8,7 @@ beside it (layout, weights, losses). An image's JSON is written before the image
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class FinishedRun:
     settings: dict[str, Any]
     prompts: list[EvalPrompt]
     entries: dict[Entry, str]  # with their states
+    files: Mapping[Entry, Path] = field(default_factory=dict)  # of images that another program made
 
     @property
     def methods(self) -> list[str]:
@@ -77,7 +78,7 @@ class FinishedRun:
 
     def image(self, entry: Entry) -> Path:
         """Where the image is, or would be."""
-        return self.folder / f"{entry.key}.png"
+        return self.files.get(entry, self.folder / f"{entry.key}.png")
 
     def details(self, entry: Entry) -> dict[str, Any]:
         """The JSON beside an image: layout, and weights and losses where there are any; empty if it is lost."""

@@ -4,8 +4,9 @@
 follow, as in ``per-step:inner_steps=2,learning_rate=0.2`` or ``iccv-2023:shared=true``. Those of
 ``fixed:weight=8,until=0.12`` say which weight every object has up to which part of the steps.
 ``blend=unconditional`` or ``conditional`` says what the local attention is measured against, ``radius`` is that of the
-discs, ``swap=true`` exchanges the centers of the first two objects. ``guidance`` and ``layout`` (predictor or rule) are
-those of the run unless a method names its own: ``base:guidance=7.5``, ``per-step:layout=rule``.
+discs, ``swap=true`` exchanges the centers of the first two objects. ``guidance`` and ``layout`` (predictor, rule, or
+given: what a benchmark states) are those of the run unless a method names its own: ``base:guidance=7.5``,
+``per-step:layout=rule``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 from ldm.util import UserError
 
-Placing = Literal["predictor", "rule"]  # who gives the centers
+Placing = Literal["predictor", "rule", "given"]  # who gives the centers; "given": what the prompt file states
 DEFAULT_METHODS = ("base", "fixed:weight=1", "per-step", "april-2023", "iccv-2023")
 _FIXED = {"weight": "initial", "until": "release", "blend": "blend", "radius": "radius"}  # constants of a fixed weight
 

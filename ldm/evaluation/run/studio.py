@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
-from ldm.evaluation.prompts.prompt import EvalPrompt, prompts_hash, rule_layout
+from ldm.evaluation.prompts.prompt import EvalPrompt, given_layout, prompts_hash, rule_layout
 from ldm.evaluation.run.methods import Method, Placing
 from ldm.generation.draw import GeneratedImage, draw
 from ldm.generation.images import file_hash
@@ -74,7 +74,10 @@ class Studio:
 
     def place(self, method: Method, prompt: EvalPrompt) -> Layout:
         """The prompt's layout for this method. UserError for relations that contradict each other."""
-        if (method.layout or self.layout) == "rule":
+        placing = method.layout or self.layout
+        if placing == "given":
+            return given_layout(prompt)
+        if placing == "rule":
             return rule_layout(prompt, self.spread)
         if prompt.text not in self._predicted:
             self._predicted[prompt.text] = self.pipeline.predict_layout(prompt.text)

@@ -20,6 +20,7 @@ from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
 from ldm.util import UserError
 
 ClipScore = Callable[[ImageArray, str], float]
+_GRAY = 0x99  # around an object whose color is judged, as in GenEval
 _COLOR_TEXTS = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
 
@@ -99,8 +100,8 @@ def color_facts(
     """For every object whether CLIP gives its crop the demanded color, of the ten of GenEval.
 
     Attribute binding as in GenEval (Ghosh et al., 2023, section 3): zero-shot classification of the crop of the surest
-    box, each color described by three texts whose embeddings are averaged. There the background of the crop is masked
-    by a segmentation; here, with boxes alone, it is not. None where no color is demanded or the object is not there.
+    box, gray outside its mask where the detector gives one, each color described by three texts whose embeddings are
+    averaged. None where no color is demanded or the object is not there.
     """
     judged: list[bool | None] = []
     for item in prompt.objects:
@@ -114,7 +115,9 @@ def color_facts(
 
 
 def crop_of(image: ImageArray, box: Box) -> ImageArray:
-    """The pixels of a box, at least one, cut to the image."""
+    """The pixels of a box, at least one, cut to the image; gray outside the box's mask, where it has one."""
+    if box.mask is not None:
+        image = np.where(box.mask[..., None], image, np.uint8(_GRAY))
     height, width = image.shape[:2]
     left, right = (min(max(round(x * width), 0), width) for x in (box.left, box.right))
     top, bottom = (min(max(round(y * height), 0), height) for y in (box.top, box.bottom))
@@ -126,7 +129,10 @@ def classify_color(bundle: ClipBundle, crop: ImageArray, name: str) -> str:
     """The color of `COLORS` whose texts are nearest to the crop."""
     texts = [text.format(color=color, name=name) for color in COLORS for text in _COLOR_TEXTS]
     classes = embed_texts(bundle, texts).unflatten(0, (len(COLORS), -1)).mean(1)  # (colors, D)
-    similarity = embed_image(bundle, crop) @ F.normalize(classes, dim=-1).T  # (1, colors)
+    side = min(crop.shape[:2])
+    top, left = ((length - side) // 2 for length in crop.shape[:2])
+    square = crop[top : top + side, left : left + side]  # CLIP's own center crop
+    similarity = embed_image(bundle, square) @ F.normalize(classes, dim=-1).T  # (1, colors)
     return COLORS[int(similarity.argmax())]
 
 

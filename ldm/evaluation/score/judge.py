@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from ldm.util import UserError
 logger = logging.getLogger(__name__)
 ImageOf = tuple[int, int]  # number of the prompt, seed
 Facts = Mapping[str, Mapping[ImageOf, ImageFacts]]  # by method
+Tables = Mapping[str, tuple[Array, Array]]  # hits and totals of a ratio, (prompts,) each
+T = TypeVar("T")
 Differences = dict[str, dict[str, Any] | None]  # by ratio; None where there is nothing to compare
 
 
@@ -105,46 +107,55 @@ def judge_run(run: FinishedRun, judges: Judges) -> dict[str, Any]:
 
 
 def score_methods(facts: Facts, resamples: int = RESAMPLES, second: str | None = None) -> list[dict[str, Any]]:
-    """A row a method: every ratio with its interval, VISOR_1 to 4, and the differences from the first method.
+    """`compare_methods` by the ratios of `RATIOS`, with VISOR_1 to 4 as "visor"."""
+    rows = compare_methods(facts, _by_prompt, resamples, second)
+    for row in rows:
+        groups: dict[int, list[ImageFacts]] = {}
+        for (number, _), shown in sorted(facts[row["method"]].items(), key=lambda item: item[0]):
+            groups.setdefault(number, []).append(shown)
+        row["visor"] = {str(n): visor_n(list(groups.values()), n) for n in (1, 2, 3, 4)}
+    return rows
+
+
+def compare_methods(
+    images: Mapping[str, Mapping[ImageOf, T]],
+    tables_of: Callable[[Mapping[ImageOf, T], Sequence[ImageOf]], Tables],
+    resamples: int = RESAMPLES,
+    second: str | None = None,
+) -> list[dict[str, Any]]:
+    """A row a method: every ratio with its interval, and the differences from the first method.
 
     Args:
-        facts: by method, then by prompt and seed. Methods are compared on the images that both have.
+        images: what is known of an image by method, then by prompt and seed. Methods are compared on the images that
+            both have.
+        tables_of: hits and totals of the ratios by name, (prompts,) each, of the given images.
         resamples: of the bootstrap.
         second: a method from which differences are given as well, under "against_second".
     """
     rows: list[dict[str, Any]] = []
-    first = next(iter(facts), None)
-    for method, images in facts.items():
-        row: dict[str, Any] = {"method": method, "images": len(images), "ratios": {}, "visor": {}}
-        tables = _by_prompt(images, sorted(images))
-        for name in RATIOS:
-            row["ratios"][name] = asdict(estimate(*tables[name], resamples))
-        groups: dict[int, list[ImageFacts]] = {}
-        for number, seed in sorted(images):
-            groups.setdefault(number, []).append(images[number, seed])
-        for n in (1, 2, 3, 4):
-            row["visor"][str(n)] = visor_n(list(groups.values()), n)
+    first = next(iter(images), None)
+    for method, own in images.items():
+        ratios = {name: asdict(estimate(*table, resamples)) for name, table in tables_of(own, sorted(own)).items()}
+        row: dict[str, Any] = {"method": method, "images": len(own), "ratios": ratios}
         for key, other in (("against", first), ("against_second", second)):
-            if other is not None and other in facts and method not in (first, other):
-                row[key] = {"method": other, "differences": _differences(images, facts[other], resamples)}
+            if other is not None and other in images and method not in (first, other):
+                common = sorted(set(own) & set(images[other]))
+                mine, others = tables_of(own, common), tables_of(images[other], common)
+                row[key] = {"method": other, "differences": _differences(mine, others, resamples)}
         rows.append(row)
     return rows
 
 
-def _differences(
-    images: Mapping[ImageOf, ImageFacts], reference: Mapping[ImageOf, ImageFacts], resamples: int
-) -> Differences:
-    """Every ratio of `images` less that of `reference`, on the images that both have."""
-    common = sorted(set(images) & set(reference))
-    own, other = _by_prompt(images, common), _by_prompt(reference, common)
+def _differences(own: Tables, other: Tables, resamples: int) -> Differences:
+    """Every ratio of the first method less that of the second."""
     found: Differences = {}
-    for name in RATIOS:
-        difference = compare((own[name][0], other[name][0]), (own[name][1], other[name][1]), resamples)
+    for name, (hits, totals) in own.items():
+        difference = compare((hits, other[name][0]), (totals, other[name][1]), resamples)
         found[name] = asdict(difference) if difference else None
     return found
 
 
-def _by_prompt(images: Mapping[ImageOf, ImageFacts], places: Sequence[ImageOf]) -> dict[str, tuple[Array, Array]]:
+def _by_prompt(images: Mapping[ImageOf, ImageFacts], places: Sequence[ImageOf]) -> Tables:
     """Hits and totals of every ratio, (prompts,) each: those of a prompt's images added up."""
     numbers = {number: row for row, number in enumerate(dict.fromkeys(number for number, _ in places))}
     sums = {name: np.zeros((2, len(numbers))) for name in RATIOS}

@@ -13,8 +13,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation
 from ldm.relations import AXIS_SIGN, satisfied
@@ -27,7 +30,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A detected object: category, score in [0, 1], sides as fractions of width and height."""
+    """A detected object: category, score in [0, 1], sides as fractions of width and height.
+
+    `mask` is (H, W) bool in pixels of the image, where the detector gives one.
+    """
 
     name: str
     score: float
@@ -35,6 +41,7 @@ class Box:
     top: float
     right: float
     bottom: float
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     @property
     def center(self) -> Point:
@@ -42,8 +49,9 @@ class Box:
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, rounded."""
-        return {key: value if isinstance(value, str) else round(value, 4) for key, value in asdict(self).items()}
+        """All fields but the mask by name, rounded."""
+        sides = {key: round(getattr(self, key), 4) for key in ("score", "left", "top", "right", "bottom")}
+        return {"name": self.name, **sides}
 
 
 @dataclass(frozen=True)
@@ -146,24 +154,32 @@ def _relation_facts(
 
 
 def geneval_positions(first: Box, second: Box, size: tuple[int, int]) -> set[str]:
-    """Relations of `first` to `second` by GenEval's rule (Ghosh et al., 2023, section 3).
+    """`geneval_relations` of two boxes in an image of `size`, (width, height) in pixels."""
+    width, height = size
+    a, b = ((b.left * width, b.top * height, b.right * width, b.bottom * height) for b in (first, second))
+    return geneval_relations(a, b)
 
-    With centers c and sizes s in pixels, the offset d = c1 - c2 is shortened along each axis by the margin
-    0.1 (s1 + s2), to no less than 0; what is left, as a share of |d|, must be beyond 0.5 along an axis. Both axes
-    may be, so that "above" and "left of" can hold together. Centers that are closer than the margin on both axes
-    have no relation.
+
+def geneval_relations(
+    first: Sequence[float], second: Sequence[float], threshold: float = GENEVAL_MARGIN, whole: bool = False
+) -> set[str]:
+    """Relations of `first` to `second`, boxes x0, y0, x1, y1 in pixels, by GenEval's rule (Ghosh et al., section 3).
+
+    With centers c and sizes s, the offset d = c1 - c2 is shortened along each axis by the margin
+    `threshold` (s1 + s2), to no less than 0; what is left, as a share of |d|, must be beyond 0.5 along an axis. Both
+    axes may be, so that "above" and "left of" can hold together. Centers that are closer than the margin on both
+    axes have no relation. With `whole` the share is that of the length of what is left, so that the others have one.
     """
     offset, rest = [], []
-    for axis, pixels in enumerate(size):
-        sides = [((box.left, box.right), (box.top, box.bottom))[axis] for box in (first, second)]
-        centers = [(low + high) / 2 * pixels for low, high in sides]
-        margin = GENEVAL_MARGIN * sum((high - low) * pixels for low, high in sides)
+    for axis in (0, 1):
+        centers = [(box[axis] + box[axis + 2]) / 2 for box in (first, second)]
+        margin = threshold * sum(abs(box[axis + 2] - box[axis]) for box in (first, second))
         offset.append(centers[0] - centers[1])
         rest.append(math.copysign(max(abs(offset[-1]) - margin, 0.0), offset[-1]))
     if all(abs(part) < 1e-3 for part in rest):
         return set()
-    shares = [part / math.hypot(*offset) for part in rest]
-    return {relation for relation, (axis, sign) in AXIS_SIGN.items() if sign * shares[axis] > _GENEVAL_SHARE}
+    length = math.hypot(*(rest if whole else offset))
+    return {name for name, (axis, sign) in AXIS_SIGN.items() if sign * rest[axis] / length > _GENEVAL_SHARE}
 
 
 # --------------------------------------------------------------------------------------------------- ratios
