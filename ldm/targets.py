@@ -101,7 +101,7 @@ def get_obj_from_str(string: str, reload: bool = False) -> Any:
     except (ImportError, AttributeError) as error:
         raise UserError(f"config target '{string:.80}' cannot be imported: {error!s:.120}") from error
     if not _is_component(found) or found.__module__.partition(".")[0] != module.partition(".")[0]:
-        raise UserError(f"config target '{string:.80}' is no model, data set, callback, logger or schedule")
+        raise UserError(f"config target '{string:.80}' is no model, data set, callback or schedule")
     return found
 
 

@@ -192,6 +192,7 @@ def load_model_from_config(
     derived = tuple(getattr(model, "derived_buffers", ()))
     optional = (*allow_missing, *derived, TEXT_POSITIONS)
     state = averaged(fit_names(state, own), own, use_ema)
+    drop_constants(model, state)
     check_fit(own, state, source, optional, ("",))
     if surplus := [n for n in state if n not in own and not n.startswith((*allow_unexpected, *derived, "loss."))]:
         few = ", ".join(surplus[:3])

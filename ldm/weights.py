@@ -160,6 +160,16 @@ def check_fit(
     raise UserError(f"{source} {verdict}: it {told}; give the config that belongs to it")
 
 
+def drop_constants(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
+    """Take out of `state` what names a buffer that `model` doesn't save: a constant, which other programs save.
+
+    Also a pre-hook of ``load_state_dict``.
+    """
+    own = model.state_dict().keys()
+    for name in [name for name, _ in model.named_buffers() if name not in own]:
+        state.pop(prefix + name, None)
+
+
 def fit_names(state: State, own: State) -> dict[str, torch.Tensor]:
     """`state` under the names of a model whose weights are `own`, as far as it goes: what programs put around weights
     is taken off.
@@ -199,16 +209,6 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str) -> No
     for name, value in weights:
         if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all():
             raise UserError(f"{source} has weights that are not finite ({name}); download it again or use another one")
-
-
-def drop_constants(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
-    """Take out of `state` what names a buffer that `model` doesn't save: a constant, which other programs save.
-
-    Also a pre-hook of ``load_state_dict``.
-    """
-    own = model.state_dict().keys()
-    for name in [name for name, _ in model.named_buffers() if name not in own]:
-        state.pop(prefix + name, None)
 
 
 def load_into(

@@ -309,8 +309,9 @@ def test_weights_to_begin_from_in_pixel_space(tmp_path: Path) -> None:
 def test_options_that_cannot_be_honored_are_refused(tiny: dict[str, Any]) -> None:
     for change, message in (
         ({"use_positional_encodings": True}, "use_positional_encodings"),
-        ({"num_timesteps_cond": 0}, r"1\.\.1000"),
-        ({"parameterization": "score"}, "none of eps, x0, v"),
+        ({"num_timesteps_cond": 0}, "num_timesteps_cond must be"),
+        ({"num_timesteps_cond": 1001}, r"1\.\.1000"),
+        ({"parameterization": "score"}, "one of eps, x0, v"),
         ({"scale_facter": 1.0}, "did you mean 'scale_factor'"),
     ):
         with pytest.raises(UserError, match=message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ from ldm.modules.ema import LitEma
 from ldm.util import UserError, drop_constants, load_into, load_state_dict
 
 
-def noise_buffers(betas: np.ndarray, v_posterior: Fraction, parameterization: str) -> dict[str, Tensor]:
+def noise_buffers(betas: np.ndarray, v_posterior: float, parameterization: str) -> dict[str, Tensor]:
     """Every constant of the process and its posterior, each (timesteps,) float32, by its published name."""
     alphas = 1.0 - betas
     acp = np.cumprod(alphas)
@@ -95,7 +95,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
         unet_config: Mapping[str, Any],
         timesteps: Annotated[int, Range(1, 100_000)] = 1000,
         beta_schedule: str = "linear",
-        loss_type: str = "l2",
+        loss_type: Literal["l1", "l2"] = "l2",
         ckpt_path: str | None = None,
         ignore_keys: Sequence[str] = (),
         load_only_unet: bool = False,
@@ -111,10 +111,10 @@ class DDPM(AncestralSampling, pl.LightningModule):
         cosine_s: Fraction = 8e-3,
         given_betas: Sequence[float] | None = None,
         original_elbo_weight: Weight = 0.0,
-        v_posterior: float = 0.0,
+        v_posterior: Fraction = 0.0,
         l_simple_weight: Weight = 1.0,
         conditioning_key: str | None = None,
-        parameterization: str = "eps",
+        parameterization: Literal["eps", "x0", "v"] = "eps",
         scheduler_config: Mapping[str, Any] | None = None,
         use_positional_encodings: bool = False,
         learn_logvar: bool = False,
@@ -125,10 +125,6 @@ class DDPM(AncestralSampling, pl.LightningModule):
         snr_gamma: Weight | None = None,
     ) -> None:
         super().__init__()
-        if parameterization not in ("eps", "x0", "v"):
-            raise UserError(f"parameterization '{parameterization}' is none of eps, x0, v")
-        if loss_type not in ("l1", "l2"):
-            raise UserError(f"loss_type '{loss_type}' is neither l1 nor l2")
         if use_positional_encodings:
             raise UserError("use_positional_encodings is not supported; no published model has them, leave it out")
         self.cond_stage_model = None

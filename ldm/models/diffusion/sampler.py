@@ -312,7 +312,7 @@ class Sampler(ABC):
             noise = None
             if step.sigma != 0.0 and not own_step:
                 noise = step_noise(x.shape, x, options.generator, options.temperature, options.noise_dropout)
-            elif self.draws_noise:
+            elif self.draws_noise and not own_step:
                 skip_noise(x.shape, options.generator, 1 if history else self.first_calls)
             differentiated = options.gradient_steps == 0 or left <= options.gradient_steps
             wanted = asked or x.requires_grad or (weights is not None and weights.requires_grad)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.arguments import Count, Depth, Fraction, Whole
+from ldm.arguments import Count, Depth, Fraction
 from ldm.modules import lean
 from ldm.modules.attention import LinearAttention
 from ldm.modules.attention import SpatialSelfAttention as AttnBlock
@@ -240,7 +240,7 @@ class Encoder(nn.Module):
         out_ch: Count | None = None,
         ch_mult: Sequence[Count] = (1, 2, 4, 8),
         num_res_blocks: Depth,
-        attn_resolutions: Sequence[Whole],
+        attn_resolutions: Sequence[Count],
         dropout: Fraction = 0.0,
         resamp_with_conv: bool = True,
         in_channels: Count,
@@ -292,7 +292,7 @@ class Decoder(nn.Module):
         out_ch: Count,
         ch_mult: Sequence[Count] = (1, 2, 4, 8),
         num_res_blocks: Depth,
-        attn_resolutions: Sequence[Whole],
+        attn_resolutions: Sequence[Count],
         dropout: Fraction = 0.0,
         resamp_with_conv: bool = True,
         in_channels: Count | None = None,
@@ -302,7 +302,7 @@ class Decoder(nn.Module):
         tanh_out: bool = False,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
-        num_groups: int = 32,
+        num_groups: Count = 32,
         use_checkpoint: bool = False,
         **ignorekwargs: Any,
     ) -> None:

@@ -202,7 +202,7 @@ class UNetModel(HalfPrecision):
         n_embed: Count | None = None,
         legacy: bool = True,
         disable_self_attentions: Sequence[bool] | None = None,
-        num_attention_blocks: Sequence[int] | None = None,
+        num_attention_blocks: Sequence[Depth] | None = None,
         disable_middle_self_attn: bool = False,
         use_linear_in_transformer: bool = False,
     ) -> None:

@@ -27,7 +27,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         disc_start: Whole,
         logvar_init: float = 0.0,
         kl_weight: Weight = 1.0,
-        pixelloss_weight: Weight = 1.0,
+        pixelloss_weight: float = 1.0,
         disc_num_layers: Depth = 3,
         disc_in_channels: Count = 3,
         disc_factor: Weight = 1.0,
