@@ -92,7 +92,7 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
     model.alphas_cumprod = torch.linspace(0.9991, 0.0047, model.timesteps)
     chain = make_sampler(sampler, model)
     schedule = chain.schedule(case.steps)  # it reads numbers, which fake tensors do not have
-    chain.schedule = lambda steps, eta=0.0: schedule  # type: ignore[method-assign]
+    chain.schedule = lambda *_: schedule  # type: ignore[method-assign]
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.autocast)
     # Keys and values are kept by their weights' addresses, which fake tensors have none of.
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")

@@ -93,4 +93,7 @@ def what_it_is(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor
         and len(state) < 4
     ):
         return "a textual inversion, one word's embedding; give a whole model"
-    return next((what for pattern, what in NOTHING_ELSE if all(re.match(pattern, name) for name in names)), None)
+    for pattern, what in NOTHING_ELSE:
+        if all(re.match(pattern, name) for name in names) and not all(re.match(pattern, name) for name in own):
+            return what
+    return None

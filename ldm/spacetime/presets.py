@@ -35,7 +35,7 @@ USED_BY: dict[str, tuple[Mode, ...]] = {
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("initial", "scale", "global_weight", "local_weight"), (-1000, 1000)),
     **dict.fromkeys(("first", "last", "release"), (0, 1)),
-    **dict.fromkeys(("radius", "half_side"), (1e-3, 2)),
+    **dict.fromkeys(("radius", "half_side"), (1e-3, 10)),
     **dict.fromkeys(("gradient_steps", "inner_steps"), (0, 1000)),
     **{"learning_rate": (0, 1000), "rounds": (1, 1000)},
 }

@@ -60,7 +60,9 @@ def test_a_text_to_image_model_inpaints_too(world: tiny_world.TinyWorld, tmp_pat
 def test_results_do_not_go_over_the_images(model: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_pair(tmp_path / "in", "a")
     before = (tmp_path / "in" / "a.png").read_bytes()
-    assert "overwritten" in refusal(capfd, "inpaint", *model, "--indir", tmp_path / "in", "--outdir", tmp_path / "in")
+    assert "would overwrite" in refusal(
+        capfd, "inpaint", *model, "--indir", tmp_path / "in", "--outdir", tmp_path / "in"
+    )
     assert (tmp_path / "in" / "a.png").read_bytes() == before
     Image.new("L", (32, 32), 1).save(tmp_path / "in" / "a_mask.png")
     assert "paints nothing" in refusal(capfd, "inpaint", *model, "--indir", tmp_path / "in", "--outdir", tmp_path / "o")

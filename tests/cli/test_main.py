@@ -239,10 +239,8 @@ def test_the_published_command_line(train: list[str], line: list[str], tmp_path:
 def test_flags_that_are_not_meant(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main([*line, "--max_epoch", "1"]) == 2
     assert "did you mean 'max_epochs'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main.main([*line, "-t", "no"])
-    with pytest.raises(SystemExit):
-        main.main([*line, "--scale_lr=maybe"])
+    assert main.main([*line, "-t", "no"]) == 2
+    assert main.main([*line, "--scale_lr=maybe"]) == 2
 
 
 def test_a_debugger_where_training_fails(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.golden_data import ROOT, SPEC_FOLDER, listing
 
 INDEX = SPEC_FOLDER / "statedicts" / "index.json"
 # Ours, and those of the later release, which tests/unit/test_stable_diffusion_2.py knows.
-OWN = ("configs/emoji/", "configs/stable-diffusion/v2-")
+OWN = ("configs/emoji/", "configs/stable-diffusion/v2-", "configs/stable-diffusion/v1-inpainting")
 
 
 def published() -> list[str]:

@@ -136,5 +136,5 @@ def test_image_to_image(settings: GenerateSettings, tmp_path: Path, monkeypatch:
     randn = PhiloxGenerator.randn
     monkeypatch.setattr(PhiloxGenerator, "randn", lambda self, shape: drawn.append(self.calls) or randn(self, shape))
     start = write_image(tmp_path / "start.png", 32, 32)
-    redraw(replace(settings, sampler="ddim", steps=4, iterations=2), start, strength=0.5)
+    list(redraw(replace(settings, sampler="ddim", steps=4, iterations=2), start, strength=0.5))
     assert drawn == [0, 3]  # each chain: the image's noise, and that of two steps

@@ -283,7 +283,7 @@ def test_mistakes_end_with_one_sentence(tmp_path: Path, capfd: pytest.CaptureFix
         (["score", "--run", run, "--detector", f"transformers:{tmp_path}"], "can't be loaded"),
         (["score", "--run", run, "--clip", tmp_path / "nowhere"], "can't be loaded"),
         (["report", "--run", run], "can't be read"),
-        (["report", "--run", run, "--cases", "0"], "--cases 0"),
+        (["report", "--run", run, "--cases", "0"], "--cases: must be"),
     ):
         assert complaint in refusal(capfd, "evaluate", *words)
     (run / "scores.json").write_text("{}")

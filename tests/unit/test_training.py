@@ -35,6 +35,7 @@ def run_of(model: dict[str, Any], folder: Path, steps: int, rate: float) -> Path
     trainer = {"max_steps": steps, "check_val_every_n_epoch": None, "val_check_interval": steps // 8}
     trainer |= {"accelerator": "cpu", "log_every_n_steps": 1, "enable_model_summary": False}
     images = {"batch_frequency": steps // 2, "max_images": 4, "increase_log_steps": False}
+    images["log_images_kwargs"] = {"plot_progressive_rows": False, "inpaint": False, "ddim_steps": 5}  # a chain is long
     callbacks = {"image_logger": {"target": "main.ImageLogger", "params": images}}
     config = {
         "model": {"base_learning_rate": rate / 8, **model},  # scaled by the batch, as published

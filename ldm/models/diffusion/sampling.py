@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
 from ldm.philox import PhiloxGenerator
@@ -75,10 +76,12 @@ def full_timesteps(t: float, x: Tensor) -> Tensor:
 def check_finite(values: Tensor, what: str = "sampling") -> None:
     """Stop at values that are no finite numbers. Waits for the device: not to be called at every step.
 
+    Fake tensors, which have no values, pass.
+
     Raises:
         UserError: naming `what` gave them.
     """
-    if not values.detach().isfinite().all():
+    if not isinstance(values, FakeTensor) and not values.detach().isfinite().all():
         raise UserError(
             f"{what} gave values that are no numbers, and no image; lower --scale or --lr, leave out --precision, "
             "or take another checkpoint"
