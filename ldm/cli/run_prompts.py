@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ldm.evaluation.run.harness import Summary
     from ldm.evaluation.run.shards import Shard
 
+_NUMBER = boundary.whole(0, 10**9)
 METHODS = "base,per-step,april-2023,iccv-2023"
 WHAT = {
     "gpt": "prompts written by GPT, of two to five objects",

@@ -24,7 +24,7 @@ from ldm.evaluation.score.calibration import ratio
 from ldm.evaluation.score.clip import open_clip, open_clip_score
 from ldm.evaluation.score.judge import Judges, judge_run, score_methods
 from ldm.evaluation.score.records import Record
-from ldm.files import read_json, write_json, write_json_lines
+from ldm.files import read_json, write_json, write_json_lines, write_text
 from ldm.generation.images import check_image_name, file_hash, save_image
 from ldm.generation.pipeline import choose_model
 from ldm.generation.settings import Sampling
