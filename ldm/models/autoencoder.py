@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.models.first_stage import FirstStage
@@ -27,6 +28,8 @@ class AutoencoderKL(FirstStage):
             ``loss(image, reconstruction, posterior)``.
         embed_dim: channels of the latent.
         ckpt_path, ignore_keys: weights to begin from, and prefixes of names in them to leave out.
+        fold: side of the square of pixels that the networks see as one with fold^2 times the channels: a cheap first
+            halving (or more) of large images; `ddconfig` then has C fold^2 in and out channels.
         weight_decay, total_steps: of AdamW, and length of the one-cycle rate, without a discriminator.
         common: see :class:`FirstStage`.
     """
@@ -38,6 +41,7 @@ class AutoencoderKL(FirstStage):
         embed_dim: int,
         ckpt_path: str | Path | None = None,
         ignore_keys: Sequence[str] = (),
+        fold: int = 1,
         weight_decay: float = 0.0,
         total_steps: int | None = None,
         **common: Any,
@@ -45,6 +49,7 @@ class AutoencoderKL(FirstStage):
         super().__init__(ddconfig, lossconfig, **common)
         if not ddconfig.get("double_z", True):
             raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
+        self.fold = fold
         self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
         self.quant_conv = lean.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = lean.Conv2d(embed_dim, ddconfig["z_channels"], 1)
@@ -53,11 +58,11 @@ class AutoencoderKL(FirstStage):
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior over the latent of images (B, C, H, W) in [-1, 1]."""
-        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(F.pixel_unshuffle(x, self.fold))))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+        return F.pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.fold)
 
     def forward(self, x: Tensor, sample_posterior: bool = True) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Reconstruction and posterior of images (B, C, H, W)."""
@@ -105,7 +110,7 @@ class AutoencoderKL(FirstStage):
             return self.adversarial_optimizers(own)
         params = [p for n, p in self.named_parameters() if not n.startswith("loss.")]
         optimizer = torch.optim.AdamW(
-            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
+            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
         )
         return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.05)
 
