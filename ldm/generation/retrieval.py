@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ldm.backends.compvis import CompVis
 from ldm.errors import UserError
-from ldm.generation.chain import Progress
 from ldm.generation.generate import Guard, outcomes
 from ldm.generation.neighbors import (
     DATABASE_ROOT,
@@ -31,6 +30,7 @@ from ldm.generation.neighbors import (
     normalized,
 )
 from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, start
+from ldm.generation.progress import Progress, stage
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, check_counts, check_settings
 from ldm.modules.encoders.openai_clip import load_clip
@@ -151,4 +151,6 @@ def draw_with_neighbors(
             if option.name in ("knn", "database", "searcher") and getattr(settings, option.name) != option.default:
                 logger.warning("--%s does nothing without --use_neighbors.", option.name)
     start(settings)
-    return outcomes(settings, progress, guard=guard, pipeline=open_model(settings))
+    with stage(progress, "loading the models"):
+        pipeline = open_model(settings)
+    return outcomes(settings, progress, guard=guard, pipeline=pipeline)
