@@ -6,6 +6,11 @@ The embedded predictor has a small one of its own, trained on the grammar; any `
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import socket
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,15 +43,17 @@ class SentenceTokenizer:
             return cls.from_file(path / "tokenizer.json")
         if path.suffix == ".json" or path.is_file():
             return cls.from_file(path)
+        from huggingface_hub import hf_hub_download
+
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what of it concerns the user is said below
         try:
-            found = Tokenizer.from_pretrained(name)
-        except Exception as error:  # the library raises plain Exception, and the hub its own
-            reason = boundary.reason(error)
+            local = not _reachable()  # the hub's own attempts take half a minute
+            return cls.from_file(hf_hub_download(name, "tokenizer.json", local_files_only=local))
+        except Exception as error:  # the hub has many of its own
             raise UserError(
-                f"the tokenizer {name!r} is no file here and cannot be fetched ({reason}); "
+                f"the tokenizer {name!r} is no file here and cannot be fetched ({boundary.reason(error)}); "
                 "name a tokenizer.json in DATA.TOKENIZER"
             ) from None
-        return cls(found)
 
     @classmethod
     def from_file(cls, path: str | Path) -> SentenceTokenizer:
@@ -75,6 +82,22 @@ class SentenceTokenizer:
         """Token ids with <s> and </s>, and the characters of each token (without a leading blank)."""
         encoding = self.tokenizer.encode(text)
         return encoding.ids, encoding.offsets
+
+
+def _reachable(seconds: float = 3.0) -> bool:
+    """Whether Hugging Face's hub answers, or is reached by a way of the user's own."""
+    if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    answers: list[bool] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(("huggingface.co", 443), timeout=seconds):
+            answers.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)
 
 
 def token_at(offsets: list[tuple[int, int]], start: int) -> int:
