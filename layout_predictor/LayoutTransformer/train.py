@@ -1,11 +1,7 @@
 """The published start: `cd layout_predictor/LayoutTransformer; python train.py --cfg_path ...`."""
 
-import sys
+import runpy
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
-
-from layout_predictor.train import main  # noqa: E402
-
 if __name__ == "__main__":
-    sys.exit(main())
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "train.py"), run_name="__main__")
