@@ -102,6 +102,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch", "device"): torch.device,
         **{("torch", name): getattr(torch, name) for name in (*_DTYPES, *(f"{kind}Storage" for kind in _KINDS))},
         ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+        ("torch.nn.modules.container", "ParameterDict"): Stub,  # around the vectors of a textual inversion
     }
 
 
