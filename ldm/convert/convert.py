@@ -109,7 +109,9 @@ def _as_described(source: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         detail = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!r:.80}"
-        raise UserError(f"{source} describes its parts in an unknown way ({detail}); give one that belongs to it") from error
+        raise UserError(
+            f"{source} describes its parts in an unknown way ({detail}); give one that belongs to it"
+        ) from error
 
 
 def _check(config: Any, state: State, source: str) -> None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
 import logging
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning.callbacks.model_checkpoint  # noqa: F401
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 
 from ldm.errors import UserError
 from ldm.unpickle import Reader
@@ -243,49 +237,3 @@ def test_a_number_in_a_file_reserves_no_memory(tmp_path: Path) -> None:
         assert len(file.read(1 << 60)) == 14
     with pytest.raises(UserError):
         load_state_dict(tmp_path / "m.ckpt")
-
-
-class ModelCheckpoint:
-    """Stands for a trainer's callback in a checkpoint."""
-
-
-ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
-
-
-@functools.cache
-def whole_files() -> list[bytes]:
-    """A small file of every format that is read."""
-    state = {"a.weight": torch.arange(6.0).reshape(2, 3), "h": torch.ones(3).half(), "i": torch.arange(4)}
-    files = [save(state)]
-    module = sys.modules[ModelCheckpoint.__module__]
-    theirs, module.ModelCheckpoint = module.ModelCheckpoint, ModelCheckpoint  # type: ignore[attr-defined]
-    for content in ({"state_dict": state}, {"state_dict": state, "callbacks": ModelCheckpoint()}):
-        for zipped_too in (True, False):
-            torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=zipped_too)
-            files.append(file.getvalue())
-    module.ModelCheckpoint = theirs  # type: ignore[attr-defined]
-    return files
-
-
-def edited(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """`content` with bytes at some places replaced; of an archive, those of its pickle."""
-    if content.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        return zipped({k: edited(v, edits) if k.endswith("data.pkl") else v for k, v in files.items()})
-    for place, count, new in edits:
-        start = place % (len(content) + 1)
-        content = content[:start] + new + content[start + count :]
-    return content
-
-
-EDITS = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.one_of(st.binary(max_size=200), st.tuples(st.integers(0, 4), EDITS)))
-def test_no_bytes_end_in_another_error(tmp_path: Path, what: bytes | tuple[int, Any]) -> None:
-    path = tmp_path / "m.ckpt"
-    path.write_bytes(what if isinstance(what, bytes) else edited(whole_files()[what[0]], what[1]))
-    with contextlib.suppress(UserError):
-        assert all(isinstance(value, torch.Tensor) for value in load_state_dict(path).values())
