@@ -48,7 +48,8 @@ PARTS_IN_IT = (
     (r"^conditioner\.embedders\.|" + _UNET + r"label_emb\.", f"Stable Diffusion XL; {_V1}"),
     (
         r"^(cond_stage_model\.)?model\.transformer\.resblocks\.",
-        "Stable Diffusion 2; give its own config with --config, or a model of v1",
+        "Stable Diffusion 2; give configs/stable-diffusion/v2-inference-v.yaml with --config, or v2-inference.yaml for "
+        "its base model",
     ),
     (
         r"^cond_stage_model\.transformer\.(text_model\.)?embeddings\.",
