@@ -92,7 +92,9 @@ class CompVis(nn.Module):
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""
         decode = getattr(self.model, "decode_first_stage", None)
         images = latents if decode is None else decode(latents)
-        return ((images + 1) / 2).clamp(0, 1)
+        # What is no number in the latents is none in their image, which a codebook would hide; nothing waits for it.
+        unfit = 0 * latents.detach().sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float32)  # 0 or NaN
+        return ((images + 1) / 2).clamp(0, 1) + unfit.to(images)
 
     def encode_image(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """See `Backend`; a code of a VQ model has nothing random."""

@@ -67,9 +67,9 @@ def redraw(
     if fitted.size != image.size:
         sizes = f"{fitted.width}x{fitted.height} instead of {image.width}x{image.height}"
         logger.warning("%s is taken at %s.", init_image, sizes)
-    steps = len(DDIMSampler(pipeline.backend).schedule(settings.steps, settings.eta))
-    if 0 < strength * steps < 1:
-        logger.warning("--strength %g of %d steps is less than one step: the image stays as it is.", strength, steps)
+    if 0 < strength * settings.steps < 1:
+        told = "--strength %g of %d steps is less than one step: the image stays as it is."
+        logger.warning(told, strength, settings.steps)
     given = {**vars(settings), "preset": None, "height": fitted.height, "width": fitted.width}
     settings = VariationSettings(**given, init_image=init_image, strength=strength)
     draw = partial(vary, image=image_tensor(fitted), strength=strength)

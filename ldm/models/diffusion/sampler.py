@@ -38,7 +38,6 @@ from ldm.models.diffusion.sampling import (
     ScoreCorrector,
     Step,
     WeightedEpsFn,
-    check_finite,
     full_timesteps,
     guided_eps,
     lowest_steps,
@@ -287,11 +286,7 @@ class Sampler(ABC):
         quantize: bool = False,
         original: bool = False,
     ) -> tuple[Tensor, Intermediates]:
-        """The loop over `steps` from x (B, C, H, W). Only x, the history and the weights pass from step to step.
-
-        Raises:
-            UserError: the latents are not finite.
-        """
+        """The loop over `steps` from x (B, C, H, W). Only x, the history and the weights pass from step to step."""
         own: Any = getattr(self, self.step_name, None)
         own_step = own is not None and not getattr(own, "__module__", "").startswith("ldm.models.diffusion.")
         eps_fn = guided_eps(self.model, guidance)
@@ -333,7 +328,6 @@ class Sampler(ABC):
             if (left - 1) % options.log_every_t == 0 or step.index == 0:  # counted from the end, as published
                 inter["x_inter"].append(state["x"])
                 inter["pred_x0"].append(state["pred_x0"])
-        check_finite(x)
         return x, inter
 
     def _take(
