@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm import boundary
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_finite, parse_float=_finite)
 
 
+def read_kept(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that can be made again; empty where it is missing or damaged."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no finite number")
@@ -142,7 +152,7 @@ def save_torch(path: str | Path, state: Mapping[str, Any], keep: Path | None = N
                 handle.flush()
                 os.fsync(handle.fileno())
         except RuntimeError as err:  # torch's own writer says so of a full disk
-            reason = next(iter(str(err).splitlines()), type(err).__name__)
+            reason = boundary.reason(err)
             raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from err
         if keep is not None and zipfile.is_zipfile(path):  # a damaged one must not replace the last good one
             _keep(path, keep)

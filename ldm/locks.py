@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,16 +197,17 @@ def reserve(folder: str | Path, pattern: str, beside: Path | None = None) -> Ite
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that becomes `path`, which is not there, if the block succeeds.
+    """Yield a temporary folder beside `path` that becomes `path`, which is not there or empty, if the block succeeds.
 
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = path.with_name(f".tmp-{path.name}")
+    unfinished = path.with_name(f".tmp-{uuid.uuid4().int}")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         yield unfinished
+        if path.exists():
+            path.rmdir()
         os.rename(unfinished, path)
     except OSError as error:
         raise _unwritable(path.parent, error) from error

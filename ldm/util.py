@@ -198,13 +198,8 @@ def load_model_from_config(
         few = ", ".join(surplus[:3])
         logger.warning("%s has %d entries that the model does not (%s): they are left out.", source, len(surplus), few)
     fitting = {k: v for k, v in state.items() if k in own}
-    load_into(
-        model,
-        {k: v.to(dtype) if v.is_floating_point() and k not in derived else v for k, v in fitting.items()},
-        source,
-        optional,
-        assign=True,
-    )
+    fitting = {k: v.to(dtype) if v.is_floating_point() and k not in derived else v for k, v in fitting.items()}
+    model.load_state_dict(fitting, strict=False, assign=True)
     if hasattr(model, "reset_buffers"):
         model.reset_buffers()
     if empty := [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]:

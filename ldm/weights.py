@@ -217,10 +217,9 @@ def load_into(
     source: str,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
-    assign: bool = False,
 ) -> None:
     """Load `state` into `model` by name; names and shapes that differ are refused (see :func:`check_fit`)."""
     state = dict(state)
     drop_constants(model, state)
     check_fit(model.state_dict(), state, source, allow_missing, allow_unexpected)
-    model.load_state_dict(state, strict=False, assign=assign)
+    model.load_state_dict(state, strict=False)

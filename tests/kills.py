@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import yaml
 from PIL import Image
 
@@ -83,21 +82,7 @@ def _evaluate(folder: Path, world: TinyWorld) -> list[str | Path]:
 
 def _train(folder: Path, world: TinyWorld) -> list[str | Path]:
     if not (folder / "run.yaml").exists():
-        for i in range(6):
-            pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i}.png")
-        (folder / "list.txt").write_text("".join(f"{i}.png\n" for i in range(6)))
-        images = parts.target("data.lsun.LSUNBase", txt_file=str(folder / "list.txt"), data_root=str(folder), size=16)
-        loss = parts.target("modules.losses.ReconstructionLoss", l1_weight=1.0)
-        trainer = {"max_steps": 60, "accelerator": "cpu", "enable_model_summary": False}
-        config = {
-            "model": {"base_learning_rate": 1e-4, **parts.first_stage(lossconfig=loss)},
-            "data": parts.target("data.base.DataModuleFromConfig", batch_size=2, num_workers=0, train=images),
-            "lightning": {
-                "trainer": {**trainer, "check_val_every_n_epoch": None},
-                "modelcheckpoint": {"params": {"every_n_train_steps": 2}},
-            },
-        }
+        config = parts.image_run(folder, 60, modelcheckpoint={"params": {"every_n_train_steps": 2}})
         (folder / "run.yaml").write_text(yaml.safe_dump(config))
     words: list[str | Path] = [ROOT / "main.py", "-t", "--logdir", folder / "logs", "--threads", "1"]
     last = next(folder.glob("logs/*/checkpoints/last.ckpt"), None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -48,6 +51,22 @@ def first_stage(kind: str = "AutoencoderKL", **change: Any) -> dict[str, Any]:
     """The section of a small first stage."""
     own = {"ddconfig": DDCONFIG} if kind == "AutoencoderKL" else {"ddconfig": VQ_DDCONFIG, "n_embed": 16}
     return target(f"models.autoencoder.{kind}", **{"embed_dim": 4, "lossconfig": IDENTITY, **own, **change})
+
+
+def image_run(folder: Path, max_steps: int, **lightning: Any) -> dict[str, Any]:
+    """A config that trains a small first stage on six images and their list, which are written to `folder`."""
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "list.txt").write_text("\ufeff" + "".join(f"{i}.png\n" for i in range(6)), encoding="utf-8")
+    images = target("data.lsun.LSUNBase", txt_file=str(folder / "list.txt"), data_root=str(folder), size=16)
+    loss = target("modules.losses.ReconstructionLoss", l1_weight=1.0)
+    trainer = {"max_steps": max_steps, "accelerator": "cpu", "enable_model_summary": False}
+    return {
+        "model": {"base_learning_rate": 1e-4, **first_stage(lossconfig=loss)},
+        "data": target("data.base.DataModuleFromConfig", batch_size=2, num_workers=0, train=images),
+        "lightning": {"trainer": {**trainer, "check_val_every_n_epoch": None}, **lightning},
+    }
 
 
 def export() -> ModuleType:

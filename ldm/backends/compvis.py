@@ -21,7 +21,7 @@ class CompVis(nn.Module):
         """config: of the whole model, with its section "model"."""
         super().__init__()
         self.model, self.config, self.guidance_scale = model, config, guidance_scale
-        self._told: set[str] = set()
+        self._looked_at: set[str] = set()  # for ends that are not read
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -80,13 +80,14 @@ class CompVis(nn.Module):
 
     def tell_unread(self, texts: Sequence[str], unread: Callable[[str], str] | None) -> None:
         """Warn of the ends of texts that a text encoder does not read, of each text once."""
+        if unread is None:
+            return
         for text in dict.fromkeys(texts):
-            rest = unread(text) if unread is not None and text not in self._told else ""
-            if rest:
-                self._told.add(text)
+            if text not in self._looked_at and (rest := unread(text)):
                 logger.warning(
                     "The text encoder has no room for the end of '%s': '%s'.", one_line(text, 80), one_line(rest, 120)
                 )
+        self._looked_at.update(texts)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""

@@ -42,8 +42,7 @@ def build_parser() -> Parser:
 
     def command(name: str, text: str, judged: bool = True) -> Any:
         made = commands.add_parser(name, help=text, description=text)
-        if name != "benchmark":  # has the flags of a run
-            made.add_argument("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
+        made.add_argument("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
         if judged:
             made.add_argument("--out", type=Path, metavar="FILE", help=f"result (docs/results/{name}*)")
             made.add_argument("--detector", type=Path, metavar="FILE", help="weights of the detector (the shipped)")
@@ -107,7 +106,8 @@ def build_parser() -> Parser:
     add("--out", type=Path, metavar="HTML", help="(report.html in the run's folder)")
     add("--cases", type=boundary.COUNT, default=60, metavar="N", help="prompts shown, worst first (60)")
     text = "a published benchmark: draw its prompts or take another program's images, score, report"
-    add = command("benchmark", text, judged=False)
+    published = commands.add_parser("benchmark", help=text, description=text)
+    add = published.add_argument
     add(
         "name",
         metavar="NAME",
@@ -133,7 +133,7 @@ def build_parser() -> Parser:
     add("--out", type=Path, metavar="JSON", help="the numbers of the table, also here")
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the table of these pages up to date")
     add("--cases", type=boundary.COUNT, default=60, metavar="N", help="prompts in the report, worst first (60)")
-    add_run_flags(commands.choices["benchmark"], Path("outputs/benchmark"), "base,per-step", None)
+    add_run_flags(published, Path("outputs/benchmark"), "base,per-step", None)
 
     for name in ("single", "table", "evidence"):  # images that are there are kept
         commands.choices[name].set_defaults(resumes=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 
 from ldm.convert import configs, names
 from ldm.files import write_json
+from ldm.locks import whole_folder
 from ldm.suggest import did_you_mean
 from ldm.util import (
     UserError,
@@ -167,7 +165,7 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
         ),
         "text_encoder": (configs.text_to_diffusers(tower), _text(_part(state, TEXT)), TEXT_FILES[0]),
     }
-    with _whole_folder(target) as folder:
+    with whole_folder(target) as folder:
         for name, (described, weights, file) in parts.items():
             (folder / name).mkdir()
             write_json(folder / name / "config.json", described)
@@ -179,24 +177,6 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
         )
         write_json(folder / "model_index.json", {**configs.TABLES["index"], **tokenizer})
     return target
-
-
-@contextlib.contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes it if the block succeeds and vanishes if not."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
-    except OSError as err:
-        raise UserError(f"{target} cannot be written: {err.strerror}; choose another folder") from err
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        folder.replace(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _part(state: State, prefix: str, without: str | None = None) -> State:

@@ -10,9 +10,9 @@ from typing import Any
 from ldm import locks
 from ldm.categories import NAMES
 from ldm.evaluation.benchmarks.command import benchmark
+from ldm.evaluation.benchmarks.emoji import geneval_file, visor_file
 from ldm.evaluation.plan import Plan, Stage, Workshop, claim_methods, fill, read_plan
 from ldm.evaluation.prompts.emoji import RULE_SPREAD, relation_prompts, single_prompts, write_sets
-from ldm.evaluation.prompts.emoji_benchmarks import geneval_file, visor_file
 from ldm.evaluation.report.html import write_report
 from ldm.evaluation.report.markdown import update_page
 from ldm.evaluation.report.tables import TABLE_RESAMPLES, evidence_blocks, evidence_rows, table_markdown

@@ -5,7 +5,6 @@ Images are uint8 arrays (H, W, 3). Every file is written whole or not at all.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
@@ -30,6 +29,7 @@ ImageArray = NDArray[np.uint8]
 
 # One color an object, told apart by most kinds of color blindness (Okabe and Ito, 2008).
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+JPEG_QUALITY = 95
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what a user can name
 LONGEST_TITLE = 600  # characters on a sheet
 LONGEST_LABEL = 40  # characters of an object's name in a drawing
@@ -103,7 +103,7 @@ def save_image(path: Path, image: Image.Image) -> Path:
     if path.suffix.lower() == ".png":
         return save_png(path, image)
     with atomic_write(path) as temporary:
-        image.save(temporary, format="JPEG", quality=95)
+        image.save(temporary, format="JPEG", quality=JPEG_QUALITY)
     return path
 
 
@@ -240,28 +240,13 @@ def plot_losses(path: Path, curves: Mapping[str, Sequence[float]]) -> Path:
 
 
 def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: str) -> Path:
-    # A figure is a knot of references that only the collector of garbage unties, seldom in a large program. What it
-    # consists of is kept young, and collected at once.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with atomic_write(path) as temporary:
-            _draw_plot(temporary, curves, x_label, y_label)
-    finally:
-        gc.collect(0)
-        if collecting:
-            gc.enable()
-    return path
-
-
-def _draw_plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: str) -> None:
     # The object interface with the Agg canvas: no display, and no figure left in pyplot's global list.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
@@ -274,4 +259,8 @@ def _draw_plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_la
         entry.set_parse_math(False)  # a name with $ is no formula
         if isinstance(file := getattr(font, "path", None), str):
             entry.set_fontproperties(FontProperties(fname=file, size=entry.get_fontsize()))
-    figure.savefig(path, format="png", dpi=120)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    figure.clear()  # figure and canvas know each other, and would keep megabytes until they are collected
+    canvas.renderer = None
+    return path

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.arguments import wrong_value
-from ldm.models.training import images_of
+from ldm.models.training import colored, images_of
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.losses.adversarial import AdversarialLoss
 from ldm.modules.losses.contperceptual import DummyLoss
@@ -108,8 +107,7 @@ class FirstStage(pl.LightningModule):
         """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""
         if not hasattr(self, "colorize"):
             raise UserError("images of segmentations need colorize_nlabels, the number of labels, in the config")
-        x = F.conv2d(x, self.colorize)
-        return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
+        return colored(x, self.colorize)
 
     @abstractmethod
     def reconstruct(self, images: Tensor, split: str) -> tuple[Tensor, Any]:

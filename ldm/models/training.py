@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
@@ -22,6 +23,12 @@ def images_of(batch: Mapping[str, Any], key: str) -> Tensor:
     x = batch[key]
     x = x[..., None] if x.ndim == 3 else x
     return x.permute(0, 3, 1, 2).contiguous().float()
+
+
+def colored(labels: Tensor, colors: Tensor) -> Tensor:
+    """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in colors (3, labels, 1, 1)."""
+    x = F.conv2d(labels, colors)
+    return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
 
 
 class AfterStep(pl.Callback):

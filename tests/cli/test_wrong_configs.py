@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 import main
 from ldm.util import UserError, instantiate_from_config
@@ -23,19 +21,7 @@ LOSS = "model.params.lossconfig.params"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six images, the list of them, and a config that trains a small first stage on them."""
     root = tmp_path_factory.mktemp("wrong")
-    for i in range(6):
-        pixels = np.random.default_rng(i).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{i}.png")
-    (root / "list.txt").write_text("\ufeff" + "".join(f"{i}.png\n" for i in range(6)), encoding="utf-8")
-    images = parts.target("data.lsun.LSUNBase", txt_file=str(root / "list.txt"), data_root=str(root), size=16)
-    loss = parts.target("modules.losses.ReconstructionLoss", l1_weight=1.0)
-    trainer = {"max_steps": 1, "accelerator": "cpu", "enable_model_summary": False}
-    config = {
-        "model": {"base_learning_rate": 1e-4, **parts.first_stage(lossconfig=loss)},
-        "data": parts.target("data.base.DataModuleFromConfig", batch_size=2, num_workers=0, train=images),
-        "lightning": {"trainer": {**trainer, "check_val_every_n_epoch": None}},
-    }
-    (root / "run.yaml").write_text("\ufeff" + yaml.safe_dump(config), encoding="utf-8")
+    (root / "run.yaml").write_text("\ufeff" + yaml.safe_dump(parts.image_run(root, 1)), encoding="utf-8")
     return root
 
 

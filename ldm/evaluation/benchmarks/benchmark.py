@@ -74,6 +74,7 @@ class Score:
         return asdict(self)
 
 
+Size = tuple[int, int]  # width and height, in pixels
 Groups = Sequence[tuple[Case, Sequence[Score]]]  # the scores of all images of each prompt
 Columns = dict[str, tuple[Array, Array]]  # hits and totals, (prompts,) each; a column is their ratio
 
@@ -134,6 +135,10 @@ class Benchmark(ABC):
         """Least score that a detector need give."""
         return self.facts["threshold"] if self.threshold is None else self.threshold
 
+    def least(self, published: float) -> float:
+        """The judgment's own limit of a score: none where a threshold was given, which the detector has applied."""
+        return published if self.threshold is None else -1.0
+
     def read(self, path: Path) -> list[Case]:
         """The cases of a prompt file.
 
@@ -160,8 +165,8 @@ class Benchmark(ABC):
         """The cases of a file that is there."""
 
     @abstractmethod
-    def judge(self, case: Case, detections: Sequence[Detection], size: tuple[int, int], depth: Depth | None) -> Score:
-        """The score of an image of `size`, (width, height), without its layout."""
+    def judge(self, case: Case, detections: Sequence[Detection], size: Size, depth: Depth | None) -> Score:
+        """The score of an image, without its layout."""
 
     @abstractmethod
     def columns(self, groups: Groups) -> Columns:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ldm.evaluation.benchmarks.benchmark import Benchmark, Case, Columns, Score, overlaps_of
+from ldm.evaluation.benchmarks.benchmark import Benchmark, Case, Columns, Score, Size, overlaps_of
+from ldm.evaluation.benchmarks.boxes import Detection
 from ldm.evaluation.benchmarks.folders import export_images, find_images
-from ldm.evaluation.benchmarks.looking import Looker, Seen
+from ldm.evaluation.benchmarks.looking import Looker, Seen, colored
 from ldm.evaluation.benchmarks.suites import Visor, open_benchmark
 from ldm.evaluation.report.html import write_report
 from ldm.evaluation.report.markdown import update_page
@@ -19,6 +20,7 @@ from ldm.evaluation.run.launch import make_images, read_tasks
 from ldm.evaluation.run.manifest import DONE, Entry, FinishedRun
 from ldm.evaluation.run.shards import Shard
 from ldm.evaluation.score.judge import ImageOf, compare_methods
+from ldm.evaluation.score.metrics import Box
 from ldm.files import write_json
 from ldm.generation.pipeline import choose_model
 from ldm.models.detector import THRESHOLD as EMOJI_THRESHOLD
@@ -48,7 +50,7 @@ def benchmark(options: Namespace) -> Iterator[str]:
         suite,
         options.outdir,
         detector or suite.facts["detector"],
-        options.colors or _colors(suite, cases, detector),
+        options.colors or _colors(cases, detector),
         options.depth or suite.facts.get("depth"),
         options.device,
     )
@@ -105,9 +107,9 @@ def _cases(suite: Benchmark, options: Namespace) -> list[Case]:
     raise UserError(f"--prompts is missing; give {suite.facts['file']} of {suite.facts['title']}")
 
 
-def _colors(suite: Benchmark, cases: Sequence[Case], detector: str | None) -> str | None:
+def _colors(cases: Sequence[Case], detector: str | None) -> str | None:
     """The CLIP that judges colors, where the benchmark has any."""
-    if suite.name != "geneval" or not any(item.color for case in cases for item in case.prompt.objects):
+    if not any(map(colored, cases)):
         return None
     return str(project_file(EMOJI_CLIP)) if (detector or "").partition(":")[0] == "emoji" else COLORS_CLIP
 
@@ -162,20 +164,7 @@ def _scores(
     for entry, what in seen.items():
         score = _score(run, suite, cases[entry.number], entry, what)
         by_method[entry.method][entry.number, entry.seed] = score
-        width, height = what.size
-        boxes = [
-            {
-                "name": one.name,
-                "score": round(one.score, 4),
-                **{
-                    side: round(value / length, 4)
-                    for side, value, length in zip(
-                        ("left", "top", "right", "bottom"), one.box, (width, height) * 2, strict=True
-                    )
-                },
-            }
-            for one in what.detections
-        ]
+        boxes = [_box(one, what.size).to_json() for one in what.detections]
         images.append({**asdict(entry), "boxes": boxes, "score": score.to_json()})
 
     def tables_of(own: Mapping[ImageOf, Score], places: Sequence[ImageOf]) -> Columns:
@@ -196,6 +185,11 @@ def _scores(
         "rows": rows,
         "images": images,
     }
+
+
+def _box(found: Detection, size: Size) -> Box:
+    left, top, right, bottom = (value / side for value, side in zip(found.box, size * 2, strict=True))
+    return Box(found.name, found.score, left, top, right, bottom)
 
 
 def _score(run: FinishedRun, suite: Benchmark, case: Case, entry: Entry, seen: Seen) -> Score:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from ldm.evaluation.benchmarks.benchmark import Benchmark, Case
 from ldm.files import atomic_write, read_json
+from ldm.generation.images import JPEG_QUALITY
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
-_QUALITY = 95  # of JPEG
 Place = tuple[int, int]  # number of the case, and label of its image
 
 
@@ -81,7 +81,7 @@ def export_images(folder: Path, benchmark: Benchmark, cases: Sequence[Case], ima
 def _jpeg(source: Path) -> bytes:
     content = io.BytesIO()
     with Image.open(source) as image:
-        image.convert("RGB").save(content, "JPEG", quality=_QUALITY)
+        image.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
     return content.getvalue()
 
 

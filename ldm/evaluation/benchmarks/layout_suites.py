@@ -17,6 +17,7 @@ from ldm.evaluation.benchmarks.benchmark import (
     Columns,
     Groups,
     Score,
+    Size,
     by_group,
     column,
     corrected_of,
@@ -24,13 +25,11 @@ from ldm.evaluation.benchmarks.benchmark import (
 )
 from ldm.evaluation.benchmarks.boxes import Detection
 from ldm.evaluation.benchmarks.t2i_compbench import Depth
-from ldm.evaluation.prompts.files import text_lines
+from ldm.evaluation.prompts.files import text_lines, text_of_lines
 from ldm.evaluation.prompts.prompt import EvalObject, EvalPrompt
 from ldm.evaluation.score.metrics import Counts
 from ldm.files import read_json
 from ldm.util import UserError
-
-Size = tuple[int, int]
 
 
 class Lmd(Benchmark):
@@ -48,16 +47,13 @@ class Lmd(Benchmark):
                 raise UserError(f"{file} can't be read as the cached answers of LMD; restore it") from None
         cases: list[Case] = []
         seen: Counter[str] = Counter()
-        for number, line in enumerate(text_lines(path), start=1):
-            text = line.strip()
-            if not text:
-                continue
+        for where, text in text_of_lines(text_lines(path), path):
             try:
                 asked = lmd.question(text)
                 own = answers.get(text, ())
                 answer = lmd.read_answer(own[seen[text]]) if seen[text] < len(own) else None
             except UserError as error:
-                raise UserError(f"{path}, line {number}: {error}") from None
+                raise UserError(f"{where}: {error}") from None
             seen[text] += 1
             if answer is None:  # without a layout: what is asked for
                 self.no_layout = f"'{text}' has no layout: put LMD's cache_lmd_v0.1_gpt-4.json beside {path.name}"
@@ -74,9 +70,7 @@ class Lmd(Benchmark):
 
     def judge(self, case: Case, detections: Sequence[Detection], size: Size, depth: Depth | None) -> Score:
         """See `Benchmark`."""
-        limits = lmd.LIMITS["readme"]
-        if self.threshold is not None:
-            limits = replace(limits, score=-1.0)
+        limits = replace(lmd.LIMITS["readme"], score=self.least(lmd.LIMITS["readme"].score))
         kept = lmd.keep(detections, [case.names.index(one.name) for one in detections], limits)
         boxes = lmd.named([detections[index] for index in kept])
         right, corrected = (

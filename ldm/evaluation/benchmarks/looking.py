@@ -26,7 +26,7 @@ from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.clip import classify_color, crop_of
 from ldm.evaluation.score.detectors import Detector, open_detector
 from ldm.evaluation.score.metrics import Box
-from ldm.files import read_json, write_json
+from ldm.files import read_kept, write_json
 from ldm.generation.images import ImageArray, save_png
 from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
 from ldm.util import UserError
@@ -113,7 +113,7 @@ class Looker:
             return None
         depth_file = kept.with_suffix(".png")
         digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
-        content = _read(kept)
+        content = read_kept(kept)
         if content.get("image") != digest or content.get("names") != list(case.names):
             boxes = self._detect(image, case)
             if self.benchmark.depth:
@@ -136,7 +136,7 @@ class Looker:
             Detection(
                 asked[box.name],
                 box.score,
-                [round(v * side, 4) for v, side in zip(_sides(box), (width, height) * 2, strict=True)],
+                [round(value, 4) for value in box.corners((width, height))],
                 colors.get(number),
             )
             for number, box in enumerate(boxes)
@@ -169,22 +169,9 @@ def colored(case: Case) -> list[dict[str, Any]]:
     return [clause for clause in clauses if "color" in clause]
 
 
-def _sides(box: Box) -> tuple[float, float, float, float]:
-    return box.left, box.top, box.right, box.bottom
-
-
 def _is_among(name: str, known: Sequence[str]) -> bool:
     """Whether a name, without its article, is a class or a synonym of one."""
     words = re.sub("^an? ", "", name).lower().split()
     found = category_of(words)
     whole = found[0] if found and found[1] == len(words) else " ".join(words)
     return whole in known or any((other := category_of(one.lower().split())) and other[0] == whole for one in known)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A kept file's content; empty if there is none."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -21,6 +21,7 @@ from ldm.evaluation.benchmarks.benchmark import (
     Columns,
     Groups,
     Score,
+    Size,
     by_group,
     column,
     corrected_of,
@@ -31,13 +32,12 @@ from ldm.evaluation.benchmarks.boxes import Detection
 from ldm.evaluation.benchmarks.folders import check_line
 from ldm.evaluation.benchmarks.layout_suites import Lmd, SevenBench
 from ldm.evaluation.benchmarks.t2i_compbench import Depth
-from ldm.evaluation.prompts.files import json_lines, text_lines
+from ldm.evaluation.prompts.files import json_lines, text_lines, text_of_lines
 from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation
 from ldm.evaluation.score.metrics import Counts
 from ldm.relations import ABOVE, BELOW, LEFT, RELATIONS, RIGHT, with_article
 from ldm.util import UserError
 
-Size = tuple[int, int]
 _MOST = 100  # of a thing in an image
 
 
@@ -102,9 +102,10 @@ class GenEval(Benchmark):
 
     def judge(self, case: Case, detections: Sequence[Detection], size: Size, depth: Depth | None) -> Score:
         """See `Benchmark`."""
-        options = [geneval.PUBLISHED, geneval.CORRECTED]
-        if self.threshold is not None:  # the detector's own: what it finds counts
-            options = [replace(one, threshold=-1.0, counting_threshold=-1.0) for one in options]
+        options = (
+            replace(one, threshold=self.least(one.threshold), counting_threshold=self.least(one.counting_threshold))
+            for one in (geneval.PUBLISHED, geneval.CORRECTED)
+        )
         faults, corrected = (geneval.judge(detections, case.asked, one) for one in options)
         words = [
             f"{fault.name}: {fault.kind.replace('_', ' ')}"
@@ -176,7 +177,7 @@ class Visor(Benchmark):
     def judge(self, case: Case, detections: Sequence[Detection], size: Size, depth: Depth | None) -> Score:
         """See `Benchmark`."""
         first, second = (*case.names, None)[:2]
-        limit = visor.THRESHOLD if self.threshold is None else -1.0
+        limit = self.least(visor.THRESHOLD)
         assert first is not None
         recall, right = visor.judge(detections, (first, second), case.asked, limit=limit)
         corrected = visor.judge(detections, (first, second), case.asked, surest=True, limit=limit)[1]
@@ -217,14 +218,10 @@ class _T2I(Benchmark):
     def read_cases(self, path: Path) -> list[Case]:
         """See `Benchmark`."""
         cases = []
-        for number, line in enumerate(text_lines(path), start=1):
-            text = line.strip()
-            if text:
-                if re.search(r"[/_{}\[\]]", text):
-                    raise UserError(
-                        f"{path}, line {number}: '{text[:60]}' has a mark (/ _ {{ [) that no file name can keep"
-                    )
-                cases.append(self.case(text, f"{path}, line {number}"))
+        for where, text in text_of_lines(text_lines(path), path):
+            if re.search(r"[/_{}\[\]]", text):
+                raise UserError(f"{where}: '{text[:60]}' has a mark (/ _ {{ [) that no file name can keep")
+            cases.append(self.case(text, where))
         return cases
 
     def case(self, text: str, where: str) -> Case:
@@ -281,7 +278,7 @@ class Spatial(_T2I):
 
     def seen(self, detections: Sequence[Detection], size: Size) -> list[Detection]:
         """Detections that count, the surest first, in pixels of the resized image."""
-        limit = t2i_compbench.THRESHOLD if self.threshold is None else -1.0
+        limit = self.least(t2i_compbench.THRESHOLD)
         order = sorted((one for one in detections if one.score > limit), key=lambda one: -one.score)
         return [one.scaled(t2i_compbench.resized(*size)) for one in order]
 

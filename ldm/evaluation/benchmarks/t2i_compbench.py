@@ -165,15 +165,18 @@ def spatial_2d(asked: Spatial, detections: Sequence[Detection], corrected: bool 
 
     Corrected: two objects of one name are two boxes, and what is below 0.5 stays.
     """
-    boxes = [next((d for d in detections if d.name == noun), None) for noun in (asked.first, asked.second)]
-    if corrected and asked.first == asked.second:
-        same = [d for d in detections if d.name == asked.first]
-        boxes = [*same[:2], None, None][:2]
-    there = [box for box in boxes if box is not None]
-    score = sum(box.score for box in there) / 4
-    if len(there) == 2:
-        score += relation_2d(asked.relation, there[0].box, there[1].box, corrected) / 2
+    first, second = _pair(asked, detections, distinct=corrected)
+    score = sum(found.score for found in (first, second) if found) / 4
+    if first and second:
+        score += relation_2d(asked.relation, first.box, second.box, corrected) / 2
     return score if score >= 0.5 or corrected else 0.0
+
+
+def _pair(asked: Spatial, detections: Sequence[Detection], distinct: bool) -> tuple[Detection | None, Detection | None]:
+    """The first detection of each noun; `distinct`: one is not both."""
+    first = next((d for d in detections if d.name == asked.first), None)
+    second = next((d for d in detections if d.name == asked.second and not (distinct and d is first)), None)
+    return first, second
 
 
 def spatial_3d(asked: Spatial, detections: Sequence[Detection], depth: Depth, corrected: bool = False) -> float:
@@ -183,7 +186,11 @@ def spatial_3d(asked: Spatial, detections: Sequence[Detection], depth: Depth, co
     Corrected: labels are the nouns, the first box of each counts, and it is the box of one noun only.
     """
     if corrected:
-        return _corrected_3d(asked, detections, depth)
+        one, other = _pair(asked, detections, distinct=True)
+        score = sum(found.score for found in (one, other) if found) / 4
+        if one and other:
+            score += relation_3d(asked.relation, one.box, other.box, depth, True) / 2
+        return score
     if asked.first is None or asked.second is None:
         return 0.0
     places: list[Detection | None] = [None, None]
@@ -198,15 +205,6 @@ def spatial_3d(asked: Spatial, detections: Sequence[Detection], depth: Depth, co
         return (first.score + second.score) / 4 + relation_3d(asked.relation, first.box, second.box, depth) / 2
     there = next((d for d in detections if asked.first in d.name or asked.second in d.name), None)
     return there.score / 4 if there else 0.0
-
-
-def _corrected_3d(asked: Spatial, detections: Sequence[Detection], depth: Depth) -> float:
-    first = next((d for d in detections if d.name == asked.first), None)
-    second = next((d for d in detections if d.name == asked.second and d is not first), None)
-    score = sum(found.score for found in (first, second) if found) / 4
-    if first and second:
-        score += relation_3d(asked.relation, first.box, second.box, depth, True) / 2
-    return score
 
 
 # --------------------------------------------------------------------------------------------------- numbers

@@ -17,24 +17,27 @@ THRESHOLD = 0.1  # a box counts if its score is above
 
 def make_entries(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The entries of the benchmark's file, made of the names of things; COCO's 80 in their order make the original."""
-    texts: Iterator[tuple[str, str | None, str, str]] = itertools.chain(
-        (
-            (first, second, relation, f"{with_article(first)} {relation} {with_article(second)}")
-            for pair in itertools.combinations(names, 2)
-            for relation in (*RELATIONS, "and")
-            for first, second in (pair, pair[::-1])
-        ),
-        ((name, None, "single", with_article(name)) for name in names),
+    pairs = (
+        (first, relation, second)
+        for pair in itertools.combinations(names, 2)
+        for relation in (*RELATIONS, "and")
+        for first, second in (pair, pair[::-1])
     )
-    for number, (first, second, relation, text) in enumerate(texts):
-        yield {
-            "unique_id": number,
-            "num_objects": 1 if second is None else 2,
-            "obj_1_attributes": [first],
-            "obj_2_attributes": [second],
-            "rel_type": relation,
-            "text": text,
-        }
+    singles = ((name, "single", None) for name in names)
+    return (make_entry(number, *stated) for number, stated in enumerate(itertools.chain(pairs, singles)))
+
+
+def make_entry(number: int, first: str, relation: str, second: str | None = None) -> dict[str, Any]:
+    """An entry of the benchmark's file, of two things in a relation or of one."""
+    text = with_article(first) if second is None else f"{with_article(first)} {relation} {with_article(second)}"
+    return {
+        "unique_id": number,
+        "num_objects": 1 if second is None else 2,
+        "obj_1_attributes": [first],
+        "obj_2_attributes": [second],
+        "rel_type": relation,
+        "text": text,
+    }
 
 
 def judge(

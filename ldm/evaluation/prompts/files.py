@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,13 @@ def text_lines(path: Path) -> list[str]:
         raise UserError(f"{path}, line {line}: this is not UTF-8 text; a pickle must be named *.pkl") from None
 
 
+def text_of_lines(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
+    """Lines of a file without the white space around them, each behind its place; empty ones are left out."""
+    for number, line in enumerate(lines, start=1):
+        if text := line.strip():
+            yield f"{path}, line {number}", text
+
+
 def _pickled(path: Path) -> Iterator[tuple[str, Any]]:
     """Records of a pickle through the unpickler that builds plain containers only."""
     if path.suffix == ".pickle":
@@ -106,11 +113,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _from_sentences(lines: Sequence[str], path: Path) -> Iterator[EvalPrompt]:
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        where = f"{path}, line {number}"
+    for where, text in text_of_lines(lines, path):
         if _FIELD.match(text):
             raise UserError(f"{where}: '{text[:40]}' belongs to a file of blocks, but the file begins with sentences")
         if text[0] in "{[":

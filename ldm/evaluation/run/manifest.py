@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldm.evaluation.prompts.prompt import EvalPrompt, from_json, prompts_hash
 from ldm.evaluation.run.shards import Shard
-from ldm.files import read_json, write_json
+from ldm.files import read_json, read_kept, write_json
 from ldm.generation.images import ImageArray
 from ldm.util import UserError
 
@@ -82,11 +82,7 @@ class FinishedRun:
 
     def details(self, entry: Entry) -> dict[str, Any]:
         """The JSON beside an image: layout, and weights and losses where there are any; empty if it is lost."""
-        try:
-            content = read_json(self.folder / f"{entry.key}.json")
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_kept(self.folder / f"{entry.key}.json")
 
 
 def read_run(folder: Path) -> FinishedRun:

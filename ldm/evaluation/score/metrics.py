@@ -48,6 +48,11 @@ class Box:
         """x and y."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
+    def corners(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 in pixels of an image of `size`, (width, height)."""
+        width, height = size
+        return self.left * width, self.top * height, self.right * width, self.bottom * height
+
     def to_json(self) -> dict[str, Any]:
         """All fields but the mask by name, rounded."""
         sides = {key: round(getattr(self, key), 4) for key in ("score", "left", "top", "right", "bottom")}
@@ -155,9 +160,7 @@ def _relation_facts(
 
 def geneval_positions(first: Box, second: Box, size: tuple[int, int]) -> set[str]:
     """`geneval_relations` of two boxes in an image of `size`, (width, height) in pixels."""
-    width, height = size
-    a, b = ((b.left * width, b.top * height, b.right * width, b.bottom * height) for b in (first, second))
-    return geneval_relations(a, b)
+    return geneval_relations(first.corners(size), second.corners(size))
 
 
 def geneval_relations(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.models.diffusion.sampling import Generators, ScoreCorrector, noise_like, step_noise
+from ldm.models.diffusion.sampling import Generators, ScoreCorrector, check_correctable, noise_like, step_noise
 from ldm.util import UserError
 
 IntCallback = Callable[[int], Any]
@@ -176,8 +176,7 @@ class LatentSampling(AncestralSampling):
         """
         output: Any = self.apply_model(x, t, c, **({"return_ids": True} if return_codebook_ids else {}))
         if score_corrector is not None:
-            if self.parameterization != "eps":
-                raise UserError("a score_corrector needs a model that predicts the noise (parameterization: eps)")
+            check_correctable(self)
             output = score_corrector.modify_score(self, output, x, t, c, **(corrector_kwargs or {}))
         logits = None
         if return_codebook_ids:

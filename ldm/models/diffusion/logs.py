@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.models.autoencoder import AutoencoderKL, IdentityFirstStage
+from ldm.models.training import colored
 from ldm.util import isimage, ismap, log_txt_as_img
 
 WHOLE_BATCH = ("class_label", "cls")  # conditions that are the whole batch
@@ -47,8 +47,7 @@ class LatentLogs:
         """An image (B, 3, H, W) in [-1, 1] of label maps (B, labels, H, W), in random colors."""
         if not hasattr(self, "colorize"):
             self.colorize = torch.randn(3, x.shape[1], 1, 1, device=x.device)
-        x = F.conv2d(x.float(), self.colorize)
-        return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
+        return colored(x.float(), self.colorize)
 
     @torch.no_grad()
     def log_images(  # type: ignore[override]

@@ -181,6 +181,12 @@ def join_conditions(unconditional: Any, conditional: Any) -> Any:
     return torch.cat([unconditional, conditional])  # (2B, ...)
 
 
+def check_correctable(model: Any) -> None:
+    """UserError for a model whose prediction no score corrector can change."""
+    if model.parameterization != "eps":
+        raise UserError("a score_corrector needs a model that predicts the noise (parameterization: eps)")
+
+
 def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
     """The noise prediction with classifier-free guidance (Ho and Salimans 2022, eq. 6, scale = 1 + w).
 
@@ -189,8 +195,8 @@ def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
     A model that predicts v gives eps by its definition.
     """
     conditioning, unconditional, scale, control, corrector, corrector_kwargs = guidance
-    if corrector is not None and model.parameterization != "eps":
-        raise UserError("a score_corrector needs a model that predicts the noise (parameterization: eps)")
+    if corrector is not None:
+        check_correctable(model)
     subtracts = control is not None and control.blend == "unconditional"
     if subtracts and unconditional is None:
         raise UserError("this blend subtracts the unconditional attention: give unconditional_conditioning")

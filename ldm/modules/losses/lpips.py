@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm import boundary
 from ldm.util import UserError, load_state_dict
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five layers of VGG16 that are compared
@@ -89,11 +90,10 @@ def pretrained_state(model: LPIPS) -> dict[str, Tensor]:
         vgg = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
         linear = load_state_dict(get_ckpt_path("vgg_lpips", str(folder)))
     except (OSError, RuntimeError, KeyError, ValueError) as err:
-        reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise UserError(
             f"the perceptual loss needs VGG16's weights (vgg16-397923af.pth) and LPIPS's own ({LINEAR_FILE}) in "
-            f"{folder}, and they cannot be fetched ({reason:.120}); run once while online, put the files there, or "
-            "set perceptual_weight: 0 in the config's lossconfig"
+            f"{folder}, and they cannot be fetched ({boundary.reason(err):.120}); run once while online, put the files "
+            "there, or set perceptual_weight: 0 in the config's lossconfig"
         ) from err
     state = {k: v for k, v in linear.items() if k.startswith("lin")}
     for name in model.net.state_dict():  # "slice2.7.weight" is torchvision's "features.7.weight"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ldm.categories import CATEGORIES
+from ldm.evaluation.benchmarks import visor
 from ldm.evaluation.prompts.emoji import pairs_of
 from ldm.evaluation.prompts.prompt import COLORS
 from ldm.relations import RELATIONS, with_article
@@ -20,7 +21,6 @@ from ldm.relations import RELATIONS, with_article
 _EACH = 12  # prompts of a task of several objects
 _VISOR = 24  # prompts
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
-_SIDES = {"left of": "to the left of", "right of": "to the right of", "above": "above", "below": "below"}
 
 
 def geneval_file() -> str:
@@ -60,9 +60,7 @@ def _geneval(rng: random.Random) -> Iterator[dict[str, Any]]:
 
 def visor_file() -> str:
     """A list of prompts with the keys of VISOR's file, each relation equally often."""
-    rng = random.Random("visor")
-    entries: list[dict[str, Any]] = []
-    for (a, b), relation in zip(rng.sample(pairs_of("report"), _VISOR), itertools.cycle(_SIDES.values()), strict=False):
-        entry = {"unique_id": len(entries), "num_objects": 2, "obj_1_attributes": [a], "obj_2_attributes": [b]}
-        entries.append({**entry, "rel_type": relation, "text": f"{with_article(a)} {relation} {with_article(b)}"})
+    pairs = random.Random("visor").sample(pairs_of("report"), _VISOR)
+    stated = zip(pairs, itertools.cycle(visor.RELATIONS), strict=False)
+    entries = [visor.make_entry(number, a, relation, b) for number, ((a, b), relation) in enumerate(stated)]
     return json.dumps(entries, indent=1) + "\n"
