@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError
 
 from ldm.util import UserError, check_fit, save_torch
 from ldm.weights import DAMAGED
@@ -67,7 +68,10 @@ def _fault(path: Path) -> str | None:
         return f"the checkpoint {path} is empty"
     try:
         loaded = _read(path)
-    except (pickle.UnpicklingError, *DAMAGED):
+    except (pickle.UnpicklingError, SafetensorError, *DAMAGED):
         return f"{path} is damaged, or no checkpoint of main.py"
+    weights = loaded.get("state_dict") if isinstance(loaded, Mapping) else None
+    if isinstance(weights, Mapping) and not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        return f"{path} holds more than weights in its state_dict, as checkpoints of main.py do not"
     lacking = [part for part in PARTS if not isinstance(loaded, Mapping) or part not in loaded]
     return f"{path} is no checkpoint of main.py to go on from: it has no {', '.join(lacking)}" if lacking else None

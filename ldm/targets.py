@@ -18,7 +18,7 @@ from ldm.suggest import did_you_mean
 # Classes by module. Published configs and checkpoints name those of the first part.
 _CLASSES: dict[str, str] = {
     "ldm.models.autoencoder": "AutoencoderKL IdentityFirstStage VQModel VQModelInterface",
-    "ldm.models.diffusion.ddpm": "DDPM LatentDiffusion Layout2ImgDiffusion DiffusionWrapper",
+    "ldm.models.diffusion.ddpm": "DDPM LatentDiffusion LatentInpaintDiffusion Layout2ImgDiffusion DiffusionWrapper",
     "ldm.models.diffusion.classifier": "NoisyLatentImageClassifier",
     "ldm.modules.attention": "SpatialTransformer BasicTransformerBlock CrossAttention",
     "ldm.modules.diffusionmodules.model": "Model Encoder Decoder SimpleDecoder UpsampleDecoder LatentRescaler "

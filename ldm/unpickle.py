@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 UnpicklingError = pickle.UnpicklingError
+CHUNK = 1 << 20  # bytes
 
 # Packages whose objects may lie in a training checkpoint; none of them is imported.
 STUBBED = ("pytorch_lightning", "lightning", "lightning_fabric", "numpy", "omegaconf", "pathlib", "argparse", "typing")
@@ -26,6 +27,23 @@ _REFUSED = (
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.PERSID),
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
+
+
+class Reader(io.BufferedReader):
+    """A file of which no number in it makes Python reserve more memory than the file has bytes."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As a file's, piece by piece where it is long."""
+        if size is None or not size > CHUNK:
+            return super().read(size)
+        pieces = []
+        while size > 0 and (piece := super().read(min(size, CHUNK))):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
 
 class Stub:
@@ -102,6 +120,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch", "device"): torch.device,
         **{("torch", name): getattr(torch, name) for name in (*_DTYPES, *(f"{kind}Storage" for kind in _KINDS))},
         ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+        ("torch.nn.modules.container", "ParameterDict"): Stub,  # around the vectors of a textual inversion
     }
 
 

@@ -19,7 +19,7 @@ from ldm.files import save_torch as save_torch
 from ldm.suggest import did_you_mean
 from ldm.targets import allow_targets as allow_targets
 from ldm.targets import get_obj_from_str as get_obj_from_str
-from ldm.weights import TEXT_POSITIONS, averaged, fit_names
+from ldm.weights import averaged, fit_names, told_of_memory
 from ldm.weights import check_finite as check_finite
 from ldm.weights import check_fit as check_fit
 from ldm.weights import drop_constants as drop_constants
@@ -170,7 +170,7 @@ def load_model_from_config(
         dtype: of the floating-point weights; float32 by default.
 
     Raises:
-        UserError: see :func:`load_state_dict`, :func:`check_fit`.
+        UserError: see :func:`load_state_dict`, :func:`load_into`; also where memory ends.
     """
     import torch
 
@@ -180,17 +180,31 @@ def load_model_from_config(
     if ckpt is None:
         model = instantiate_from_config(config["model"])
         return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    state = load_state_dict(ckpt)
+    with told_of_memory(ckpt, device):
+        model = _model_with_weights(config["model"], Path(ckpt), allow_missing, allow_unexpected, dtype)
+        return model.to(device=device).eval().requires_grad_(False)
+
+
+def _model_with_weights(
+    config: Mapping[str, Any],
+    path: Path,
+    allow_missing: Sequence[str],
+    allow_unexpected: Sequence[str],
+    dtype: torch.dtype,
+) -> Any:
+    import torch
+
+    state = load_state_dict(path)
     with torch.device("meta"):
-        model = instantiate_from_config(config["model"])
+        model = instantiate_from_config(config)
     use_ema = getattr(model, "use_ema", False)
     if use_ema:  # their average is for training; what samples has one set of weights
         model.use_ema = False
         del model.model_ema
-    own, source = model.state_dict(), f"checkpoint {ckpt}"
+    own, source = model.state_dict(), f"checkpoint {path}"
     # What a checkpoint need not hold: buffers that are a function of the config alone.
     derived = tuple(getattr(model, "derived_buffers", ()))
-    optional = (*allow_missing, *derived, TEXT_POSITIONS)
+    optional = (*allow_missing, *derived)
     state = averaged(fit_names(state, own), own, use_ema)
     drop_constants(model, state)
     check_fit(own, state, source, optional, ("",))
@@ -205,7 +219,7 @@ def load_model_from_config(
     if empty := [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]:
         raise UserError(f"{source} gives no value to {len(empty)} entries ({', '.join(empty[:3])})")
     check_finite(model.named_parameters(), source)
-    return model.to(device=device).eval().requires_grad_(False)
+    return model
 
 
 def pick_device(name: str | None = None) -> torch.device:

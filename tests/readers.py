@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from layout_predictor.inference.wordings import read_wordings
 from layout_predictor.LayoutTransformer.data.coco import read_annotations, read_captions, read_relation_sentences
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
 from layout_predictor.LayoutTransformer.training.config import read_config
+from ldm.checkpoints import check_resumable
 from ldm.cli.common import read_prompts
 from ldm.convert.convert import config_of_folder
 from ldm.errors import UserError
@@ -125,10 +128,24 @@ def _png() -> bytes:
         return Path(folder, "a.png").read_bytes()
 
 
-def _torch() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save({"state_dict": {"a.b": torch.zeros(3)}, "epoch": 1}, f"{folder}/a.ckpt")
-        return Path(folder, "a.ckpt").read_bytes()
+def _torch(old: bool = False, **beside: Any) -> bytes:
+    content = {"state_dict": {"a.b": torch.zeros(3)}, "epoch": 1, **beside}
+    torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=not old)
+    return file.getvalue()
+
+
+def repacked(whole: bytes) -> Content:
+    """A torch archive with a damaged pickle."""
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+
+    def pack(pickle: bytes) -> bytes:
+        with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, pickle if name.endswith("data.pkl") else data)
+        return file.getvalue()
+
+    return damaged(next(data for name, data in files.items() if name.endswith("data.pkl"))).map(pack)
 
 
 def _in_folder(name: str) -> Callable[[Path], Any]:
@@ -154,7 +171,11 @@ PROMPTS = (ROOT / "data" / "prompts" / "choose-gpt.txt").read_text(encoding="utf
 READERS = (
     Reader("config", ".yaml", rewritten(CONFIG, yaml.safe_dump), load_config),
     Reader("layout", ".json", rewritten(LAYOUT, json.dumps), read_layout),
-    Reader("checkpoint, torch", ".ckpt", damaged(TORCH), load_state_dict),
+    Reader("checkpoint, torch", ".ckpt", damaged(TORCH) | repacked(TORCH), load_state_dict),
+    Reader("checkpoint, old torch", ".ckpt", damaged(_torch(old=True)), load_state_dict),
+    Reader("checkpoint of a trainer", ".ckpt", repacked(_torch(folder=Path("a"))), load_state_dict),
+    Reader("old checkpoint of a trainer", ".ckpt", damaged(_torch(old=True, folder=Path("a"))), load_state_dict),
+    Reader("checkpoint to go on from", ".ckpt", damaged(TORCH) | repacked(TORCH), lambda p: check_resumable(p, {})),
     Reader("checkpoint, safetensors", ".safetensors", damaged(SAFE), load_state_dict),
     Reader("CLIP", ".pt", damaged(TORCH), load_clip),
     Reader("image", ".png", damaged(PNG), read_image),

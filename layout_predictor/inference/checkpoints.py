@@ -8,8 +8,10 @@ from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import infer_config, load_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
+from ldm.kinds import is_safetensors
 from ldm.paths import ROOT
-from ldm.util import UserError
+from ldm.util import UserError, check_finite
+from ldm.weights import check_file
 
 DEFAULT_WEIGHTS = ROOT / "models" / "emoji" / "layout.safetensors"
 SMALL_TOKENIZER = ROOT / "configs" / "emoji" / "layout_tokenizer.json"
@@ -30,17 +32,20 @@ def load_model(
         UserError: a file is missing, damaged, or of another size than the rest.
     """
     path = DEFAULT_WEIGHTS if path is None else Path(path)
-    if path.suffix == ".safetensors":
-        model, own = load_exported(path)
-        return model, SentenceTokenizer.from_file(tokenizer) if tokenizer else own
-    state = load_training(path)
-    weights, sizes = state["state_dict"], state.get("model_config")
-    config = infer_config(weights) if sizes is None else LayoutConfig.from_mapping(sizes)
-    model = LayoutModel(config)
-    load_published(model, weights)
-    found = _find_tokenizer(path, config.vocab_size) if tokenizer is None else SentenceTokenizer.from_file(tokenizer)
-    if len(found) != config.vocab_size:
-        raise UserError(f"the tokenizer has {len(found)} entries, the layout model {path} wants {config.vocab_size}")
+    if is_safetensors(check_file(path)):
+        model, found = load_exported(path)
+        if tokenizer:
+            found = SentenceTokenizer.from_file(tokenizer)
+    else:
+        state = load_training(path)
+        weights, sizes = state["state_dict"], state.get("model_config")
+        config = infer_config(weights) if sizes is None else LayoutConfig.from_mapping(sizes)
+        model = LayoutModel(config)
+        load_published(model, weights)
+        found = SentenceTokenizer.from_file(tokenizer) if tokenizer else _find_tokenizer(path, config.vocab_size)
+    check_finite(model.named_parameters(), f"the layout predictor {path}")
+    if len(found) != (wanted := model.config.vocab_size):
+        raise UserError(f"the tokenizer has {len(found)} entries, the layout model {path} wants {wanted}")
     return model.eval().requires_grad_(False), found
 
 

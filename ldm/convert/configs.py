@@ -204,7 +204,7 @@ def model_from_parts(
         "image_size": unet["image_size"],
         "channels": vae["embed_dim"],
         "cond_stage_trainable": False,
-        "conditioning_key": "crossattn",
+        "conditioning_key": "crossattn" if unet["in_channels"] == vae["embed_dim"] else "hybrid",  # that of inpainting
         "scale_factor": scale_factor,
         "use_ema": False,
         "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": dict(unet)},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from ldm.util import (
     load_model_from_config,
     load_state_dict,
     save_safetensors,
+    save_torch,
 )
 
 logger = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
 
-NOISE = ("prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps")  # of a scheduler
+NOISE = ("beta_start", "beta_end", "num_train_timesteps", *configs.TABLES["scheduler"]["theirs"])  # of a scheduler
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth")
 OTHER_FILES = (".bin", ".pkl", ".onnx", ".gguf", ".h5", ".zip", ".npz")  # which no folder is called
@@ -59,8 +62,10 @@ def convert(
     near = did_you_mean(target.suffix, SINGLE_FILES)
     if not single and (near or target.suffix.lower() in OTHER_FILES):
         raise UserError(f"{target} would be a folder of diffusers, since files end in {', '.join(SINGLE_FILES)}{near}")
-    if single and target.exists():
-        raise UserError(f"{target} is there already; choose another name, or delete it first")
+    derived = target.with_suffix(".yaml") if source.is_dir() and config is None else target
+    for path in (target, derived) if single else ():
+        if path.exists():
+            raise UserError(f"{path} is there already; choose another name, or delete it first")
     if source.is_dir():
         if not single:
             raise UserError(f"both {source} and {target} are folders; name a .safetensors or .ckpt file to write")
@@ -72,15 +77,17 @@ def convert(
     if single:
         write_checkpoint(target, _cast(model.state_dict(), half))
         return [target]
-    return [write_folder(model, loaded, target, half)]
+    with _as_described(f"config {config or default_config}"):
+        return [write_folder(model, loaded, target, half)]
 
 
 def _folder_to_file(source: Path, target: Path, config: Path | None, half: bool) -> list[Path]:
     derived = None if config is not None else config_of_folder(source)
     model_config = load_config(config) if config is not None else derived
-    if config is not None:
-        _compare_noise(source, model_config)
-    state = read_folder(source, model_config)
+    with _as_described(f"config {config}" if config is not None else str(source)):
+        if config is not None:
+            _compare_noise(source, model_config)
+        state = read_folder(source, model_config)
     _check(model_config, state, str(source))
     check_finite(state.items(), str(source))
     write_checkpoint(target, _cast(state, half))
@@ -92,6 +99,18 @@ def _folder_to_file(source: Path, target: Path, config: Path | None, half: bool)
     with atomic_write(beside) as temporary:
         OmegaConf.save(OmegaConf.create(derived), temporary)
     return [target, beside]
+
+
+@contextlib.contextmanager
+def _as_described(source: str) -> Iterator[None]:
+    """UserError for an entry of a config or a folder's JSON that is missing or of another kind."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        detail = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!r:.80}"
+        raise UserError(
+            f"{source} describes its parts in an unknown way ({detail}); give one that belongs to it"
+        ) from error
 
 
 def _check(config: Any, state: State, source: str) -> None:
@@ -113,16 +132,19 @@ def _compare_noise(folder: Path, config: Any) -> None:
 
 
 def _cast(state: Mapping[str, torch.Tensor], half: bool) -> State:
-    return {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+    """`state`, in half precision if `half`. UserError where that has no room for a value."""
+    cast = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+    if half:
+        check_finite(cast.items(), "in half precision the model")
+    return cast
 
 
 def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write CompVis names as safetensors, or as ``{"state_dict": ...}`` for any other suffix. Raises UserError."""
     if path.suffix.lower() == ".safetensors":
         save_safetensors(path, state)
-        return
-    with atomic_write(path) as temporary:
-        torch.save({"state_dict": {k: v.contiguous() for k, v in state.items()}}, temporary)
+    else:
+        save_torch(path, {"state_dict": {k: v.contiguous() for k, v in state.items()}})
 
 
 def unet_state_to_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:
@@ -165,6 +187,8 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
         ),
         "text_encoder": (configs.text_to_diffusers(tower), _text(_part(state, TEXT)), TEXT_FILES[0]),
     }
+    inpaints = unet["in_channels"] == 2 * first["embed_dim"] + 1
+    kind = {"_class_name": "StableDiffusionInpaintPipeline"} if inpaints else {}
     with whole_folder(target) as folder:
         for name, (described, weights, file) in parts.items():
             (folder / name).mkdir()
@@ -175,7 +199,7 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
         tokenizer = (
             {} if _write_tokenizer(model.cond_stage_model, folder / "tokenizer") else {"tokenizer": [None, None]}
         )
-        write_json(folder / "model_index.json", {**configs.TABLES["index"], **tokenizer})
+        write_json(folder / "model_index.json", {**configs.TABLES["index"], **kind, **tokenizer})
     return target
 
 
@@ -214,18 +238,12 @@ def vae_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[
 
 def config_of_folder(folder: Path) -> dict[str, Any]:
     """The CompVis config of a diffusers folder. UserError for a part that is missing, or not Stable Diffusion v1's."""
-    unet, vae, text = (_read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    parts = [_read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")]
     scheduler_file = folder / "scheduler" / "scheduler_config.json"
     scheduler = _read_json(scheduler_file) if scheduler_file.is_file() else {}
-    try:
-        return configs.model_from_parts(
-            configs.unet_from_diffusers(unet),
-            *configs.vae_from_diffusers(vae),
-            configs.text_from_diffusers(text),
-            scheduler,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as err:
-        raise UserError(f"{folder} describes its parts in an unknown way ({err!r:.80}); fetch it again") from err
+    with _as_described(str(folder)):
+        unet, text = configs.unet_from_diffusers(parts[0]), configs.text_from_diffusers(parts[2])
+        return configs.model_from_parts(unet, *configs.vae_from_diffusers(parts[1]), text, scheduler)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -255,20 +273,18 @@ def read_folder(folder: Path, config: Any) -> State:
 
 
 def _read_weights(folder: Path, files: tuple[str, ...]) -> State:
-    """The weights of a part: whole or in shards; those without a variant where there are several."""
-    for name in files:
-        stem, suffix = name.rsplit(".", 1)
-        indices = [path for path in folder.glob(f"{stem}*.json") if f".{suffix}.index" in path.name]
-        found = sorted([*folder.glob(f"{stem}.{suffix}"), *folder.glob(f"{stem}.*.{suffix}"), *indices], key=_simplest)
-        if found and found[0].suffix == ".json":
-            return _read_shards(found[0])
-        if found:
-            return load_state_dict(found[0])
-    raise UserError(f"{folder} holds no weights ({' or '.join(files)}); give a whole diffusers folder")
-
-
-def _simplest(path: Path) -> tuple[int, str]:
-    return len(path.name.replace(".index", "").replace(".json", "")), path.name
+    """The weights of a part, whole or in shards; without a variant (".fp16") where there are several."""
+    found = []
+    for preference, (stem, suffix) in enumerate(name.rsplit(".", 1) for name in files):
+        for path in folder.glob(f"{stem}*"):
+            if whole := re.fullmatch(rf"{stem}(\..+)?\.{suffix}", path.name):
+                found.append((len(whole[1] or ""), preference, path))
+            elif index := re.fullmatch(rf"{stem}(\..+)?\.{suffix}\.index(\..+)?\.json", path.name):
+                found.append((len(index[1] or index[2] or ""), preference, path))
+    if not found:
+        raise UserError(f"{folder} holds no weights ({' or '.join(files)}); give a whole diffusers folder")
+    path = min(found)[-1]
+    return _read_shards(path) if path.suffix == ".json" else load_state_dict(path)
 
 
 def _read_shards(index: Path) -> State:

@@ -18,6 +18,7 @@ from ldm.generation.naming import category_name
 from ldm.generation.settings import Run, check_writable
 from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
 from ldm.util import load_config, load_model_from_config, pick_device
+from ldm.weights import check_file
 
 if TYPE_CHECKING:
     import torch
@@ -55,11 +56,12 @@ def choose_model(config: Path | None = None, ckpt: Path | None = None) -> ModelC
     """The model for these flags, either of which may be left out.
 
     Raises:
-        UserError: a named file does not exist, or an unknown config comes without a checkpoint.
+        UserError: a named file does not exist or is no checkpoint, or an unknown config comes without one.
     """
-    for path, flag in ((config, "--config"), (ckpt, "--ckpt")):
-        if path is not None and not path.is_file():
-            raise UserError(f"{flag} {path} is not a file; give the path of one that exists")
+    if config is not None and not config.is_file():
+        raise UserError(f"--config {config} is not a file; give the path of one that exists")
+    if ckpt is not None:
+        check_file(ckpt)
     sd_config, sd_ckpt, emoji_config, emoji_ckpt = map(project_file, (SD_CONFIG, SD_CKPT, EMOJI_CONFIG, EMOJI_CKPT))
     if config is None and ckpt is None:
         if sd_ckpt.exists():

@@ -19,6 +19,7 @@ from ldm.modules.losses.adversarial import AdversarialLoss
 from ldm.modules.losses.contperceptual import DummyLoss
 from ldm.suggest import did_you_mean
 from ldm.util import UserError, instantiate_from_config, load_into, load_state_dict
+from ldm.weights import fit_names
 
 # Published configs name taming's loss; ours is the same one, and fetches nothing when it is built.
 LOSSES = {"taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": "ldm.modules.losses.VQLPIPSWithDiscriminator"}
@@ -91,7 +92,8 @@ class FirstStage(pl.LightningModule):
         """
         if self.quant_conv.weight.is_meta:
             return
-        state = {k: v for k, v in load_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
+        found = fit_names(load_state_dict(path), self.state_dict())
+        state = {k: v for k, v in found.items() if not k.startswith(tuple(ignore_keys))}
         training_only = ("loss.", "model_ema.")
         load_into(self, state, f"checkpoint {path}", (*ignore_keys, *training_only), training_only)
 

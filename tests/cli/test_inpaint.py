@@ -71,7 +71,10 @@ def test_results_do_not_go_over_the_images(model: list[str], tmp_path: Path, cap
 def test_a_model_of_text_and_masked_image(
     world: tiny_world.TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config, ckpt = write_model(tmp_path / "model", tiny_config(hybrid))
+    named = tiny_config(hybrid)  # as the published config names it
+    named["model"]["target"] = "ldm.models.diffusion.ddpm.LatentInpaintDiffusion"
+    named["model"]["params"]["finetune_keys"] = None
+    config, ckpt = write_model(tmp_path / "model", named)
     model = ["--config", config, "--ckpt", ckpt, "--device", "cpu"]
     write_pair(tmp_path / "in", "a")
     painted = []

@@ -60,5 +60,5 @@ def test_mistakes_end_in_one_sentence(
     flags = [*text_flags(world), *QUIET, "--outdir", tmp_path]
     assert "no prompt" in refusal(capfd, "txt2img", *flags)
     laion = ["--laion400m", "--ckpt", tmp_path / "none.ckpt", "--prompt", "a", *QUIET, "--outdir", tmp_path]
-    assert "is not a file" in refusal(capfd, "txt2img", *laion)
+    assert "does not exist" in refusal(capfd, "txt2img", *laion)
     assert not list(tmp_path.rglob("*.png"))

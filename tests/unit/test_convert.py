@@ -13,6 +13,7 @@ import yaml
 
 from ldm.convert import configs
 from ldm.convert.convert import (
+    UNET_FILES,
     config_of_folder,
     convert,
     read_folder,
@@ -26,7 +27,7 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.util import UserError, instantiate_from_config, load_config, load_state_dict, save_safetensors
 from tests import tiny_world
 from tests.golden_data import ROOT, relative_error, tensor
-from tests.scripts_under_test import concat, refusal, run, tiny_config, write_model
+from tests.scripts_under_test import concat, hybrid, refusal, run, tiny_config, write_model
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -178,9 +179,60 @@ def test_folders_with_shards_and_variants(world: tiny_world.TinyWorld, tmp_path:
     convert(folder, tmp_path / "again.safetensors", world.config)
     before, after = load_state_dict(world.ckpt), load_state_dict(tmp_path / "again.safetensors")
     assert all(torch.equal(value, before[name]) for name, value in after.items() if "position_ids" not in name)
+    # The variant of an index is named at its end, and a whole file without a variant goes before it.
+    other = index.rename(index.with_name(index.name.replace(".json", ".fp16.json")))
+    assert read_folder(folder, load_config(world.config)).keys() >= {f"model.diffusion_model.{'out.2.bias'}"}
+    torch.save({name: value + 1 for name, value in state.items()}, folder / "unet" / UNET_FILES[1])
+    after = read_folder(folder, load_config(world.config))
+    assert torch.equal(after["model.diffusion_model.out.2.bias"], before["model.diffusion_model.out.2.bias"] + 1)
+    (folder / "unet" / UNET_FILES[1]).unlink()
+    index = other
     index.write_text(json.dumps({"weight_map": {"a": "../../m.safetensors"}}))
     with pytest.raises(UserError, match="outside of its folder"):
         convert(folder, tmp_path / "other.safetensors", world.config)
+
+
+def test_an_inpainting_model_to_a_folder_and_back(tmp_path: Path) -> None:
+    config, ckpt = write_model(tmp_path / "model", tiny_config(hybrid))
+    folder = convert(ckpt, tmp_path / "folder", config)[0]
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "StableDiffusionInpaintPipeline"
+    unet = configs.unet_from_diffusers(json.loads((folder / "unet" / "config.json").read_text()))
+    vae, scale_factor = configs.vae_from_diffusers(json.loads((folder / "vae" / "config.json").read_text()))
+    params = configs.model_from_parts(unet, vae, scale_factor, {}, {})["model"]["params"]
+    assert params["conditioning_key"] == "hybrid" and params["unet_config"]["params"]["in_channels"] == 9
+    convert(folder, tmp_path / "back.ckpt", config)
+    before, after = load_state_dict(ckpt), load_state_dict(tmp_path / "back.ckpt")
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_values_that_are_lost_are_refused(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    folder = convert(world.ckpt, tmp_path / "folder", world.config)[0]
+    name, state = "first_stage_model.quant_conv.bias", load_state_dict(world.ckpt)
+    save_safetensors(tmp_path / "large.safetensors", {**state, name: state[name] + 1e6})
+    save_safetensors(tmp_path / "nan.safetensors", {**state, name: state[name] * float("nan")})
+    with pytest.raises(UserError, match=f"not finite .{name}"):
+        convert(tmp_path / "nan.safetensors", tmp_path / "out.safetensors", world.config)
+    for target in ("out.safetensors", "out.ckpt", "out"):
+        with pytest.raises(UserError, match=f"half precision .* not finite .{name}"):
+            convert(tmp_path / "large.safetensors", tmp_path / target, world.config, half=True)
+    weights = folder / "vae" / UNET_FILES[0]
+    save_safetensors(weights, {k: v * float("inf") for k, v in load_state_dict(weights).items()})
+    with pytest.raises(UserError, match="not finite .first_stage_model"):
+        convert(folder, tmp_path / "out.safetensors", world.config)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_descriptions_that_lack_something(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
+    folder = convert(world.ckpt, tmp_path / "folder", world.config)[0]
+    (folder / "unet" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="folder describes .* lacks 'block_out_channels'"):
+        config_of_folder(folder)
+    first = ROOT / "configs/autoencoder/autoencoder_kl_32x32x4.yaml"
+    with pytest.raises(UserError, match="autoencoder_kl_32x32x4.yaml describes .* lacks"):
+        convert(folder, tmp_path / "out.ckpt", first)
+    (tmp_path / "out.yaml").write_text("mine")
+    with pytest.raises(UserError, match="out.yaml is there already"):
+        convert(folder, tmp_path / "out.ckpt")
 
 
 def test_a_scheduler_that_contradicts_the_config_is_told(

@@ -17,6 +17,7 @@ from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from ldm import boundary
+from ldm.unpickle import Reader
 from ldm.util import UserError, load_state_dict, save_safetensors, save_torch
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def load_training(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"no layout checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with Reader(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # Other objects lie beside the weights, or the file is damaged: read the weights alone, or say which.
         state = {"state_dict": load_state_dict(path)}

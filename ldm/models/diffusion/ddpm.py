@@ -380,4 +380,29 @@ class Layout2ImgDiffusion(LatentDiffusion):
         return logs
 
 
-__all__ = ["DDPM", "DiffusionWrapper", "IdentityFirstStage", "LatentDiffusion", "Layout2ImgDiffusion"]
+class LatentInpaintDiffusion(LatentDiffusion):
+    """What configs of Stable Diffusion's inpainting models name: mask and masked image are joined to the latents.
+
+    `scripts/inpaint.py` does that; the arguments say how a training would, and are only taken.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        finetune_keys: Sequence[str] | None = None,
+        keep_finetune_dims: int = 4,
+        concat_keys: Sequence[str] = ("mask", "masked_image"),
+        masked_image_key: str = "masked_image",
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+
+
+__all__ = [
+    "DDPM",
+    "DiffusionWrapper",
+    "IdentityFirstStage",
+    "LatentDiffusion",
+    "LatentInpaintDiffusion",
+    "Layout2ImgDiffusion",
+]

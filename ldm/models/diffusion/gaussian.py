@@ -18,6 +18,7 @@ from ldm.models.training import AfterStep, images_of, scheduled
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
 from ldm.util import UserError, drop_constants, load_into, load_state_dict
+from ldm.weights import fit_names
 
 
 def noise_buffers(betas: np.ndarray, v_posterior: float, parameterization: str) -> dict[str, Tensor]:
@@ -336,7 +337,8 @@ class DDPM(AncestralSampling, pl.LightningModule):
 
         Averages begin at the loaded weights where the checkpoint holds none.
         """
-        state = {k: v for k, v in load_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
+        found = fit_names(load_state_dict(path), self.state_dict())
+        state = {k: v for k, v in found.items() if not k.startswith(tuple(ignore_keys))}
         averaged = any(k.startswith("model_ema.") for k in state)
         if only_model:
             state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}

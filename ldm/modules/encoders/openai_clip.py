@@ -17,7 +17,7 @@ from torch import Tensor
 from ldm.modules.encoders.tokenizer import WordTokenizer, clip_package, clip_tokenizer, unread
 from ldm.unpickle import UnpicklingError, load_script
 from ldm.util import UserError, load_state_dict, save_safetensors
-from ldm.weights import DAMAGED
+from ldm.weights import DAMAGED, check_finite
 
 # Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -123,6 +123,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _build(state: dict[str, Tensor], path: Path) -> Any:
     """The model in float32, frozen. OpenAI's builder reads all sizes from the state dict's shapes."""
+    check_finite(state.items(), f"The CLIP at {path}")
     try:
         model = clip_package().model.build_model(dict(state)).float()
         # The builder rounds the weights to fp16, so they are loaded once more.
