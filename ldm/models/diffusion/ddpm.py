@@ -381,28 +381,19 @@ class Layout2ImgDiffusion(LatentDiffusion):
 
 
 class LatentInpaintDiffusion(LatentDiffusion):
-    """What configs of Stable Diffusion's inpainting models name: mask and masked image are joined to the latents.
-
-    `scripts/inpaint.py` does that; the arguments say how a training would, and are only taken.
-    """
+    """What configs of Stable Diffusion's inpainting models name; ``scripts/inpaint.py`` joins what is painted over."""
 
     def __init__(
         self,
         *args: Any,
-        finetune_keys: Sequence[str] | None = None,
+        finetune_keys: Sequence[str] | None = None,  # these four say how a training would join it
         keep_finetune_dims: int = 4,
-        concat_keys: Sequence[str] = ("mask", "masked_image"),
-        masked_image_key: str = "masked_image",
+        concat_keys: Sequence[str] = (),
+        masked_image_key: str = "",
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
 
 
-__all__ = [
-    "DDPM",
-    "DiffusionWrapper",
-    "IdentityFirstStage",
-    "LatentDiffusion",
-    "LatentInpaintDiffusion",
-    "Layout2ImgDiffusion",
-]
+__all__ = ["DDPM", "DiffusionWrapper", "IdentityFirstStage", "LatentDiffusion", "Layout2ImgDiffusion"]
+__all__ += ["LatentInpaintDiffusion"]
