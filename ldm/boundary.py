@@ -81,6 +81,7 @@ def log_lines(level: int, form: str = "%(message)s", **more: Any) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines(form, **more))
     logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("torch").setLevel(max(level, logging.WARNING))  # it counts its caches at the end
 
 
 class Parser(argparse.ArgumentParser):

@@ -89,8 +89,24 @@ def save_safetensors(
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises OSError, or ValueError where it is no JSON or a number of it is not finite."""
-    return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_finite, parse_float=_finite)
+    """The content of a JSON file. Raises OSError, or ValueError as `parse_json` does."""
+    return parse_json(path.read_text(encoding="utf-8-sig"))
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text. ValueError where it is none, or no program could use a number or text in it."""
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        raise ValueError(f"{error.msg}: {line}column {error.colno}") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text in it has half a character") from None
+    return content
 
 
 def read_kept(path: Path) -> dict[str, Any]:
@@ -104,8 +120,13 @@ def read_kept(path: Path) -> dict[str, Any]:
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text:.40} is no finite number")
     return value
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # of so many digits that it is none as a float
+    return int(text)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -44,34 +44,8 @@ Content = st.SearchStrategy[bytes]
 ODD = st.sampled_from(
     [None, -1, 0, 10**400, 1e308, float("nan"), float("inf"), "", "x" * 5000, "\ud800", [], {}, [[]], True]
 )
-WORDS = st.sampled_from(
-    [
-        "a",
-        "two",
-        "no",
-        "cat",
-        "dog",
-        "the",
-        "left",
-        "of",
-        "right",
-        "above",
-        "(",
-        ")",
-        ":",
-        ",",
-        ".",
-        "\n",
-        "between",
-        "and",
-        "in",
-        "on",
-        "corner",
-        "3",
-        "<lora:x:1>",
-        "猫",
-    ]
-)
+SAMPLE = "a two no cat dog the left of right above ( ) : , . between and in on corner 3 <lora:x:1> 猫"
+WORDS = st.sampled_from(["\n", *SAMPLE.split()])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layout_predictor.inference.predictor import Predictor
+from ldm.files import parse_json
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def predict_file(
         out.parent.mkdir(parents=True, exist_ok=True)
         lines = part.read_text(encoding="utf-8", errors="ignore").splitlines(True) if part.is_file() else []
         lines = [line for line in lines if line.endswith("\n")]  # the last one may have been cut off
-        records = [json.loads(line) for line in lines]
+        records = [parse_json(line) for line in lines]
         counts = Counter(_kind(record) for record in records) + Counter(resumed=len(records))
         part.write_text("".join(lines), encoding="utf-8")
         with part.open("a", encoding="utf-8") as file:
@@ -73,6 +74,8 @@ def predict_file(
         os.replace(part, out)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    except (ValueError, AttributeError):
+        raise UserError(f"{part}, of a run that was stopped, is damaged; remove it") from None
     return counts
 
 

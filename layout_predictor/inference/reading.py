@@ -67,7 +67,7 @@ def language_model() -> Any:
 
 def read(sentence: str) -> Reading:
     """Words and noun phrases of a sentence."""
-    document = language_model()(sentence)
+    document = language_model()(sentence.encode("utf-8", "replace").decode())  # halves of characters are none
     tokens = tuple(Word(token.lower_, token.idx, token.idx + len(token)) for token in document)
     texts = [word.text for word in tokens]
     found = _noun_phrases(document)

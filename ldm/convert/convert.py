@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from ldm.convert import configs, names
-from ldm.files import write_json
+from ldm.files import read_json, write_json
 from ldm.locks import whole_folder
 from ldm.suggest import did_you_mean
 from ldm.util import (
@@ -248,7 +247,7 @@ def config_of_folder(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError) as err:
         raise UserError(f"{path} is missing or no JSON; give a folder that diffusers can read") from err
     if not isinstance(record, dict):

@@ -6,7 +6,6 @@ outcomes = generate(GenerateSettings(prompts=("a cat to the left of a dog",), ou
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from typing import Any
 from ldm.boundary import one_line
 from ldm.errors import UserError
 from ldm.extensions.packed import pack
+from ldm.files import read_json
 from ldm.generation import draw as drawing
 from ldm.generation.chain import Progress, reporter
 from ldm.generation.draw import GeneratedImage
@@ -109,11 +109,10 @@ def outcomes(
 def read_layout(path: Path) -> Layout:
     """The layout in a layout file, or in the settings.json of an earlier image. Raises UserError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        json.dumps(content, ensure_ascii=False).encode()  # the files of an image hold its texts as UTF-8
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # not JSON, or texts that are not UTF-8
+    except ValueError as error:
         raise UserError(f"layout file {path} is not valid JSON: {error}") from error
     record = isinstance(content, dict) and "layout" in content and "objects" not in content
     return Layout.from_json(content["layout"] if record else content)

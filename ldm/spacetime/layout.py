@@ -9,8 +9,8 @@ As JSON, where `prompt`, `weight` and `name` are optional:
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +100,6 @@ def _listed(keys: set[str]) -> str:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"layout: {where} must be a finite number, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise UserError(f"layout: {where} must be a finite number, got {value!r:.60}")
     return float(value)

@@ -60,6 +60,7 @@ def test_texts_of_an_object(phrase: str, local_prompt: str, clip_text: str) -> N
         ({"objects": [{**CAT, "x": 1.01}]}, '"x" of object 1 must lie between 0 and 1, got 1.01'),
         ({"objects": [{**CAT, "y": -0.1}]}, '"y" of object 1 must lie between 0 and 1'),
         ({"objects": [{**CAT, "x": float("nan")}]}, '"x" of object 1 must be a finite number'),
+        ({"objects": [{**CAT, "x": 10**400}]}, '"x" of object 1 must be a finite number'),
         ({"objects": [{**CAT, "x": "0.5"}]}, '"x" of object 1 must be a finite number'),
         ({"objects": [{**CAT, "y": True}]}, '"y" of object 1 must be a finite number'),
         ({"objects": [{**CAT, "weight": float("inf")}]}, '"weight" of object 1 must be a finite number'),

@@ -112,7 +112,7 @@ def test_missing_and_truncated_annotation_files(tmp_path: Path) -> None:
     write_coco(tmp_path)
     path = tmp_path / "stuff_train2017.json"
     path.write_text(path.read_text()[:200])
-    with pytest.raises(UserError, match=r"stuff_train2017.json is truncated or damaged: invalid JSON at line 1"):
+    with pytest.raises(UserError, match=r"stuff_train2017.json is truncated or damaged: .*column 200"):
         objects_in(tmp_path)
     path.unlink()
     with pytest.raises(UserError, match=r"there is no file .*stuff_train2017.json"):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.files import read_json, write_json, write_json_lines
+from ldm.files import parse_json, read_json, write_json, write_json_lines
 from ldm.generation import images as outputs
 from ldm.generation import lettering
 from ldm.generation.record import Outcome, Recorder
@@ -344,6 +344,13 @@ def test_files_are_what_their_names_say(tmp_path: Path) -> None:
             assert file.format == kind
     with pytest.raises(UserError, match="let it end in .png"):
         outputs.save_image(tmp_path / "a.gif", Image.fromarray(image()))
+
+
+def test_json_that_no_program_could_use_is_refused() -> None:
+    assert parse_json('{"a": [1, -2.5, "\\ud83d\\ude00 \\\\udc00"]}') == {"a": [1, -2.5, "😀 \\udc00"]}
+    for text in ("1" * 400, "1" * 5000, '["\\uD800"]', "[" * 100_000, "{'a': 1}", "", "nan", "[-Infinity]"):
+        with pytest.raises(ValueError):
+            parse_json(text)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])

@@ -259,7 +259,7 @@ def _relations(stated: Any, number: Mapping[int, int], where: str) -> tuple[tupl
         i, j, relation = rows(item, f"{where}: {item!r} is not [word index, word index, relation]", least=3, most=3)
         if relation not in RELATIONS:
             raise UserError(f"{where}: {relation!r} is none of {', '.join(RELATIONS)}")
-        if i not in number or j not in number:
+        if not all(type(k) is int and k in number for k in (i, j)):
             raise UserError(f"{where}: {item!r} names a word that is not among the objects")
         found.append((number[i], relation, number[j]))
     return tuple(found)

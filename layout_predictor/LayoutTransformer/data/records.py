@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm import files
 from ldm.paths import ROOT
 from ldm.util import UserError
 
@@ -36,15 +37,11 @@ def read_json(path: str | Path) -> Any:
     """A whole JSON file. UserError when it is missing, truncated or damaged."""
     path = _existing(path)
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return json.load(file)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is truncated or damaged: invalid JSON at line {error.lineno}, column {error.colno} "
-            f"({error.msg}); download it again"
-        ) from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+        return files.read_json(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is truncated or damaged: it is no JSON ({error}); download it again") from None
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
@@ -68,9 +65,10 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
                     continue
                 where = f"{path}, line {number}"
                 try:
-                    yield where, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{where}: not valid JSON ({error.msg}); is the file truncated?") from None
+                    record = files.parse_json(line)
+                except ValueError as error:
+                    raise UserError(f"{where}: not valid JSON ({error}); is the file truncated?") from None
+                yield where, record
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as JSON lines: {error}") from None
 
@@ -136,7 +134,7 @@ def positive(value: Any, where: str) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def word_spans(text: str, words: Any, where: str) -> list[tuple[int, int]]:

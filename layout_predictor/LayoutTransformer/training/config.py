@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -154,7 +154,7 @@ def _section(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
         hint, number = hints[keys[key]], type(value) in (int, float)
         if hint == list[str] and isinstance(value, str):
             value = [value]
-        fits = math.isfinite(value) and value >= 0 if number else value != []
+        fits = 0 <= value <= sys.float_info.max if number else value != []
         if fits and number and hint in (int, float) and hint(value) == value:
             value = hint(value)  # 1e3 epochs, or a rate of 0
         try:

@@ -14,7 +14,6 @@ sentence. Every complaint names the line or the record.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from layout_predictor.LayoutTransformer.data.categories import singular
 from layout_predictor.LayoutTransformer.data.records import read_records
 from ldm.evaluation.prompts.prompt import COLORS, EvalObject, EvalPrompt, EvalRelation
 from ldm.evaluation.prompts.words import relation_of, stated_relations
+from ldm.files import parse_json
 from ldm.relations import with_article
 from ldm.util import UserError
 
@@ -98,18 +98,18 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     lines = text_lines(path)
     if "".join(lines).lstrip().startswith("["):
         try:
-            records = json.loads("\n".join(lines))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+            records = parse_json("\n".join(lines))
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error})") from None
         yield from ((f"{path}, record {number}", record) for number, record in enumerate(records, start=1))
         return
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path}, line {number}"
             try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not valid JSON ({error.msg}); write one object a line") from None
+                yield where, parse_json(line)
+            except ValueError as error:
+                raise UserError(f"{where}: not valid JSON ({error}); write one object a line") from None
 
 
 def _from_sentences(lines: Sequence[str], path: Path) -> Iterator[EvalPrompt]:

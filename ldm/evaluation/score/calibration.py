@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from ldm.data.emoji.scene import make_scene, scene_rng
 from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.detectors import Detector
 from ldm.evaluation.score.metrics import Box
-from ldm.files import write_json
+from ldm.files import read_json, write_json
 from ldm.generation.images import ImageArray
 from ldm.util import UserError, atomic_write
 
@@ -102,7 +101,7 @@ def read_labels(path: Path) -> list[tuple[ImageArray, Truth]]:
         UserError: it or an image is missing or of another form, a category is unknown, or a center outside [0, 1].
     """
     try:
-        entries: Any = json.loads(path.read_text(encoding="utf-8-sig"))["images"]
+        entries: Any = read_json(path)["images"]
         labels = [
             (item["file"], [(o["name"], float(o["x"]), float(o["y"])) for o in item["objects"]]) for item in entries
         ]

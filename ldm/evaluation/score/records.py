@@ -13,7 +13,6 @@ The image itself need not be kept: what has a line is never made again, in anoth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ldm.evaluation.run.manifest import changed_keys
 from ldm.evaluation.run.methods import Method, changed_constants, constants_of
 from ldm.evaluation.score.judge import ImageOf
 from ldm.evaluation.score.metrics import ImageFacts
-from ldm.files import write_json_lines
+from ldm.files import parse_json, write_json_lines
 from ldm.util import UserError
 
 
@@ -47,7 +46,7 @@ class Record:
         """The record of a file. UserError if it is damaged or none."""
         record = cls(path)
         try:
-            head, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            head, *lines = map(parse_json, path.read_text(encoding="utf-8").splitlines())
             record.settings, record.constants = dict(head["settings"]), dict(head["constants"])
             record.seconds = {method: (count, seconds) for method, (count, seconds) in head["seconds"].items()}
             for line in lines:
