@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors import SafetensorError
 
+from ldm.errors import DAMAGED
 from ldm.util import UserError, check_fit, save_torch
-from ldm.weights import DAMAGED
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 PARTS = ("state_dict", "optimizer_states", "loops")  # what a run goes on from
@@ -68,7 +67,7 @@ def _fault(path: Path) -> str | None:
         return f"the checkpoint {path} is empty"
     try:
         loaded = _read(path)
-    except (pickle.UnpicklingError, SafetensorError, *DAMAGED):
+    except (SafetensorError, *DAMAGED):
         return f"{path} is damaged, or no checkpoint of main.py"
     weights = loaded.get("state_dict") if isinstance(loaded, Mapping) else None
     if isinstance(weights, Mapping) and not all(isinstance(value, torch.Tensor) for value in weights.values()):

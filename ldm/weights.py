@@ -6,7 +6,6 @@ import contextlib
 import logging
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldm import unpickle
 from ldm.boundary import MEMORY
-from ldm.errors import UserError
+from ldm.errors import DAMAGED, UserError
 from ldm.kinds import is_safetensors, not_weights, other_archive, other_keys, what_it_is
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ State = Mapping[str, "torch.Tensor"]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys under which weights usually lie
 # What programs put into names: torch.compile, parallel and sharded training, recomputed activations.
 WRAPPING = re.compile(r"\b(_orig_mod|module|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-DAMAGED = (
-    *(RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError),
-    *(ArithmeticError, AssertionError, struct.error, zipfile.BadZipFile, NotImplementedError),
-)
 
 
 def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -22,22 +24,38 @@ from safetensors.torch import save
 from layout_predictor.inference.batch import read_sentences
 from layout_predictor.inference.understand import understand
 from layout_predictor.inference.wordings import read_wordings
-from layout_predictor.LayoutTransformer.data.coco import read_annotations, read_captions, read_relation_sentences
-from layout_predictor.LayoutTransformer.training.checkpoint import load_exported, load_training
+from layout_predictor.LayoutTransformer.data.coco import (
+    ImageObjects,
+    read_annotations,
+    read_captions,
+    read_relation_sentences,
+)
+from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer, train_tokenizer
+from layout_predictor.LayoutTransformer.data.vg_msdn import read_images
+from layout_predictor.LayoutTransformer.model import LayoutConfig, build_model
+from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training
 from layout_predictor.LayoutTransformer.training.config import read_config
 from ldm.checkpoints import check_resumable
 from ldm.cli.common import read_prompts
+from ldm.convert.configs import TABLES
 from ldm.convert.convert import config_of_folder
+from ldm.data.image_folder import read_lines, read_rgb
+from ldm.data.imagenet import read_indices
 from ldm.errors import UserError
+from ldm.evaluation.benchmarks.suites import open_benchmark
+from ldm.evaluation.plan import read_plan
 from ldm.evaluation.prompts.files import read_prompt_file
 from ldm.evaluation.run.methods import parse_method
+from ldm.evaluation.score.calibration import read_labels
+from ldm.evaluation.score.records import Record
 from ldm.generation.generate import read_layout
+from ldm.generation.neighbors import load_database
 from ldm.modules.encoders.openai_clip import load_clip
 from ldm.modules.encoders.tokenizer import read_vocab
 from ldm.paths import ROOT
 from ldm.pixels import read_image, read_mask
 from ldm.util import load_config, load_state_dict
-from tests.tiny_layout_data import RELATIONS, coco_file
+from tests.tiny_layout_data import RELATIONS, VG_IMAGE, coco_file
 from tests.tiny_world import CONFIG, LAYOUT
 
 Content = st.SearchStrategy[bytes]
@@ -96,16 +114,40 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Any:
         yield from _places(inner, (*path, key))
 
 
-def _png() -> bytes:
+def _image(kind: str, mode: str = "RGB") -> bytes:
+    Image.new(mode, (5, 4), "white").save(file := io.BytesIO(), kind)
+    return file.getvalue()
+
+
+def _layout_model() -> bytes:
+    config = LayoutConfig(hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=32, max_positions=194)
     with tempfile.TemporaryDirectory() as folder:
-        Image.new("RGBA", (5, 4), (200, 10, 10, 128)).save(f"{folder}/a.png")
-        return Path(folder, "a.png").read_bytes()
+        tokenizer = train_tokenizer(["a cat left of a dog"], 300)
+        export(f"{folder}/a", build_model(replace(config, vocab_size=len(tokenizer)), seed=0), tokenizer)
+        return Path(folder, "a").read_bytes()
 
 
 def _torch(old: bool = False, **beside: Any) -> bytes:
     content = {"state_dict": {"a.b": torch.zeros(3)}, "epoch": 1, **beside}
     torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=not old)
     return file.getvalue()
+
+
+def _npy() -> bytes:
+    np.save(file := io.BytesIO(), np.zeros((1, 3, 4, 4), np.uint8))
+    return file.getvalue()
+
+
+def _npz() -> bytes:
+    parts = {"embedding": np.ones((2, 4), np.float32), "img_id": np.arange(2), "patch_coords": np.zeros((2, 4))}
+    np.savez(file := io.BytesIO(), **parts)
+    return file.getvalue()
+
+
+def _alone(path: Path) -> Path:
+    """A folder that holds nothing but the file."""
+    (folder := path.parent / "alone").mkdir(exist_ok=True)
+    return path.replace(folder / path.name).parent
 
 
 def repacked(whole: bytes) -> Content:
@@ -122,10 +164,15 @@ def repacked(whole: bytes) -> Content:
     return damaged(next(data for name, data in files.items() if name.endswith("data.pkl"))).map(pack)
 
 
+def go_on(path: Path) -> None:
+    """Whether a training could go on from the checkpoint."""
+    check_resumable(path, {"a.b": torch.zeros(3)})
+
+
 def _in_folder(name: str) -> Callable[[Path], Any]:
     def read(path: Path) -> Any:
         folder = path.parent / "folder"
-        for part, content in (("vae", VAE), ("text_encoder", {})):
+        for part, content in (("vae", VAE), ("text_encoder", TABLES["text_encoder"]["theirs"])):
             (folder / part).mkdir(parents=True, exist_ok=True)
             (folder / part / "config.json").write_text(json.dumps(content))
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +186,25 @@ UNET = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "cross_atten
 UNET |= {"block_out_channels": [32, 64], "attention_head_dim": 8}
 UNET |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D"] * 2}
 VAE = {"block_out_channels": [32, 64], "latent_channels": 4, "layers_per_block": 2, "scaling_factor": 0.2}
-PNG, TORCH, SAFE = _png(), _torch(), save({"a.weight": torch.arange(6.0)})
+PNG, TORCH, SAFE = _image("PNG", "RGBA"), _torch(), save({"a.weight": torch.arange(6.0)})
+PROMPT = {"prompt": "a cat left of a dog", "objects": ["a cat", {"name": "dog", "count": 2, "color": "red"}]}
+PROMPT |= {"relations": [["cat", "left of", "dog"], [0, "above", 1]]}
+CAPTION = {"image_id": 1, "caption": "A dog.", "words": ["A ", "dog"], "candidates": [[1, "dog", "a dog"]]}
+OBJECTS = {1: ImageObjects(("dog",), (18,), np.full((1, 4), 0.5))}
+RUN = _torch(optimizer_states=[], loops={})
+IMAGES = [PNG, _image("PNG", "P"), *(_image(kind) for kind in ("JPEG", "GIF", "TIFF", "WEBP", "BMP"))]
+LABELS = {"images": [{"file": "a.png", "objects": [{"name": "cat", "x": 0.2, "y": 0.5}]}]}
+HEAD = {"settings": {}, "constants": {}, "seconds": {"base": [1, 0.5]}}
+PLAN: dict[str, Any] = {
+    "steps": 2,
+    "scale": 5.0,
+    "layout": "rule",
+    "sets": {"few": "data/example_prompts.txt"},
+    "titles": {"base": "a"},
+}
+PLAN["stages"] = [{"methods": ["base", "per-step"], "count": 2, "seeds": [1], "sets": ["few"]}]
+CLAUSES = [{"class": "cat", "count": 1}, {"class": "dog", "count": 2, "color": "red", "position": ["left of", 0]}]
+GENEVAL = {"tag": "position", "include": CLAUSES, "exclude": [], "prompt": "a cat and a dog"}
 LAYOUT_CONFIG = (ROOT / "configs" / "emoji" / "layout.yaml").read_text(encoding="utf-8")
 PROMPTS = (ROOT / "data" / "prompts" / "choose-gpt.txt").read_text(encoding="utf-8")[:600]
 READERS = (
@@ -149,14 +214,15 @@ READERS = (
     Reader("checkpoint, old torch", ".ckpt", damaged(_torch(old=True)), load_state_dict),
     Reader("checkpoint of a trainer", ".ckpt", repacked(_torch(folder=Path("a"))), load_state_dict),
     Reader("old checkpoint of a trainer", ".ckpt", damaged(_torch(old=True, folder=Path("a"))), load_state_dict),
-    Reader("checkpoint to go on from", ".ckpt", damaged(TORCH) | repacked(TORCH), lambda p: check_resumable(p, {})),
+    Reader("checkpoint to go on from", ".ckpt", damaged(RUN) | repacked(RUN), go_on),
     Reader("checkpoint, safetensors", ".safetensors", damaged(SAFE), load_state_dict),
     Reader("CLIP", ".pt", damaged(TORCH), load_clip),
-    Reader("image", ".png", damaged(PNG), read_image),
+    Reader("image", ".png", st.sampled_from(IMAGES).flatmap(damaged), read_image),
     Reader("mask", ".png", damaged(PNG), read_mask),
     Reader("prompts, one a line", ".txt", damaged("a cat\na dog\n"), read_prompts),
     Reader("prompts of an evaluation, text", ".txt", damaged(PROMPTS), read_prompt_file),
-    Reader("prompts of an evaluation, JSON", ".jsonl", rewritten(RELATIONS[0], json.dumps), read_prompt_file),
+    Reader("prompts of an evaluation, JSON", ".jsonl", rewritten(PROMPT, json.dumps), read_prompt_file),
+    Reader("published sentences of an evaluation", ".json", rewritten(RELATIONS, json.dumps), read_prompt_file),
     Reader(
         "method of an evaluation",
         ".txt",
@@ -172,11 +238,21 @@ READERS = (
         lambda p: read_config(p, ROOT / "configs/emoji/layout.yaml"),
     ),
     Reader("COCO annotations", ".json", rewritten(coco_file("instances"), json.dumps), read_annotations),
-    Reader("captions", ".json", rewritten(RELATIONS[0], json.dumps), lambda p: read_captions(p, {})),
+    Reader("captions", ".json", rewritten(CAPTION, json.dumps), lambda p: read_captions(p, OBJECTS)),
     Reader("relation sentences", ".jsonl", rewritten(RELATIONS[0], json.dumps), read_relation_sentences),
-    Reader("wordings", ".yaml", damaged("kind:\n- {text: a cat}\n"), read_wordings),
+    Reader("wordings", ".yaml", damaged("wordings:\n  kind:\n  - [a cat, 0 left]\n"), read_wordings),
     Reader("sentences", ".txt", damaged("a cat left of a dog\n"), read_sentences),
-    Reader("layout model", ".safetensors", damaged(SAFE), load_exported),
+    Reader("Visual Genome", ".json", rewritten([VG_IMAGE], json.dumps), lambda p: read_images(p.parent, [p.stem])),
+    Reader("tokenizer", ".json", damaged(train_tokenizer(["a cat"], 300).to_json()), SentenceTokenizer.from_file),
+    Reader("labels of a detector", ".json", rewritten(LABELS, json.dumps), read_labels),
+    Reader("record of images", ".jsonl", damaged(json.dumps(HEAD)), Record.read),
+    Reader("plan of evidence", ".yaml", rewritten(PLAN, yaml.safe_dump), lambda p: read_plan(p, ROOT)),
+    Reader("prompts of a benchmark", ".jsonl", rewritten(GENEVAL, json.dumps), open_benchmark("geneval").read_cases),
+    Reader("retrieval database", ".npz", damaged(_npz()), lambda p: load_database(_alone(p))),
+    Reader("list of images", ".txt", damaged("a.png\nb/c.png\n"), lambda p: read_lines(p, "LSUN")),
+    Reader("numbers of images", ".pkl", damaged(pickle.dumps([1, 2, 3])), lambda p: read_indices(p, 9)),
+    Reader("array of an image", ".npy", damaged(_npy()), read_rgb),
+    Reader("layout model", ".safetensors", damaged(_layout_model()), load_exported),
     Reader("layout checkpoint", ".pth", damaged(TORCH), load_training),
     Reader(
         "a prompt's objects",

@@ -25,6 +25,7 @@ import yaml
 
 from layout_predictor.LayoutTransformer.data.categories import THINGS, plural
 from layout_predictor.LayoutTransformer.data.records import read_records, require
+from ldm.errors import DAMAGED
 from ldm.relations import with_article
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
@@ -70,7 +71,7 @@ def read_wordings(path: str | Path) -> list[Wording]:
                 for kind in kinds
                 for text, rules in kinds[kind]
             ]
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (*DAMAGED, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read as YAML with 'wordings': {error}") from None
     found = []
     for where, record in read_records(path):

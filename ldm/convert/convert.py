@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ldm.convert import configs, names
+from ldm.errors import DAMAGED
 from ldm.files import read_json, write_json
 from ldm.locks import whole_folder
 from ldm.suggest import did_you_mean
@@ -105,7 +106,7 @@ def _as_described(source: str) -> Iterator[None]:
     """UserError for an entry of a config or a folder's JSON that is missing or of another kind."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+    except DAMAGED as error:
         detail = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!r:.80}"
         raise UserError(
             f"{source} describes its parts in an unknown way ({detail}); give one that belongs to it"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldm.errors import DAMAGED
 from ldm.pixels import read_image
 from ldm.util import UserError
 
@@ -45,7 +46,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         return np.asarray(read_image(path))
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as err:
+    except (MemoryError, *DAMAGED) as err:
         raise UserError(f"{path} cannot be read as an array of numpy: {err}") from err
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
         raise UserError(f"{path} is an array {array.shape} of {array.dtype}, not an image (1, 3, H, W) of uint8")

@@ -7,7 +7,6 @@ the class number is the folder's place in the sorted list, which for all thousan
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from ldm.data.image_folder import (
     resized,
     to_signed,
 )
+from ldm.errors import DAMAGED
 from ldm.modules.image_degradation import degradation_fn_bsr, degradation_fn_bsr_light
 from ldm.modules.image_degradation import operations as ops
 from ldm.util import UserError
@@ -236,7 +236,7 @@ def read_indices(path: Path, count: int) -> list[int]:
         else:
             with path.open("rb") as handle:
                 numbers = [int(n) for n in unpickle.load(handle)]
-    except (OSError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as err:
+    except (MemoryError, *DAMAGED) as err:
         raise UserError(f"ImageNet: {path} is no list of image numbers; give a .npy or .txt file of them") from err
     if outside := [n for n in numbers if not 0 <= n < count]:
         raise UserError(f"ImageNet: {path} names image {outside[0]}, but there are {count}; it is of another data set")

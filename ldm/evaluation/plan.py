@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldm.errors import DAMAGED
 from ldm.evaluation.prompts.files import read_prompt_file
 from ldm.evaluation.prompts.prompt import EvalPrompt, rule_layout
 from ldm.evaluation.run.harness import Task, run_tasks
@@ -71,7 +72,7 @@ def read_plan(path: Path, root: Path) -> Plan:
         sets = {name: read_prompt_file(root / file) for name, file in content["sets"].items()}
         stages = tuple(
             Stage(
-                tuple(entry.get("sets", sets)),
+                tuple(map(str, entry.get("sets", sets))),
                 tuple(parse_method(text) for text in entry["methods"]),
                 int(entry["count"]),
                 tuple(map(int, entry["seeds"])),
@@ -81,7 +82,7 @@ def read_plan(path: Path, root: Path) -> Plan:
         )
         titles = content.get("titles", {})
         plan = Plan(sets, stages, int(content["steps"]), float(content["scale"]), content["layout"], titles)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (*DAMAGED, yaml.YAMLError) as error:
         raise UserError(f"the plan {path} can't be used ({error!r:.120}); see configs/emoji/evidence.yaml") from None
     if unknown := {name for stage in stages for name in stage.sets} - set(sets):
         raise UserError(f"the plan {path} has no set '{sorted(unknown)[0]}'; it has {', '.join(sets)}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.errors import UserError
+from ldm.errors import DAMAGED, UserError
 from ldm.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def _read_part(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             part = {key: arrays[key] for key in keys}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
+    except DAMAGED as err:
         raise UserError(f"{path} is no part of a retrieval database: it needs {', '.join(keys)}") from err
     if part["embedding"].ndim != 2 or len({len(array) for array in part.values()}) != 1:
         raise UserError(f"{path} is no part of a retrieval database: its arrays do not belong together")
@@ -160,7 +159,7 @@ class ScannSearcher(Searcher):
     def load(cls, folder: Path) -> Searcher:
         try:
             return cls(importlib.import_module("scann").scann_ops_pybind.load_searcher(str(folder)))
-        except (RuntimeError, OSError, ValueError) as err:
+        except DAMAGED as err:
             raise UserError(f"the searcher in {folder} is corrupt; run scripts/train_searcher.py again") from err
 
     def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:

@@ -181,7 +181,8 @@ def _caption_records(path: str | Path) -> Iterator[tuple[int, Any, Any, Any, str
     for where, record in read_records(path):
         if isinstance(record, Mapping):
             require(record, ("image_id", "caption", "words", "candidates"), where)
-            yield (*(record[name] for name in ("image_id", "caption", "words", "candidates")), where)
+            image_id = _id(record["image_id"], f"{where}, field 'image_id'")
+            yield (image_id, *(record[name] for name in ("caption", "words", "candidates")), where)
             continue
         captions = rows(
             record[1] if isinstance(record, tuple) else None, f"{where} is not a list of captions of an image"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm import files
+from ldm.errors import DAMAGED
 from ldm.paths import ROOT
 from ldm.util import UserError
 
@@ -81,11 +82,10 @@ def _existing(path: str | Path) -> Path:
 
 
 def _read_pickle(path: Path) -> Any:
-    damage = (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, OSError)
     try:
         with path.open("rb") as file:
             return PlainUnpickler(file).load()
-    except (pickle.UnpicklingError, *damage) as error:
+    except DAMAGED as error:
         if str(error).startswith("it asks for"):
             raise UserError(
                 f"{path} is not loaded, since unpickling it could run code ({error}); convert it to JSON lines"

@@ -53,7 +53,10 @@ class SentenceTokenizer:
         """Read a tokenizer.json."""
         if not Path(path).is_file():
             raise UserError(f"no tokenizer file at {path}")
-        return cls.from_json(Path(path).read_text(encoding="utf-8-sig"))
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the tokenizer {path} cannot be read: {error}") from None
 
     @classmethod
     def from_json(cls, text: str) -> SentenceTokenizer:

@@ -18,6 +18,7 @@ from transformers import RobertaModel
 from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from ldm import boundary
+from ldm.errors import DAMAGED
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def load_pretrained_encoder(model: LayoutModel, name: str) -> None:
     source = str(Path(name).expanduser()) if looks_local else name
     try:
         loaded = RobertaModel.from_pretrained(source, add_pooling_layer=False, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except DAMAGED as error:
         reason = boundary.reason(error)
         raise UserError(
             f"the pretrained encoder {name} cannot be loaded ({reason}); name a folder with config.json and "

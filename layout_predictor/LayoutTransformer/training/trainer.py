@@ -28,6 +28,7 @@ from layout_predictor.LayoutTransformer.training.config import Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection, build_schedule
+from ldm.errors import DAMAGED
 from ldm.util import UserError
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class Trainer:
             for name, key in _OPTIMIZERS.items():
                 self.optimizers[name].load_state_dict(state[key])
             step, log, running = int(state["n_steps"]), list(state["log"]), dict(state["running"])
-        except (KeyError, ValueError, TypeError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{path} does not fit the optimizers of this configuration ({error}); --init_from takes its weights"
             ) from None

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ldm.data.emoji.scenes import EmojiScenes
+from ldm.errors import DAMAGED
 from ldm.util import UserError, atomic_write, instantiate_from_config
 
 
@@ -44,7 +45,7 @@ class EmojiLatents(Dataset[dict[str, Any]]):
                 np.save(handle, np.full(shape, np.nan, dtype=np.float16))
         try:
             self.latents = np.load(path, mmap_mode="r+")
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             raise UserError(f"{path} is no file of latents ({error}); delete it, and it is made anew") from error
         if self.latents.shape != shape:
             raise UserError(f"{path} holds latents {self.latents.shape}, the config wants {shape}; delete it")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ldm.errors import DAMAGED
 from ldm.evaluation.benchmarks.benchmark import Benchmark, Case
 from ldm.files import atomic_write, read_json
 from ldm.generation.images import JPEG_QUALITY
@@ -89,7 +90,7 @@ def check_line(path: Path, text: str) -> None:
     """UserError if the JSON object of a file has another prompt."""
     try:
         own = read_json(path)["prompt"] if path.is_file() else text
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         raise UserError(f"{path} can't be read as a line of the prompt file; restore it") from None
     if own != text:
         raise UserError(f"{path} has the prompt '{own}', but the prompt file has '{text}' there; give its own file")

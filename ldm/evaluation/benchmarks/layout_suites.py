@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ldm.errors import DAMAGED
 from ldm.evaluation.benchmarks import lmd, seven_bench
 from ldm.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -43,7 +44,7 @@ class Lmd(Benchmark):
         for file in sorted(path.parent.glob("cache_*.json"))[:1]:
             try:
                 answers = {prompt: list(own) for prompt, own in read_json(file).items()}
-            except (OSError, ValueError, TypeError, AttributeError):
+            except DAMAGED:
                 raise UserError(f"{file} can't be read as the cached answers of LMD; restore it") from None
         cases: list[Case] = []
         seen: Counter[str] = Counter()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldm.errors import DAMAGED
 from ldm.evaluation.prompts.prompt import EvalPrompt, from_json, prompts_hash
 from ldm.evaluation.run.shards import Shard
 from ldm.files import read_json, read_kept, write_json
@@ -104,7 +105,7 @@ def load_image(path: Path) -> ImageArray | None:
     try:
         with Image.open(path) as file:
             return np.asarray(file.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
+    except DAMAGED:
         return None
 
 

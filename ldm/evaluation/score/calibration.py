@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from ldm.categories import NAMES
 from ldm.data.emoji.degrade import degrade
 from ldm.data.emoji.scene import make_scene, scene_rng
+from ldm.errors import DAMAGED
 from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.detectors import Detector
 from ldm.evaluation.score.metrics import Box
@@ -101,13 +102,13 @@ def read_labels(path: Path) -> list[tuple[ImageArray, Truth]]:
         UserError: it or an image is missing or of another form, a category is unknown, or a center outside [0, 1].
     """
     try:
-        entries: Any = read_json(path)["images"]
         labels = [
-            (item["file"], [(o["name"], float(o["x"]), float(o["y"])) for o in item["objects"]]) for item in entries
+            (path.parent / item["file"], [(o["name"], float(o["x"]), float(o["y"])) for o in item["objects"]])
+            for item in read_json(path)["images"]
         ]
     except OSError as error:
         raise UserError(f"The labels {path} can't be read; start some with `scripts/evaluate.py sheet`.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"The labels {path} are not of the form that `scripts/evaluate.py sheet` writes: {error!r}."
         ) from error
@@ -116,8 +117,8 @@ def read_labels(path: Path) -> list[tuple[ImageArray, Truth]]:
         for name, x, y in objects:
             if name not in NAMES or not (0 <= x <= 1 and 0 <= y <= 1):
                 raise UserError(f"{path} labels {file} with '{name}' at ({x:g}, {y:g}), which can't be.")
-        if (image := load_image(path.parent / file)) is None:
-            raise UserError(f"The labeled image {path.parent / file} can't be read; restore it.")
+        if (image := load_image(file)) is None:
+            raise UserError(f"The labeled image {file} can't be read; restore it.")
         scenes.append((image, objects))
     return scenes
 

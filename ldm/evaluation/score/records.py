@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ldm.errors import DAMAGED
 from ldm.evaluation.run.manifest import changed_keys
 from ldm.evaluation.run.methods import Method, changed_constants, constants_of
 from ldm.evaluation.score.judge import ImageOf
@@ -52,7 +53,7 @@ class Record:
             for line in lines:
                 method, number, seed = (line.pop(key) for key in ("method", "prompt", "seed"))
                 record.facts.setdefault(method, {})[number, seed] = ImageFacts.from_json(line)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except DAMAGED:
             raise UserError(f"{path} is no record of images, or damaged; restore it, or leave it out") from None
         return record
 

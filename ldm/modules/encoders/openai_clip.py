@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.errors import DAMAGED
 from ldm.modules.encoders.tokenizer import WordTokenizer, clip_package, clip_tokenizer, unread
-from ldm.unpickle import UnpicklingError, load_script
+from ldm.unpickle import load_script
 from ldm.util import UserError, load_state_dict, save_safetensors
-from ldm.weights import DAMAGED, check_finite
+from ldm.weights import check_finite
 
 # Mean and standard deviation of the pixels (RGB in [0, 1]) that OpenAI's CLIP models were trained with.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -115,7 +116,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if _is_jit_archive(path):
             return load_script(path)
         return load_state_dict(path)
-    except (UnpicklingError, zipfile.BadZipFile, *DAMAGED) as error:
+    except DAMAGED as error:
         raise UserError(f"The CLIP at {path} is truncated or corrupt; {HOW_TO_GET}.") from error
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; {HOW_TO_GET}.") from error
@@ -128,7 +129,7 @@ def _build(state: dict[str, Tensor], path: Path) -> Any:
         model = clip_package().model.build_model(dict(state)).float()
         # The builder rounds the weights to fp16, so they are loaded once more.
         model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()})
-    except (KeyError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} holds no CLIP of OpenAI's architecture; {HOW_TO_GET}.") from error
     return model.eval().requires_grad_(False)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm import boundary
+from ldm.errors import DAMAGED
 from ldm.util import UserError, load_state_dict
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five layers of VGG16 that are compared
@@ -89,7 +90,7 @@ def pretrained_state(model: LPIPS) -> dict[str, Tensor]:
     try:
         vgg = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
         linear = load_state_dict(get_ckpt_path("vgg_lpips", str(folder)))
-    except (OSError, RuntimeError, KeyError, ValueError) as err:
+    except DAMAGED as err:
         raise UserError(
             f"the perceptual loss needs VGG16's weights (vgg16-397923af.pth) and LPIPS's own ({LINEAR_FILE}) in "
             f"{folder}, and they cannot be fetched ({boundary.reason(err):.120}); run once while online, put the files "
