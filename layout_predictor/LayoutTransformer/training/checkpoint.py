@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from ldm.util import UserError, load_state_dict, save_safetensors, save_torch
 
 logger = logging.getLogger(__name__)
 
+EXPORTED = "layout.safetensors"  # what inference reads of a run
+
 
 def save_training(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a training checkpoint in one piece: it is the old one or the new one, never half of it."""
@@ -32,7 +35,8 @@ def load_training(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"no layout checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(path)  # so that what is not used is not read
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         # Other objects lie beside the weights, or the file is damaged: read the weights alone, or say which.
         state = {"state_dict": load_state_dict(path)}
