@@ -14,6 +14,7 @@ from ldm.backends.base import Backend
 from ldm.generation.chain import Callback, start_chain
 from ldm.generation.images import ImageArray, to_images
 from ldm.generation.pipeline import Pipeline
+from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling, fit_to_model
 from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
@@ -46,6 +47,7 @@ def draw(
     *,
     generator: Generators = None,
     x_T: torch.Tensor | None = None,
+    on_work: OnWork | None = None,
 ) -> list[GeneratedImage]:
     """Make one batch of images, an entry of `prompts`, `layouts` and `seeds` each.
 
@@ -55,6 +57,8 @@ def draw(
         callback: called after every denoising step with the sampler's dict and the steps "done" of the "total"; with a
             preset also with "round" and the latest "loss" by name, (B,).
         generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`.
+        on_work: told what is done of how much, with the mean losses: steps, or where weights are optimized the calls
+            of the U-Net that the time of all parts amounts to.
 
     Raises:
         UserError: a size, step count or eta that model and sampler cannot do.
@@ -65,7 +69,8 @@ def draw(
     with pipeline.precision(sampling.precision):
         passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
         shape = latent_shape(backend, sampling)
-        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T)
+        told = on_work if preset is None else None
+        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
         chain |= contexts(backend, prompts)
         if preset is None:
             with torch.no_grad():
@@ -83,6 +88,7 @@ def draw(
                 layouts=layouts,
                 checkpoint_steps=not sampling.keep_activations,
                 checkpoint_blocks=sampling.block_checkpointing,
+                on_work=on_work,
                 **chain,
             )
             images = result.images

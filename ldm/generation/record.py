@@ -18,8 +18,11 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from ldm.generation import images
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
 from ldm.generation.pipeline import Pipeline
+from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import SAMPLERS, GenerateSettings
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
@@ -58,25 +62,52 @@ def versions() -> dict[str, str]:
 
 
 def describe_model(pipeline: Pipeline) -> dict[str, Any]:
-    """What was loaded: paths, hash, device."""
+    """What was loaded: paths, device; "ckpt_sha256" is a future, since large files take long."""
     return {
         "config": str(pipeline.choice.config),
         "ckpt": str(pipeline.choice.ckpt),
-        "ckpt_sha256": images.file_hash(pipeline.choice.ckpt),
+        "ckpt_sha256": in_background(images.file_hash, pipeline.choice.ckpt),
         "clip": str(pipeline.clip_source),
         "embedded": pipeline.choice.embedded,
         "device": str(pipeline.device),
     }
 
 
+def in_background(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """The result of a function that runs beside what follows, and ends with it."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
 class Recorder:
     """Writes the files of a run; numbers go on after those in the folder, and runs at the same time share them out."""
 
     def __init__(
-        self, outdir: Path, settings: GenerateSettings, preset: Preset | None, model: Mapping[str, Any]
+        self,
+        outdir: Path,
+        settings: GenerateSettings,
+        preset: Preset | None,
+        model: Mapping[str, Any],
+        progress: Progress | None = None,
     ) -> None:
         """settings: fitted to the model. model: see `describe_model`."""
-        self.outdir, self.settings, self.preset, self.model = outdir, settings, preset, model
+        self.outdir, self.settings, self.preset = outdir, settings, preset
+        self.description, self.progress = model, progress
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What was loaded, with the hash."""
+        late = [value for value in self.description.values() if isinstance(value, Future)]
+        with stage(None if all(map(Future.done, late)) else self.progress, f"hashing {self.description['ckpt']}"):
+            return {name: v.result() if isinstance(v, Future) else v for name, v in self.description.items()}
 
     def parameters(self, outcome: Outcome, *, plain: bool) -> str:
         """The text chunk of an image; `plain` for one that was made without spatial control."""

@@ -101,6 +101,30 @@ def test_weights_in_a_layout_are_where_the_optimization_starts(settings: Generat
     assert made.weights is not None and made.weights[0, 0] == pytest.approx(7.0, abs=0.1)
 
 
+@pytest.mark.parametrize("preset", [None, *PRESET_NAMES])
+def test_progress(settings: GenerateSettings, preset: str | None) -> None:
+    told: list[tuple[str, float, float]] = []
+    changed = replace(settings, preset=preset, rounds=2 if preset in ("iccv-2023", "april-2023") else None)
+    generate(changed, lambda what, done, total, losses: told.append((what, done, total)))
+    stages = [what for what, done, total in told if (done, total) == (0, 0)]
+    assert stages == [f"loading {settings.ckpt}", *(["loading CLIP"] if preset not in (None, "fixed") else [])]
+    [total] = {total for _, _, total in told if total}
+    parts = [done for _, done, total in told if total]
+    assert parts[0] == 0 and parts == sorted(parts) and parts.index(total) == len(parts) - 1
+    if preset in ("iccv-2023", "april-2023"):  # two rounds of 4 steps, there and back, and the decoding
+        assert len(parts) == 1 + 2 * (4 + 4) + 1
+
+
+def test_what_is_missing_is_told_before_the_model_is_loaded(
+    settings: GenerateSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipelines, "load_pipeline", lambda *_, **__: pytest.fail("too early"))
+    with pytest.raises(UserError, match="no CLIP at"):
+        generate(replace(settings, clip=str(tmp_path / "none.pt")))
+    with pytest.raises(UserError, match="no layout predictor at"):
+        generate(replace(settings, layout=None, predictor=tmp_path / "none.safetensors"))
+
+
 def test_overrides_reach_the_preset(settings: GenerateSettings) -> None:
     changed = make_preset(replace(settings, inner_steps=3, learning_rate=0.5))
     assert changed == replace(PRESETS["per-step"], inner_steps=3, learning_rate=0.5)
