@@ -1,6 +1,7 @@
 """Hugging Face's hub: what is not kept here is asked for only where the hub answers.
 
-The libraries' own attempts take minutes and warn in dozens of lines, and then `transformers` may make an empty tokenizer.
+The libraries' own attempts take minutes and warn in dozens of lines, and `transformers` may then make an empty
+tokenizer.
 """
 
 from __future__ import annotations

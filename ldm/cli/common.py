@@ -197,7 +197,7 @@ def add_model_flags(parser: Parser, numbers: bool = True) -> None:
     if numbers:
         add("--C", type=boundary.COUNT, dest="channels", metavar="N", help="channels of the latents (the model's)")
         add("--f", type=boundary.COUNT, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
-        add("--precision", choices=PRECISIONS, help="(full)")
+        add("--precision", choices=PRECISIONS, help="(autocast on CUDA, else full)")
         add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     add_device_flags(parser)
 

@@ -34,6 +34,7 @@ class GeneratedImage:
     weights: NDArray[np.floating[Any]] | None = None  # (S, N); None where sampling was plain
     losses: dict[str, list[float]] = field(default_factory=dict)  # by name, an entry per evaluation of the loss
     steps: list[ImageArray] = field(default_factory=list)  # predicted image of every step, with `save_steps`
+    rounds: list[ImageArray] = field(default_factory=list)  # image of every pass through the chain, with `save_rounds`
 
 
 def draw(
@@ -96,9 +97,16 @@ def draw(
         with torch.no_grad():  # of several rounds, the one that made the images
             predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
         steps = [to_images(batch) for batch in predicted]
+    history = result.history if result is not None and sampling.save_rounds else []
+    rounds = [to_images(entry["images"]) for entry in history if "round" in entry]
     made = zip(prompts, seeds, layouts, to_images(images), strict=True)
     return [
-        GeneratedImage(*entry, *_record(result, b, len(layouts[b].objects)), [batch[b] for batch in steps])
+        GeneratedImage(
+            *entry,
+            *_record(result, b, len(layouts[b].objects)),
+            steps=[batch[b] for batch in steps],
+            rounds=[batch[b] for batch in rounds],
+        )
         for b, entry in enumerate(made)
     ]
 

@@ -135,6 +135,8 @@ def make_preset(settings: GenerateSettings) -> Preset | None:
         if preset.ignores(name):
             flag = "lr" if name == "learning_rate" else name.replace("_", "-")
             logger.warning("--%s does nothing with the preset %s.", flag, preset.name)
+    if settings.save_rounds and preset.ignores("rounds"):
+        logger.warning("--save-rounds does nothing with the preset %s, which has one round.", preset.name)
     return preset
 
 

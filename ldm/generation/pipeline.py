@@ -128,13 +128,13 @@ class Pipeline:
             logger.warning("%s", note)
         return prediction.layout
 
-    def precision(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """Where the model runs in "full" precision, or in "autocast": bfloat16, whose range needs no loss scaling."""
-        if name == "full":
+    def precision(self, name: str | None) -> contextlib.AbstractContextManager[Any]:
+        """Where the model runs in "autocast": float16 on CUDA, as published, bfloat16 elsewhere. Else in full."""
+        if name != "autocast":
             return contextlib.nullcontext()
         import torch
 
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, torch.float16 if self.device.type == "cuda" else torch.bfloat16)
 
     def unknown_objects(self, layout: Layout) -> list[str]:
         """Names of the layout's objects that the embedded model never saw; none for other models."""

@@ -8,6 +8,7 @@ details/00000/weights.png    each object's weight over the steps
 details/00000/losses.png     the losses over the course of the optimization
 details/00000/settings.json  everything needed to make the image again
 details/00000/steps/001.png  the predicted image of a step
+details/00000/rounds/final0.png  the image of a pass through the whole chain
 grid-0000.png                all images of the run
 
 A run of the plain model writes samples and grid only.
@@ -158,6 +159,8 @@ class Recorder:
             files |= self._write_explanation(outcome, folder, radius)
         for i, image in enumerate(outcome.steps, start=1):
             files["steps"] = images.save_png(folder / "steps" / f"{i:03d}.png", image).parent
+        for i, image in enumerate(outcome.rounds):
+            files["rounds"] = images.save_png(folder / "rounds" / f"final{i}.png", image).parent
         outcome.files |= {kind: details / path.relative_to(folder) for kind, path in files.items()}
         write_json(folder / "settings.json", self.record(outcome), indent=2)
         outcome.files["settings"] = details / "settings.json"

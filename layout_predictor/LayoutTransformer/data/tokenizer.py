@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from layout_predictor.LayoutTransformer.data.records import find_file
-from ldm import boundary, hub
+from ldm import hub
 from ldm.util import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

@@ -226,11 +226,11 @@ class BERTTokenizer(AbstractEncoder):
     @cached_property
     def tokenizer(self) -> BertTokenizer:
         """Opened at the first text, so that a model is built offline. UserError if the word pieces cannot be had."""
-        from transformers import BertTokenizer
-
         path = Path(self.vocab_file or hub.fetch(BERT_WORDS, "vocab.txt", ADVICE))
         if not path.is_file():
             raise UserError(f"there is no list of word pieces at {path}; {ADVICE}")
+        from transformers import BertTokenizer
+
         words = path.read_text(encoding="utf-8-sig").splitlines()
         return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
 
