@@ -66,6 +66,7 @@ class Studio:
             "scale": self.sampling.scale,
             "layout": self.layout,
             "noise": "seed + number of the prompt",
+            **{name: value for name in ("height", "width", "precision") if (value := getattr(self.sampling, name))},
         }
 
     def predicts(self, method: Method) -> bool:
