@@ -22,8 +22,9 @@ from ldm import boundary  # noqa: E402
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = boundary.Parser(description="Train the layout predictor.")
-    parser.add_argument("--cfg_path", required=True, help="configuration; its sections replace the default's")
-    parser.add_argument("--default_cfg_path", default=str(ROOT / "configs" / "default.yaml"))
+    text = "configuration, as seen from here or from layout_predictor/; its sections replace the default's"
+    parser.add_argument("--cfg_path", required=True, type=_config, help=text)
+    parser.add_argument("--default_cfg_path", type=_config, default=str(ROOT / "configs" / "default.yaml"))
     parser.add_argument("--checkpoint", "--resume", metavar="FILE", help="checkpoint to resume from, or to evaluate")
     parser.add_argument("--init_from", help="checkpoint to take the weights of, and nothing else")
     parser.add_argument("--eval_only", action="store_true", help="no training: print the validation scores")
@@ -33,6 +34,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--devices", type=boundary.THREADS, help="processes, instead of TRAINING.DEVICES")
     parser.add_argument("--accelerator", help="cpu, cuda, mps or auto, instead of TRAINING.ACCELERATOR")
     return parser.parse_args(argv)
+
+
+def _config(path: str) -> str:
+    """A configuration's path; where there is none from here, as the published commands see it."""
+    return path if Path(path).exists() or not (ROOT / path).exists() else str(ROOT / path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,9 +40,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--height", type=boundary.PIXELS, help=f"of the drawings in pixels; default {_SIDE} or the image's"
     )
-    parser.add_argument("--checkpoint", help="exported, training or published weights; default: the embedded ones")
+    parser.add_argument("--checkpoint", help="exported, training or published weights (see docs/usage.md)")
     parser.add_argument("--tokenizer", help="tokenizer.json of a .pth checkpoint")
-    parser.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
+    nouns = parser.add_mutually_exclusive_group()
+    nouns.add_argument("--all_nouns", "--all-nouns", action="store_true", help="every noun is an object")
+    nouns.add_argument(
+        "--mscoco", action="store_true", help="as published: COCO's categories are objects (the default)"
+    )
     parser.add_argument("--raw", action="store_true", help="the model's own centers, not checked against the sentence")
     parser.add_argument("--sample", action="store_true", help="draw a mixture component instead of the likeliest")
     parser.add_argument("--seed", type=boundary.SEED, default=0, help="seed of --sample")
@@ -95,14 +99,14 @@ def run_file(arguments: argparse.Namespace) -> str:
     from tqdm import tqdm
 
     from layout_predictor.inference.batch import predict_file, read_sentences
-    from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
+    from layout_predictor.inference.checkpoints import default_weights
     from layout_predictor.inference.predictor import load_predictor
 
     refuse_own_input(Path(arguments.out), arguments.from_file, "--from-file")
     sentences = read_sentences(arguments.from_file)
-    predictor = load_predictor(arguments.checkpoint, arguments.tokenizer)
+    weights = Path(arguments.checkpoint or default_weights())
+    predictor = load_predictor(weights, arguments.tokenizer)
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("all_nouns", "sample", "seed", "raw")}
-    weights = Path(arguments.checkpoint or DEFAULT_WEIGHTS)
     identity = f"{weights.resolve()} {weights.stat().st_mtime_ns}"
     with tqdm(total=len(sentences), desc="layouts", disable=None) as bar:
         counts = predict_file(

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ldm import boundary
 from ldm.errors import UserError
 from ldm.generation.pipeline import set_threads as set_threads
+from ldm.generation.progress import Progress
 from ldm.generation.settings import NOISES, PRECISIONS, SAMPLERS
 
 if TYPE_CHECKING:
     from ldm.generation.record import Outcome
     from ldm.generation.safety import Guard
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
 Action = Callable[[argparse.Namespace, Progress], Iterable[str]]  # what a script does; yields lines to print
 
 
@@ -56,16 +56,25 @@ class ProgressBar:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def __call__(self, what: str, done: int, total: int, losses: Mapping[str, float] | None = None) -> None:
+    def __call__(self, what: str, done: float, total: float, losses: Mapping[str, float] | None = None) -> None:
+        """`total` 0 is for what has no steps: its name stands while it lasts."""
         from tqdm import tqdm
 
+        if not total and not sys.stderr.isatty():
+            if not done:
+                print(f"{what} ...", file=sys.stderr, flush=True)
+            return
         if self._bar is None:
-            self._bar = tqdm(total=total, desc=what, unit="step", file=sys.stderr)
+            counted = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]" if total else "{desc} ..."
+            # The mean rate of the whole run: parts of it differ, as their shares of the total do.
+            self._bar = tqdm(
+                total=total or 1, desc=what, file=sys.stderr, bar_format=counted, smoothing=0, leave=bool(total)
+            )
         if losses:
             shown = losses.get("total", next(iter(losses.values())))
             self._bar.set_postfix_str(f"loss {shown:.4f}", refresh=False)
         self._bar.update(done - self._bar.n)
-        if done >= total:
+        if done >= (total or 1):
             self.close()
 
     def close(self) -> None:
@@ -188,7 +197,7 @@ def add_model_flags(parser: Parser, numbers: bool = True) -> None:
     if numbers:
         add("--C", type=boundary.COUNT, dest="channels", metavar="N", help="channels of the latents (the model's)")
         add("--f", type=boundary.COUNT, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
-        add("--precision", choices=PRECISIONS, help="(full)")
+        add("--precision", choices=PRECISIONS, help="(autocast on CUDA, else full)")
         add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     add_device_flags(parser)
 

@@ -28,7 +28,7 @@ def build_parser() -> common.Parser:
     common.add_sampling_flags(parser, samplers=["plms"], scale="5")
     common.add_output_flags(parser, Path("outputs/txt2img-samples"))
     common.add_model_flags(parser, numbers=False)
-    common.add_guard_flags(parser)
+    common.add_guard_flags(parser, asked=True)
     return parser
 
 

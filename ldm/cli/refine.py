@@ -30,6 +30,7 @@ def build_parser() -> common.Parser:
     add = parser.add_argument_group("what else is written").add_argument
     add("--baseline", action="store_true", help="also the plain model's image, from the same seed")
     add("--save-steps", action="store_true", help="also the predicted image of every step")
+    add("--save-rounds", action="store_true", help="also the image of every round, as final0.png and so on")
     common.add_sampling_flags(parser)
     add = parser.add_argument_group("the method").add_argument
     add("--preset", "--schedule", choices=PRESET_NAMES, help="how the weights come about (per-step)")

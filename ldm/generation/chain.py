@@ -9,20 +9,27 @@ import torch
 
 from ldm.backends.base import Backend
 from ldm.generation.pipeline import make_sampler
+from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling
 from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import Generators, noise_like, seeded_generators
 
 Callback = Callable[[Mapping[str, Any]], None]
-Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, total, losses by name)
 
 
 class Steps:
-    """A sampler's callback: counts the steps, and keeps the predicted latents where they are wanted."""
+    """A sampler's callback: counts the steps, and keeps the predicted latents where they are wanted.
 
-    def __init__(self, callback: Callback | None, total: int, keep: bool = False) -> None:
-        self.callback, self.total, self.keep = callback, total, keep
+    `on_work` is told at once that nothing is done yet, and then after every step.
+    """
+
+    def __init__(
+        self, callback: Callback | None, total: int, keep: bool = False, on_work: OnWork | None = None
+    ) -> None:
+        self.callback, self.total, self.keep, self.on_work = callback, total, keep, on_work
         self.done = 0
+        if on_work is not None:
+            on_work(0, total, {})
         self.predicted: list[torch.Tensor] = []  # pred_x0 of every step, each (B, C, h, w), on the CPU
 
     def __call__(self, state: Mapping[str, Any]) -> None:
@@ -31,17 +38,8 @@ class Steps:
             self.predicted.append(state["pred_x0"].cpu())
         if self.callback is not None:
             self.callback({**state, "done": self.done, "total": self.total})
-
-
-def reporter(progress: Progress | None, what: str) -> Callback | None:
-    """A callback that tells the progress of `what`, with the mean losses where there are some."""
-
-    def report(state: Mapping[str, Any]) -> None:
-        assert progress is not None
-        losses = {name: float(values.mean()) for name, values in (state.get("loss") or {}).items()}
-        progress(what, state["done"], state["total"], losses)
-
-    return None if progress is None else report
+        if self.on_work is not None:
+            self.on_work(self.done, self.total, {})
 
 
 def start_chain(
@@ -53,6 +51,7 @@ def start_chain(
     passes: int = 1,
     generator: Generators = None,
     x_T: torch.Tensor | None = None,
+    on_work: OnWork | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler, and its arguments but for the conditioning; the same seeds give the same noise.
 
@@ -62,6 +61,7 @@ def start_chain(
         passes: through the chain.
         generator: of the whole batch, instead of one for each seed.
         x_T: starting noise of at least as many images, instead of the generator's.
+        on_work: told of the steps, see `Steps`.
     """
     sampler = make_sampler(sampling.sampler, backend)
     generators = seeded_generators(seeds) if generator is None else generator
@@ -75,6 +75,6 @@ def start_chain(
         "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
         "eta": sampling.eta,
         "generator": generators,
-        "on_step": Steps(callback, length * passes, sampling.save_steps),
+        "on_step": Steps(callback, length * passes, sampling.save_steps, on_work),
         "verbose": False,
     }

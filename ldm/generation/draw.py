@@ -14,6 +14,7 @@ from ldm.backends.base import Backend
 from ldm.generation.chain import Callback, start_chain
 from ldm.generation.images import ImageArray, to_images
 from ldm.generation.pipeline import Pipeline
+from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling, fit_to_model
 from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
@@ -33,6 +34,7 @@ class GeneratedImage:
     weights: NDArray[np.floating[Any]] | None = None  # (S, N); None where sampling was plain
     losses: dict[str, list[float]] = field(default_factory=dict)  # by name, an entry per evaluation of the loss
     steps: list[ImageArray] = field(default_factory=list)  # predicted image of every step, with `save_steps`
+    rounds: list[ImageArray] = field(default_factory=list)  # image of every pass through the chain, with `save_rounds`
 
 
 def draw(
@@ -46,6 +48,7 @@ def draw(
     *,
     generator: Generators = None,
     x_T: torch.Tensor | None = None,
+    on_work: OnWork | None = None,
 ) -> list[GeneratedImage]:
     """Make one batch of images, an entry of `prompts`, `layouts` and `seeds` each.
 
@@ -55,6 +58,8 @@ def draw(
         callback: called after every denoising step with the sampler's dict and the steps "done" of the "total"; with a
             preset also with "round" and the latest "loss" by name, (B,).
         generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`.
+        on_work: told what is done of how much, with the mean losses: steps, or where weights are optimized the calls
+            of the U-Net that the time of all parts amounts to.
 
     Raises:
         UserError: a size, step count or eta that model and sampler cannot do.
@@ -65,7 +70,8 @@ def draw(
     with pipeline.precision(sampling.precision):
         passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
         shape = latent_shape(backend, sampling)
-        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T)
+        told = on_work if preset is None else None
+        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
         chain |= contexts(backend, prompts)
         if preset is None:
             with torch.no_grad():
@@ -83,6 +89,7 @@ def draw(
                 layouts=layouts,
                 checkpoint_steps=not sampling.keep_activations,
                 checkpoint_blocks=sampling.block_checkpointing,
+                on_work=on_work,
                 **chain,
             )
             images = result.images
@@ -90,9 +97,16 @@ def draw(
         with torch.no_grad():  # of several rounds, the one that made the images
             predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
         steps = [to_images(batch) for batch in predicted]
+    history = result.history if result is not None and sampling.save_rounds else []
+    rounds = [to_images(entry["images"]) for entry in history if "round" in entry]
     made = zip(prompts, seeds, layouts, to_images(images), strict=True)
     return [
-        GeneratedImage(*entry, *_record(result, b, len(layouts[b].objects)), [batch[b] for batch in steps])
+        GeneratedImage(
+            *entry,
+            *_record(result, b, len(layouts[b].objects)),
+            steps=[batch[b] for batch in steps],
+            rounds=[batch[b] for batch in rounds],
+        )
         for b, entry in enumerate(made)
     ]
 

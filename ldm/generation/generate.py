@@ -18,11 +18,11 @@ from ldm.errors import UserError
 from ldm.extensions.packed import pack
 from ldm.files import read_json
 from ldm.generation import draw as drawing
-from ldm.generation.chain import Progress, reporter
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
 from ldm.generation.naming import named_objects, unnamed_objects
 from ldm.generation.pipeline import Pipeline, open_pipeline
+from ldm.generation.progress import Progress, stage, work_of
 from ldm.generation.record import Outcome, Recorder, describe_model
 from ldm.generation.settings import GenerateSettings as GenerateSettings
 from ldm.generation.settings import check_settings, fit_to_model
@@ -70,29 +70,34 @@ def outcomes(
         settings = replace(settings, prompts=(given.prompt,))
     check_settings(settings)
     preset, made, layouts = make_preset(settings), list[Outcome](), dict[str, Layout]()
+    needs = {"predictor"} if preset is not None and given is None else set()
+    if preset is not None and preset.mode != "fixed" and (given is None or given.objects):
+        needs.add("clip")
     with nullcontext() if settings.outdir is None else share(settings.outdir):
         if pipeline is None:
-            pipeline = open_pipeline(settings, settings.clip, settings.predictor)
+            pipeline = open_pipeline(settings, settings.clip, settings.predictor, needs, progress)
         if settings.pack_weights and not pack(pipeline.model):
             logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
         settings = fit_to_model(settings, pipeline.backend)
         recorder = None
         if settings.outdir is not None:
-            recorder = Recorder(settings.outdir, settings, preset, describe_model(pipeline))
+            recorder = Recorder(settings.outdir, settings, preset, describe_model(pipeline), progress)
 
         def make(batch: Sequence[Any], preset: Preset | None, noise: dict[str, Any]) -> list[GeneratedImage]:
-            told = reporter(progress, "plain sampling" if preset is None else f"{preset.name} preset")
-            return draw(pipeline, *batch, preset, settings, told, **noise)
+            told = work_of(progress, "plain sampling" if preset is None else f"{preset.name} preset")
+            return draw(pipeline, *batch, preset, settings, on_work=told, **noise)
 
         noise = noise_of_run(settings, pipeline)
         for prompts, seeds in batches(settings):
             for prompt in prompts:
                 if prompt not in layouts:
-                    layouts[prompt] = _layout(prompt, given, settings, pipeline)
+                    with stage(progress if preset is not None and given is None else None, "predicting the layout"):
+                        layouts[prompt] = _layout(prompt, given, settings, pipeline)
             batch = prompts, [layouts[prompt] for prompt in prompts], seeds
             method = preset if any(layout.objects for layout in batch[1]) else None
             if method is not None and method.mode != "fixed":
-                pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
+                with stage(None if "clip" in vars(pipeline) else progress, "loading CLIP"):
+                    pipeline.clip  # noqa: B018  one that cannot be read is told now, not after the baseline
             plain = make(batch, None, copy.deepcopy(noise)) if method is not None and settings.baseline else []
             drawn = make(batch, method, noise)
             for i, pixels in enumerate(guard([image.image for image in drawn])):
@@ -129,6 +134,8 @@ def make_preset(settings: GenerateSettings) -> Preset | None:
         if preset.ignores(name):
             flag = "lr" if name == "learning_rate" else name.replace("_", "-")
             logger.warning("--%s does nothing with the preset %s.", flag, preset.name)
+    if settings.save_rounds and preset.ignores("rounds"):
+        logger.warning("--save-rounds does nothing with the preset %s, which has one round.", preset.name)
     return preset
 
 

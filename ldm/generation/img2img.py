@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.generation.chain import Callback, Progress, Steps
+from ldm.generation.chain import Callback, Steps
 from ldm.generation.draw import GeneratedImage, contexts
 from ldm.generation.generate import Guard, outcomes
 from ldm.generation.images import fit_size, image_tensor, to_images
 from ldm.generation.pipeline import Pipeline, open_pipeline
+from ldm.generation.progress import OnWork, Progress
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, Sampling, check_settings, fit_to_model
 from ldm.models.diffusion.ddim import DDIMSampler
@@ -62,7 +63,7 @@ def redraw(
         raise UserError(f"--strength must be from 0 to 1, not {strength}")
     image = read_image(init_image)
     check_settings(settings)
-    pipeline = open_pipeline(settings)
+    pipeline = open_pipeline(settings, progress=progress)
     fitted = fit_size(image, 8 * pipeline.backend.factor)
     if fitted.size != image.size:
         sizes = f"{fitted.width}x{fitted.height} instead of {image.width}x{image.height}"
@@ -89,6 +90,7 @@ def vary(
     strength: float,
     generator: Generators = None,
     x_T: None = None,
+    on_work: OnWork | None = None,
 ) -> list[GeneratedImage]:
     """Variations of `image` (1, 3, H, W) in [0, 1]: as `ldm.generation.draw.draw`, but from the noised image.
 
@@ -113,7 +115,7 @@ def vary(
                 unconditional_guidance_scale=sampling.scale,
                 unconditional_conditioning=texts["unconditional_conditioning"],
                 generator=generators,
-                on_step=Steps(callback, taken),
+                on_step=Steps(callback, taken, on_work=on_work),
             )
         images = to_images(backend.decode(latents))
     return [GeneratedImage(*made) for made in zip(prompts, seeds, layouts, images, strict=True)]

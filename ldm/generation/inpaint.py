@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ldm.backends.compvis import CompVis
 from ldm.errors import UserError
-from ldm.generation.chain import Callback, Progress, reporter, start_chain
+from ldm.generation.chain import start_chain
 from ldm.generation.draw import contexts
 from ldm.generation.generate import Guard
 from ldm.generation.images import image_tensor, save_png, to_images
 from ldm.generation.pipeline import choose_model, load_pipeline, start
+from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling
 from ldm.locks import hold
 from ldm.paths import project_file
@@ -92,10 +93,11 @@ def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Pro
     pairs = [(image, *read_pair(image, mask)) for image, mask in paths]
     with hold(settings.outdir):
         start(settings)
-        backend = open_inpainter(settings)
+        with stage(progress, "loading the model"):
+            backend = open_inpainter(settings)
         for number, (path, image, mask) in enumerate(pairs):
-            callback, own = reporter(progress, "inpainting"), replace(settings, seed=settings.seed + number)
-            painted = inpaint(backend, image, mask, own, callback)
+            told, own = work_of(progress, "inpainting"), replace(settings, seed=settings.seed + number)
+            painted = inpaint(backend, image, mask, own, told)
             yield save_png(settings.outdir / path.name, guard(to_images(painted))[0])
 
 
@@ -116,7 +118,7 @@ def open_inpainter(settings: InpaintSettings) -> CompVis:
 
 @torch.no_grad()
 def inpaint(
-    backend: CompVis, image: Tensor, mask: Tensor, settings: InpaintSettings, callback: Callback | None = None
+    backend: CompVis, image: Tensor, mask: Tensor, settings: InpaintSettings, on_work: OnWork | None = None
 ) -> Tensor:
     """`image` (1, 3, H, W) in [0, 1] with the place where `mask` (1, 1, H, W) is 1 painted anew.
 
@@ -144,7 +146,7 @@ def inpaint(
         kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
         raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat, hybrid or crossattn")
     shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
-    sampler, chain = start_chain(backend, settings, [settings.seed], shape, callback)
+    sampler, chain = start_chain(backend, settings, [settings.seed], shape, on_work=on_work)
     latents, _ = sampler.sample(**chain, **given)
     return ((1 - m) * x + m * backend.decode(latents))[..., :height, :width].cpu()
 

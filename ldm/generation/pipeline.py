@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
 from ldm.generation.naming import category_name
+from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import Run, check_writable
 from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
-from ldm.util import load_config, load_model_from_config, pick_device
+from ldm.util import instantiate_from_config, load_config, load_model_from_config, pick_device
 from ldm.weights import check_file
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ class ModelChoice:
     ckpt: Path
     embedded: bool
     notice: str | None = None
+
+    @property
+    def clip(self) -> str | Path:
+        """The CLIP that belongs to the model."""
+        return project_file(EMOJI_CLIP) if self.embedded else SD_CLIP
 
     @property
     def guidance_scale(self) -> float:
@@ -123,13 +130,13 @@ class Pipeline:
             logger.warning("%s", note)
         return prediction.layout
 
-    def precision(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """Where the model runs in "full" precision, or in "autocast": bfloat16, whose range needs no loss scaling."""
-        if name == "full":
+    def precision(self, name: str | None) -> contextlib.AbstractContextManager[Any]:
+        """Where the model runs in "autocast": float16 on CUDA, as published, bfloat16 elsewhere. Else in full."""
+        if name != "autocast":
             return contextlib.nullcontext()
         import torch
 
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, torch.float16 if self.device.type == "cuda" else torch.bfloat16)
 
     def unknown_objects(self, layout: Layout) -> list[str]:
         """Names of the layout's objects that the embedded model never saw; none for other models."""
@@ -165,9 +172,7 @@ def load_pipeline(
         from ldm.categories import NAMES
 
         categories = NAMES
-    return Pipeline(
-        backend, choice, clip or (project_file(EMOJI_CLIP) if choice.embedded else SD_CLIP), predictor, categories
-    )
+    return Pipeline(backend, choice, clip or choice.clip, predictor, categories)
 
 
 def start(settings: Run) -> None:
@@ -188,13 +193,54 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def open_pipeline(settings: Run, clip: str | None = None, predictor: Path | None = None) -> Pipeline:
-    """`start` a run and load the model that it names; a model that nobody named is told of. Raises UserError."""
+def open_pipeline(
+    settings: Run,
+    clip: str | None = None,
+    predictor: Path | None = None,
+    needs: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Pipeline:
+    """`start` a run and load the model that it names; a model that nobody named is told of.
+
+    Args:
+        needs: "clip" and "predictor": what of them is missing, as a tokenizer of the model's own, is told before the
+            model is loaded.
+
+    Raises:
+        UserError: what is named is not there, or cannot be used.
+    """
     start(settings)
     choice = choose_model(settings.config, settings.ckpt)
     if choice.notice:
         logger.warning(choice.notice)
-    return load_pipeline(choice, device=settings.device, clip=clip, predictor=predictor)
+    if "clip" in needs:
+        from ldm.modules.encoders.openai_clip import find_clip
+
+        find_clip(clip or choice.clip)
+    check_texts(load_config(choice.config))
+    loaded = None
+    if "predictor" in needs:
+        from layout_predictor.inference import load_predictor
+
+        with stage(progress, "loading the layout predictor"):
+            loaded = load_predictor(predictor)
+    with stage(progress, f"loading {choice.ckpt}"):
+        pipeline = load_pipeline(choice, device=settings.device, clip=clip, predictor=predictor)
+    if loaded is not None:
+        pipeline.predictor = loaded
+    return pipeline
+
+
+def check_texts(config: Any) -> None:
+    """See that the model's text encoder has its tokenizer. UserError if it is missing and cannot be fetched."""
+    import torch
+    from omegaconf import OmegaConf
+
+    params = OmegaConf.select(config, "model.params")
+    with torch.device("meta"):
+        encoder = instantiate_from_config(params.get("cond_stage_config") if isinstance(params, Mapping) else None)
+    if hasattr(encoder, "unread"):
+        encoder.unread("")
 
 
 def make_sampler(name: str, model: Any) -> Any:

@@ -8,6 +8,7 @@ details/00000/weights.png    each object's weight over the steps
 details/00000/losses.png     the losses over the course of the optimization
 details/00000/settings.json  everything needed to make the image again
 details/00000/steps/001.png  the predicted image of a step
+details/00000/rounds/final0.png  the image of a pass through the whole chain
 grid-0000.png                all images of the run
 
 A run of the plain model writes samples and grid only.
@@ -18,8 +19,11 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from ldm.generation import images
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
 from ldm.generation.pipeline import Pipeline
+from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import SAMPLERS, GenerateSettings
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
@@ -58,25 +63,52 @@ def versions() -> dict[str, str]:
 
 
 def describe_model(pipeline: Pipeline) -> dict[str, Any]:
-    """What was loaded: paths, hash, device."""
+    """What was loaded: paths, device; "ckpt_sha256" is a future, since large files take long."""
     return {
         "config": str(pipeline.choice.config),
         "ckpt": str(pipeline.choice.ckpt),
-        "ckpt_sha256": images.file_hash(pipeline.choice.ckpt),
+        "ckpt_sha256": in_background(images.file_hash, pipeline.choice.ckpt),
         "clip": str(pipeline.clip_source),
         "embedded": pipeline.choice.embedded,
         "device": str(pipeline.device),
     }
 
 
+def in_background(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """The result of a function that runs beside what follows, and ends with it."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
 class Recorder:
     """Writes the files of a run; numbers go on after those in the folder, and runs at the same time share them out."""
 
     def __init__(
-        self, outdir: Path, settings: GenerateSettings, preset: Preset | None, model: Mapping[str, Any]
+        self,
+        outdir: Path,
+        settings: GenerateSettings,
+        preset: Preset | None,
+        model: Mapping[str, Any],
+        progress: Progress | None = None,
     ) -> None:
         """settings: fitted to the model. model: see `describe_model`."""
-        self.outdir, self.settings, self.preset, self.model = outdir, settings, preset, model
+        self.outdir, self.settings, self.preset = outdir, settings, preset
+        self.description, self.progress = model, progress
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What was loaded, with the hash."""
+        late = [value for value in self.description.values() if isinstance(value, Future)]
+        with stage(None if all(map(Future.done, late)) else self.progress, f"hashing {self.description['ckpt']}"):
+            return {name: v.result() if isinstance(v, Future) else v for name, v in self.description.items()}
 
     def parameters(self, outcome: Outcome, *, plain: bool) -> str:
         """The text chunk of an image; `plain` for one that was made without spatial control."""
@@ -127,6 +159,8 @@ class Recorder:
             files |= self._write_explanation(outcome, folder, radius)
         for i, image in enumerate(outcome.steps, start=1):
             files["steps"] = images.save_png(folder / "steps" / f"{i:03d}.png", image).parent
+        for i, image in enumerate(outcome.rounds):
+            files["rounds"] = images.save_png(folder / "rounds" / f"final{i}.png", image).parent
         outcome.files |= {kind: details / path.relative_to(folder) for kind, path in files.items()}
         write_json(folder / "settings.json", self.record(outcome), indent=2)
         outcome.files["settings"] = details / "settings.json"

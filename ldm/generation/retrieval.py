@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ldm.backends.compvis import CompVis
 from ldm.errors import UserError
-from ldm.generation.chain import Progress
 from ldm.generation.generate import Guard, outcomes
 from ldm.generation.neighbors import (
     DATABASE_ROOT,
@@ -31,9 +30,10 @@ from ldm.generation.neighbors import (
     normalized,
 )
 from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, start
+from ldm.generation.progress import Progress, stage
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, check_counts, check_settings
-from ldm.modules.encoders.openai_clip import load_clip
+from ldm.modules.encoders.openai_clip import find_clip, load_clip
 from ldm.paths import project_file
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ def open_model(settings: RetrievalSettings) -> Pipeline:
     config, ckpt = settings.config or project_file(CONFIG), settings.ckpt or project_file(CKPT)
     if not ckpt.is_file():
         raise UserError(f"no checkpoint at {ckpt}; scripts/download_models.sh fetches it, or name one with --ckpt")
+    find_clip(settings.clip_type)
     pipeline = load_pipeline(choose_model(config, ckpt), device=settings.device)
     if pipeline.backend.conditioning_key != "crossattn":
         raise UserError(f"{config} takes no context by cross-attention; give a retrieval-augmented model")
@@ -151,4 +152,6 @@ def draw_with_neighbors(
             if option.name in ("knn", "database", "searcher") and getattr(settings, option.name) != option.default:
                 logger.warning("--%s does nothing without --use_neighbors.", option.name)
     start(settings)
-    return outcomes(settings, progress, guard=guard, pipeline=open_model(settings))
+    with stage(progress, "loading the models"):
+        pipeline = open_model(settings)
+    return outcomes(settings, progress, guard=guard, pipeline=pipeline)

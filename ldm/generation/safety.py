@@ -1,8 +1,7 @@
 """What is done to a finished image before it is saved: the safety checker and the invisible watermark.
 
-txt2img, img2img and knn2img have both on where package and weights are there, and warn where not. inpaint and
-sample_diffusion have neither unless asked, as published: the first leaves a user's image as it is outside the mask, and
-the second's samples are measured. What is asked for and missing ends the script.
+As published, txt2img has both on where package and weights are there, and warns where not; other scripts have neither
+unless asked. What is asked for and missing ends the script.
 """
 
 from __future__ import annotations

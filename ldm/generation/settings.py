@@ -44,10 +44,11 @@ class Sampling:
     scale: float | None = None  # classifier-free guidance
     height: int | None = None  # pixels
     width: int | None = None  # pixels
-    precision: str = "full"  # one of PRECISIONS
+    precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
     block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
     keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
     save_steps: bool = False  # also the predicted image of every step
+    save_rounds: bool = False  # also the image of every pass through the whole chain (the published presets)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def check_writable(folder: Path) -> None:
 
 
 def fit_to_model(settings: S, backend: Backend) -> S:
-    """`settings` with the model's own size and guidance where they say nothing.
+    """`settings` with the model's own size and guidance, and its device's precision, where they say nothing.
 
     Raises:
         UserError: a size that is not a multiple of 8 latent pixels, latents that the model does not have, or a model
@@ -156,5 +157,6 @@ def fit_to_model(settings: S, backend: Backend) -> S:
             near = max(multiple, round(size / multiple) * multiple)
             raise UserError(f"{flag} {size} is not a multiple of {multiple}, as this model needs; take {near}")
     scale = backend.guidance_scale if settings.scale is None else settings.scale
+    precision = settings.precision or ("autocast" if backend.device.type == "cuda" else "full")
     own = {name: getattr(backend, name) for name in ("factor", "channels") if hasattr(settings, name)}
-    return replace(settings, height=height, width=width, scale=scale, **own)
+    return replace(settings, height=height, width=width, scale=scale, precision=precision, **own)

@@ -16,10 +16,11 @@ from torch import Tensor
 from ldm.backends.compvis import CompVis
 from ldm.errors import UserError
 from ldm.files import atomic_write
-from ldm.generation.chain import Callback, Progress, Steps, reporter, start_chain
+from ldm.generation.chain import Steps, start_chain
 from ldm.generation.generate import Guard
 from ldm.generation.images import ImageArray, save_png, to_images
 from ldm.generation.pipeline import make_sampler, set_threads
+from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling, check_counts
 from ldm.locks import hold
 from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -97,7 +98,8 @@ def sample_folder(settings: SampleSettings, guard: Guard = list, progress: Progr
     check_counts(settings, "n_samples", "batch_size")
     if not 0 <= settings.eta <= 1:
         raise UserError(f"--eta must be from 0 to 1, not {settings.eta}")
-    backend = open_unconditional(settings)
+    with stage(progress, "loading the model"):
+        backend = open_unconditional(settings)
     if not settings.vanilla_sample:
         make_sampler("ddim", backend).schedule(settings.steps, settings.eta)  # refuses before files are made
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")
@@ -112,7 +114,7 @@ def _fill(folder: Path, backend: CompVis, settings: SampleSettings, guard: Guard
     try:
         for first in range(0, settings.n_samples, settings.batch_size):
             numbers = range(first, min(first + settings.batch_size, settings.n_samples))
-            images = guard(to_images(sample_batch(backend, settings, numbers, reporter(progress, "sampling"))))
+            images = guard(to_images(sample_batch(backend, settings, numbers, work_of(progress, "sampling"))))
             for number, image in zip(numbers, images, strict=True):
                 save_png(folder / "img" / f"sample_{number:06d}.png", image)
                 made.append(image)
@@ -129,19 +131,19 @@ def _fill(folder: Path, backend: CompVis, settings: SampleSettings, guard: Guard
 
 @torch.no_grad()
 def sample_batch(
-    backend: CompVis, settings: SampleSettings, numbers: Sequence[int], callback: Callback | None = None
+    backend: CompVis, settings: SampleSettings, numbers: Sequence[int], on_work: OnWork | None = None
 ) -> Tensor:
     """Images (B, C, H, W) in [0, 1]; image i depends on seed + i alone."""
     model, size = backend.model, backend.model.image_size
     shape = (model.channels, *((size, size) if isinstance(size, int) else size))
     seeds = [settings.seed + number for number in numbers]
     if settings.vanilla_sample:
-        generators, steps = seeded_generators(seeds), Steps(callback, model.num_timesteps)
+        generators, steps = seeded_generators(seeds), Steps(None, model.num_timesteps, on_work=on_work)
         noise = noise_like((len(seeds), *shape), generators)
         given = (None, noise.shape) if isinstance(model, LatentDiffusion) else (noise.shape,)
         options = {"x_T": noise, "generator": generators, "callback": lambda t: steps({"t": t}), "verbose": False}
         latents = model.p_sample_loop(*given, **options)
     else:
-        sampler, chain = start_chain(backend, settings, seeds, shape, callback)
+        sampler, chain = start_chain(backend, settings, seeds, shape, on_work=on_work)
         latents, _ = sampler.sample(**chain)
     return backend.decode(latents)

@@ -7,7 +7,7 @@ decoded predicted x_0, and never looks back. Images of a batch are independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,6 +25,11 @@ from ldm.spacetime.presets import Preset
 
 Callback = Callable[[dict[str, Any]], None]
 Objective = Callable[[Tensor], dict[str, Tensor]]  # a ClipObjective
+OnWork = Callable[[float, float, Mapping[str, float]], None]  # (done, total, mean losses by name)
+
+# What takes about how long, a step's call of the U-Net being 1 (measured on the embedded model).
+EVALUATION = 4.0  # of the loss within a step: the U-Net and the decoder, there and back
+GRADIENT = 3.0  # of a step of the whole chain: its call again, and back
 
 
 class Decoder(Protocol):
@@ -59,6 +64,7 @@ class _Chain:
         control: SpatialControl,
         on_step: Callback | None,
         arguments: dict[str, Any],
+        on_work: OnWork | None = None,
     ) -> None:
         self.model, self.sampler, self.control, self.on_step = model, sampler, control, on_step
         self.arguments = arguments  # of Sampler.sample
@@ -69,6 +75,24 @@ class _Chain:
         self.generators = (given,) if isinstance(given, torch.Generator) else tuple(given)
         self.states = [generator.get_state() for generator in self.generators]
         self.loss: dict[str, Tensor] = {}  # the latest, for `on_step`
+        self.on_work, self.done, self.total = on_work, 0.0, float(self.length)
+
+    def begin(self, total: float) -> None:
+        """Tell that nothing is done of `total`, and of the images' decoding."""
+        self.total = total + 1.0
+        self.worked(0.0)
+
+    def worked(self, amount: float) -> None:
+        """Tell that so much more is done."""
+        self.done = self.done + amount
+        if self.on_work is not None:
+            self.on_work(self.done, self.total, {name: float(value.mean()) for name, value in self.loss.items()})
+
+    def counted(self, weights: Tensor) -> Tensor:
+        """Weights (N, B) of a step, whose gradient is told as work when it is there."""
+        if weights.requires_grad:
+            weights.register_hook(lambda _: self.worked(GRADIENT))
+        return weights
 
     def sample(self, round_: int = 0, **extra: Any) -> Tensor:
         """One pass: latents (B, C, h, w). Random steps draw the same noise in every pass."""
@@ -78,6 +102,7 @@ class _Chain:
         def report(state: dict[str, Any]) -> None:
             if self.on_step is not None:
                 self.on_step({**state, "round": round_, "loss": self.loss})
+            self.worked(1.0)
 
         return self.sampler.sample(**self.arguments, **extra, on_step=report)[0]
 
@@ -85,7 +110,9 @@ class _Chain:
         """The finished images; weights (S, N, B) are those of their chain."""
         latents = latents.detach()
         with torch.no_grad():
-            return Result(self.model.decode(latents), latents, weights.detach(), list(history))
+            made = Result(self.model.decode(latents), latents, weights.detach(), list(history))
+        self.worked(self.total - self.done)
+        return made
 
 
 def optimize(
@@ -97,6 +124,7 @@ def optimize(
     *,
     layouts: Sequence[Layout] = (),
     on_step: Callback | None = None,
+    on_work: OnWork | None = None,
     checkpoint_steps: bool = True,
     checkpoint_blocks: bool = False,
     **chain: Any,
@@ -111,6 +139,7 @@ def optimize(
             weights.
         layouts: of the control; an object of them that carries a weight starts from it.
         on_step: called after every denoising step with the sampler's dict, "round" and the latest "loss".
+        on_work: told how much of the work is done, in calls of the U-Net that it takes as long as.
         checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
             of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
         checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too.
@@ -121,8 +150,9 @@ def optimize(
     """
     x_T, present = chain["x_T"], control.present
     with frozen(model), block_checkpoints(model, checkpoint_blocks):
-        passes = _Chain(model, sampler, preset.adapt(control), on_step, {"verbose": False, **chain})
+        passes = _Chain(model, sampler, preset.adapt(control), on_step, {"verbose": False, **chain}, on_work)
         if not present.any():
+            passes.begin(passes.length)
             with torch.no_grad():
                 latents = passes.sample()
             return passes.result(latents, x_T.new_zeros(passes.length, *present.shape))
@@ -139,6 +169,7 @@ def optimize(
 @torch.no_grad()
 def _fixed(chain: _Chain, preset: Preset, weights: Tensor) -> Result:
     """One pass with weights (N, B) up to the preset's release, and 0 afterwards."""
+    chain.begin(chain.length)
     held = torch.arange(chain.length)[:, None, None] < preset.release * chain.length  # (S, 1, 1)
     used = weights * (held & chain.control.present).to(weights)  # (S, N, B)
     return chain.result(chain.sample(control=chain.control, weights=used), used)
@@ -157,13 +188,15 @@ def _whole_chain(
     weights = (start if preset.shared else start.expand(every_step)).clone().requires_grad_()
     adam = torch.optim.Adam([weights], lr=preset.learning_rate)
     history: list[dict[str, Any]] = []
+    differentiated = min(preset.gradient_steps or chain.length, chain.length)
+    chain.begin(preset.rounds * (chain.length + GRADIENT * differentiated))
     for round_ in range(preset.rounds):
         with torch.enable_grad():
             used = (weights * scales).expand(every_step)
             latents = chain.sample(
                 round_,
                 control=chain.control,
-                weights=used,
+                weight_update=lambda step, *_, used=used: chain.counted(used[step]),
                 checkpoint_steps=checkpoint_steps,
                 gradient_steps=preset.gradient_steps,
             )
@@ -180,6 +213,8 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
     adam = torch.optim.Adam([weights], lr=preset.learning_rate)
     used = start.new_zeros(chain.length, *start.shape)  # w (S, N, B)
     history: list[dict[str, Any]] = []
+    moving = sum(preset.moves(step, chain.length) for step in range(chain.length))
+    chain.begin(chain.length + EVALUATION * preset.inner_steps * moving)
 
     def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor:
         if not preset.holds(step, chain.length):
@@ -193,6 +228,7 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
                 losses = objective(chain.model.decode(predict_x0(weights * scales)))
                 entry = _descend(adam, weights, losses)
             chain.loss = entry["loss"]
+            chain.worked(EVALUATION)
             history.append({"step": step, "inner": inner, **entry})
         used[step] = weights.detach() * scales
         return used[step]

@@ -17,14 +17,14 @@ from ldm.models.diffusion.sampling import seeded_generators
 from ldm.pixels import read_image
 from ldm.spacetime.layout import Layout
 from tests import tiny_world
-from tests.scripts_under_test import QUIET, refusal, run, text_flags, write_image
+from tests.scripts_under_test import refusal, run, text_flags, write_image
 
 
 def test_script_makes_variations_at_the_image_s_size(
     world: tiny_world.TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = write_image(tmp_path / "start.png", 70, 40)
-    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "4", "--strength", "0.5", *QUIET]
+    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "4", "--strength", "0.5"]
     run("img2img", *text_flags(world), *flags, "--outdir", tmp_path / "out")
     assert "grid-0000.png" in capsys.readouterr().out
     first, second = (np.asarray(Image.open(tmp_path / "out" / "samples" / f"0000{i}.png")) for i in (0, 1))
@@ -37,7 +37,7 @@ def test_an_image_says_what_it_was_made_of(
     world: tiny_world.TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = write_image(tmp_path / "start, mine.png", 32, 32)
-    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0.3", *QUIET]
+    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0.3"]
     run("img2img", *text_flags(world), *flags, "--n_samples", "1", "--outdir", tmp_path / "out")
     with Image.open(tmp_path / "out" / "samples" / "00000.png") as image:
         assert image.info["parameters"].endswith('Denoising strength: 0.3, Init image: "start, mine.png"')
@@ -65,7 +65,7 @@ def test_less_than_a_step_is_told(
     world: tiny_world.TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = write_image(tmp_path / "start.png", 32, 32)
-    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0.3", *QUIET]
+    flags = ["--init-img", start, "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0.3"]
     run("img2img", *text_flags(world), *flags, "--outdir", tmp_path / "out")
     assert "less than one step" in caplog.text
 
@@ -74,7 +74,7 @@ def test_an_image_that_lies_on_its_side_is_turned(world: tiny_world.TinyWorld, t
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter
     Image.new("RGB", (96, 64), "red").save(tmp_path / "a.jpg", exif=exif)
-    flags = ["--init-img", tmp_path / "a.jpg", "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0", *QUIET]
+    flags = ["--init-img", tmp_path / "a.jpg", "--prompt", "a cat", "--ddim_steps", "2", "--strength", "0"]
     run("img2img", *text_flags(world), *flags, "--outdir", tmp_path / "out")
     assert Image.open(tmp_path / "out" / "samples" / "00000.png").size == (64, 96)
 
@@ -89,7 +89,7 @@ def test_mistakes_end_in_one_sentence(
 ) -> None:
     start = write_image(tmp_path / "start.png", 32, 32)
     (tmp_path / "text.png").write_text("no image")
-    flags = [*text_flags(world), *QUIET, "--prompt", "a cat", "--outdir", tmp_path / "out"]
+    flags = [*text_flags(world), "--prompt", "a cat", "--outdir", tmp_path / "out"]
     assert "DDIM sampler only" in refusal(capfd, "img2img", *flags, "--init-img", start, "--plms")
     assert "from 0 to 1" in refusal(capfd, "img2img", *flags, "--init-img", start, "--strength", "1.5")
     assert "not an image" in refusal(capfd, "img2img", *flags, "--init-img", tmp_path / "text.png")

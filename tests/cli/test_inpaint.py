@@ -88,7 +88,7 @@ def test_a_model_of_text_and_masked_image(
     words = ["--prompt", "a cat", "--outdir", tmp_path / "out"]
     for script, more in (
         ("txt2img", []),
-        ("txt2img-refine", []),
+        ("txt2img-refine", ["--preset", "fixed"]),
         ("img2img", ["--init-img", tmp_path / "in" / "a.png"]),
     ):
         assert "scripts/inpaint.py" in refusal(capfd, script, *model, *words, *more)

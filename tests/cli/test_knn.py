@@ -16,7 +16,7 @@ from ldm.errors import UserError
 from ldm.generation import neighbors
 from ldm.generation.neighbors import build_searcher, load_database, load_searcher, normalized
 from tests import tiny_world
-from tests.scripts_under_test import QUIET, refusal, run, tiny_config, write_model
+from tests.scripts_under_test import refusal, run, tiny_config, write_model
 
 WIDTH = 16  # of the tiny CLIP's embeddings
 needs_search = pytest.mark.skipif(
@@ -48,7 +48,7 @@ def flags(world: tiny_world.TinyWorld, tmp_path_factory: pytest.TempPathFactory)
     config, ckpt = write_model(folder / "model", tiny_config(retrieval))
     database = write_database(folder / "patches")
     named = {"--config": config, "--ckpt": ckpt, "--clip_type": world.clip, "--database": database}
-    size = ["--H", "32", "--W", "32", "--ddim_steps", "2", "--device", "cpu", *QUIET]
+    size = ["--H", "32", "--W", "32", "--ddim_steps", "2", "--device", "cpu"]
     return [*(str(word) for pair in named.items() for word in pair), *size]
 
 

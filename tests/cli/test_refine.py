@@ -7,6 +7,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ldm.generation import record
 from ldm.generation.draw import draw
 from ldm.generation.generate import batches, generate, make_preset, read_layout
 from ldm.generation.naming import unnamed_objects
-from ldm.generation.settings import PRESET_NAMES, GenerateSettings, Sampling
+from ldm.generation.settings import PRESET_NAMES, GenerateSettings, Sampling, fit_to_model
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS
 from tests import tiny_world
@@ -101,6 +102,30 @@ def test_weights_in_a_layout_are_where_the_optimization_starts(settings: Generat
     assert made.weights is not None and made.weights[0, 0] == pytest.approx(7.0, abs=0.1)
 
 
+@pytest.mark.parametrize("preset", [None, *PRESET_NAMES])
+def test_progress(settings: GenerateSettings, preset: str | None) -> None:
+    told: list[tuple[str, float, float]] = []
+    changed = replace(settings, preset=preset, rounds=2 if preset in ("iccv-2023", "april-2023") else None)
+    generate(changed, lambda what, done, total, losses: told.append((what, done, total)))
+    stages = [what for what, done, total in told if (done, total) == (0, 0)]
+    assert stages == [f"loading {settings.ckpt}", *(["loading CLIP"] if preset not in (None, "fixed") else [])]
+    [total] = {total for _, _, total in told if total}
+    parts = [done for _, done, total in told if total]
+    assert parts[0] == 0 and parts == sorted(parts) and parts.index(total) == len(parts) - 1
+    if preset in ("iccv-2023", "april-2023"):  # two rounds of 4 steps, there and back, and the decoding
+        assert len(parts) == 1 + 2 * (4 + 4) + 1
+
+
+def test_what_is_missing_is_told_before_the_model_is_loaded(
+    settings: GenerateSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipelines, "load_pipeline", lambda *_, **__: pytest.fail("too early"))
+    with pytest.raises(UserError, match="no CLIP at"):
+        generate(replace(settings, clip=str(tmp_path / "none.pt")))
+    with pytest.raises(UserError, match="none.safetensors does not exist"):
+        generate(replace(settings, layout=None, predictor=tmp_path / "none.safetensors"))
+
+
 def test_overrides_reach_the_preset(settings: GenerateSettings) -> None:
     changed = make_preset(replace(settings, inner_steps=3, learning_rate=0.5))
     assert changed == replace(PRESETS["per-step"], inner_steps=3, learning_rate=0.5)
@@ -147,6 +172,14 @@ def test_step_images_end_in_the_image(settings: GenerateSettings) -> None:
     assert np.abs(made.steps[-1].astype(int) - made.image).max() <= 2  # the last step adds almost nothing
 
 
+def test_round_images_end_in_the_image(settings: GenerateSettings, tmp_path: Path) -> None:
+    [made] = generate(replace(settings, save_rounds=True, preset="iccv-2023", rounds=3, outdir=tmp_path))
+    saved = [np.asarray(Image.open(made.files["rounds"] / f"final{number}.png")) for number in range(3)]
+    assert np.array_equal(saved[2], made.image) and not np.array_equal(saved[0], saved[2])
+    [alone] = generate(replace(settings, save_rounds=True, preset="iccv-2023", rounds=1))
+    assert np.array_equal(saved[0], alone.rounds[0])
+
+
 def test_packed_weights_give_the_same_image(settings: GenerateSettings) -> None:
     [plain], [packed] = (generate(replace(settings, pack_weights=on)) for on in (False, True))
     assert np.abs(packed.image.astype(int) - plain.image).max() <= 1
@@ -165,6 +198,11 @@ def test_precision_opens_autocast_where_asked(loaded: pipelines.Pipeline) -> Non
         with loaded.precision(name):
             assert torch.is_autocast_enabled("cpu") == mixed
         assert not torch.is_autocast_enabled("cpu")
+    usual_model = {"factor": 8, "channels": 4, "image_size": 512, "guidance_scale": 7.5}
+    for device, usual in (("cpu", "full"), ("cuda", "autocast"), ("mps", "full")):
+        elsewhere: Any = SimpleNamespace(**usual_model, device=torch.device(device))
+        assert fit_to_model(Sampling(), elsewhere).precision == usual
+        assert fit_to_model(Sampling(precision="full"), elsewhere).precision == "full"
 
 
 def test_seeds_and_numbers_of_batches(settings: GenerateSettings) -> None:
@@ -353,7 +391,7 @@ def test_help_names_every_flag() -> None:
     flags = (
         "--prompt --outdir --skip_grid --skip_save --ddim_steps --plms --dpm_solver --fixed_code --ddim_eta "
         "--n_iter --H --W --C --f --n_samples --n_rows --scale --from-file --config --ckpt --seed --precision "
-        "--preset --schedule --layout --baseline --save-steps"
+        "--preset --schedule --layout --baseline --save-steps --save-rounds"
     )
     said = build_parser().format_help()
     assert [flag for flag in flags.split() if not re.search(rf"{flag}\b", said)] == []

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm.evaluation.prompts.files import parse_object
 from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation, rule_layout
@@ -400,7 +401,10 @@ def test_methods_share_the_noise_and_differ_by_the_control(studio: Studio) -> No
 
 
 def test_the_script_makes_images_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = tiny_world.build(tmp_path)
     (tmp_path / "p.jsonl").write_text(
@@ -409,12 +413,14 @@ def test_the_script_makes_images_and_goes_on(
     )
     words = f"--prompts {tmp_path}/p.jsonl --outdir {tmp_path}/run --layout rule --steps 2 --device cpu".split()
     words += ["--config", world.config, "--ckpt", world.ckpt, "--clip", world.clip]
-    words += ["--methods", "base,per-step,iccv-2023:rounds=1"]
+    words += ["--methods", "base,per-step,iccv-2023:rounds=1", "--H", 32, "--W", 64, "--precision", "full"]
+    words += ["--plms", "--seed", 42, "--n_samples", 1, "--n_iter", 1, "--skip_grid"]  # published flags
     script = load_script("txt2img-gpt")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert script.main(list(map(str, words))) == 0
     assert "3 images made, 0 there before" in capsys.readouterr().out
+    assert "--skip_grid, --n_iter: of the published flags, without effect here." in caplog.messages
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     assert script.main(list(map(str, words))) == 0
@@ -422,6 +428,8 @@ def test_the_script_makes_images_and_goes_on(
     run = read_run(tmp_path / "run")
     assert run.methods == ["base", "per-step", "iccv-2023:rounds=1"] and len(run.entries) == 6
     by_method = {entry.method: run.details(entry) for entry in run.entries if entry.number == 0}
+    with Image.open(run.image(next(iter(run.entries)))) as image:
+        assert image.size == (64, 32)
     assert by_method["base"]["losses"] == {} and by_method["base"]["radius"] is None
     assert len(by_method["per-step"]["weights"]) == 2 and len(by_method["per-step"]["weights"][0]) == 2
     assert set(by_method["iccv-2023:rounds=1"]["losses"]) >= {"global", "local"}
@@ -451,7 +459,7 @@ def test_mistakes_end_with_one_sentence(name: str, tmp_path: Path, capfd: pytest
         (["--methods", "magic"], "no method 'magic'"),
         (["--from", "1"], "the file has 1"),
         (["--steps", "0"], "--steps: must be"),
-        (["--batch-size", "0"], "--batch-size: must be"),
+        (["--batch-size", "0"], "--n_samples: must be"),
         (["--seeds", "-1"], "--seeds"),
         (["--shard", "2"], "rank/count"),
         (["--ray", "0"], "--ray"),

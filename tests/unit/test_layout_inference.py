@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from layout_predictor.inference import Predictor, load_predictor, predict_layout
-from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
+from layout_predictor.inference.checkpoints import EMBEDDED
 from layout_predictor.inference.heatmap import blank, density_maps, read_image, shade
 from layout_predictor.inference.objects import find_objects
 from layout_predictor.inference.separate import separate
@@ -47,7 +47,7 @@ def test_centers_are_kept_apart() -> None:
 
 
 def test_embedded_predictor(predictor: Predictor) -> None:
-    assert DEFAULT_WEIGHTS.stat().st_size < 2.5e6
+    assert EMBEDDED.stat().st_size < 2.5e6
     layout = predict_layout("The motorcycle is parking to the right of a bus.")
     motorcycle, bus = layout.objects
     assert (motorcycle.phrase, motorcycle.name, bus.name) == ("The motorcycle", "motorcycle", "bus")

@@ -21,6 +21,7 @@ from layout_predictor.LayoutTransformer.data.coco import (
     read_relation_sentences,
 )
 from layout_predictor.LayoutTransformer.data.grammar import generate
+from layout_predictor.LayoutTransformer.data.records import find_file
 from layout_predictor.LayoutTransformer.data.sample import DataSection, Sample
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.data.vg_msdn import read_images, region_captions, relation_sentences
@@ -180,6 +181,18 @@ def build_source(
     counts = (len(records.relations), len(records.captions), len(records.validation))
     logger.info("%d relation sentences and %d captions to train on, %d sentences to validate with", *counts)
     return RecordSource(records, seed=section.seed, batch_size=batch_size, processes=processes)
+
+
+def missing_files(section: DataSection) -> list[str]:
+    """The files that a DATA section names and that are not here."""
+    if section.name == "grammar":
+        return []
+    kinds = ("instances_", "stuff_") if section.name == "coco" else ("",)
+    named = [f"{section.annotations}/{kind}{image_set}.json" for image_set in section.image_sets for kind in kinds]
+    if section.name == "coco":
+        named = named if section.captions else []
+        named += [path for path in (section.captions, section.relations) if path not in (None, "generated")]
+    return [path for path in named if not find_file(path).is_file()]
 
 
 def _coco_records(section: DataSection, output: Path) -> Records:

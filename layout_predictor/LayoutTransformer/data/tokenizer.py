@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from layout_predictor.LayoutTransformer.data.records import find_file
-from ldm import boundary
+from ldm import hub
 from ldm.util import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -38,15 +38,7 @@ class SentenceTokenizer:
             return cls.from_file(path / "tokenizer.json")
         if path.suffix == ".json" or path.is_file():
             return cls.from_file(path)
-        try:
-            found = Tokenizer.from_pretrained(name)
-        except Exception as error:  # the library raises plain Exception, and the hub its own
-            reason = boundary.reason(error)
-            raise UserError(
-                f"the tokenizer {name!r} is no file here and cannot be fetched ({reason}); "
-                "name a tokenizer.json in DATA.TOKENIZER"
-            ) from None
-        return cls(found)
+        return cls.from_file(hub.fetch(name, "tokenizer.json", "name a tokenizer.json in DATA.TOKENIZER"))
 
     @classmethod
     def from_file(cls, path: str | Path) -> SentenceTokenizer:

@@ -17,7 +17,7 @@ from transformers import RobertaModel
 
 from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
-from ldm import boundary
+from ldm import boundary, hub
 from ldm.errors import DAMAGED
 from ldm.util import UserError
 
@@ -82,7 +82,9 @@ def load_pretrained_encoder(model: LayoutModel, name: str) -> None:
         raise UserError(f"there is no folder {name} with a pretrained encoder (MODEL.pretrained)")
     source = str(Path(name).expanduser()) if looks_local else name
     try:
-        loaded = RobertaModel.from_pretrained(source, add_pooling_layer=False, use_safetensors=True)
+        loaded = RobertaModel.from_pretrained(
+            source, add_pooling_layer=False, use_safetensors=True, local_files_only=looks_local or hub.unreachable()
+        )
     except DAMAGED as error:
         reason = boundary.reason(error)
         raise UserError(

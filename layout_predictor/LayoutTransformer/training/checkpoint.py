@@ -22,6 +22,8 @@ from ldm.util import UserError, load_state_dict, save_safetensors, save_torch
 
 logger = logging.getLogger(__name__)
 
+EXPORTED = "layout.safetensors"  # what inference reads of a run
+
 
 def save_training(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a training checkpoint in one piece: it is the old one or the new one, never half of it."""

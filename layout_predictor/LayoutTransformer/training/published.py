@@ -22,21 +22,22 @@ def is_published(content: Mapping[str, Any]) -> bool:
 
 
 def translate(content: Mapping[str, Any], known: Collection[str], source: str | Path) -> dict[str, dict[str, Any]]:
-    """Our sections of a published configuration; what has no place in them is named in one line of the log.
+    """Our sections of a published configuration; what has no place in them is named in the log, a line a section.
 
     Args:
         known: our keys, as SECTION.KEY.
         source: its file, for the log.
     """
     made: dict[str, dict[str, Any]] = {}
-    unused = []
+    unused: dict[str, list[str]] = {}
     for path, value in _leaves(content):
         target = _target(path)
         section, _, key = target.partition(".")
         if target == "DATA.NAME":
             value = str(value).lower()
         if target not in known and target != "DATA.FOLDER" or key == "pretrained" and not isinstance(value, str):
-            unused.append(path)
+            section, _, key = path.partition(".")
+            unused.setdefault(section, []).append(key)
         else:
             made.setdefault(section, {})[key] = value
     data = made.get("DATA", {})
@@ -48,8 +49,8 @@ def translate(content: Mapping[str, Any], known: Collection[str], source: str | 
         given = given if given.name == usual.name else given / usual.name  # of this data set, or of all of them
         filled = {key: value.format(given) if isinstance(value, str) else value for key, value in own.items()}
         made["DATA"] = {**filled, **data}
-    if unused:
-        logger.info("%s: not needed here: %s", source, ", ".join(unused))
+    for section, keys in unused.items():
+        logger.info("%s: not needed here of %s: %s", source, section, ", ".join(keys))
     return made
 
 

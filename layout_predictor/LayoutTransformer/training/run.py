@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from layout_predictor.LayoutTransformer.data.coco import read_relation_sentences
+from layout_predictor.LayoutTransformer.data.dataset import missing_files
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model import LayoutModel, build_model
 from layout_predictor.LayoutTransformer.model.names import load_pretrained_encoder, load_published
@@ -39,6 +40,14 @@ def run(arguments: argparse.Namespace) -> Score:
         if not arguments.eval_only:
             raise UserError("--sentences is scored with --eval_only; it is not trained on")
         return score_sentences(settings, arguments.checkpoint or arguments.init_from, arguments.sentences)
+    if missing := missing_files(settings.data):
+        generated = (
+            "; --relations generated does without relation sentences" if settings.data.relations in missing else ""
+        )
+        raise UserError(
+            f"the training data are not here: there is no file {', '.join(missing)}{generated}; "
+            "layout_predictor/configs/README.md says what goes where"
+        )
     output = Path(settings.output.output_dir)
     if arguments.eval_only:
         settings.output.tensorboard = False

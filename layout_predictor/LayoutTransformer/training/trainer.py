@@ -23,7 +23,13 @@ from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published, with_unused
 from layout_predictor.LayoutTransformer.model.network import LayoutModel
 from layout_predictor.LayoutTransformer.training import LAST, processes
-from layout_predictor.LayoutTransformer.training.checkpoint import export, load_exported, load_training, save_training
+from layout_predictor.LayoutTransformer.training.checkpoint import (
+    EXPORTED,
+    export,
+    load_exported,
+    load_training,
+    save_training,
+)
 from layout_predictor.LayoutTransformer.training.config import Settings
 from layout_predictor.LayoutTransformer.training.evaluate import Score, evaluate
 from layout_predictor.LayoutTransformer.training.losses import layout_loss, position_nll, relation_hinge
@@ -110,8 +116,8 @@ class Trainer:
                     self.save(self.output / LAST)
         score = score or self.validate()  # a finished run's checkpoint: there was nothing left to do
         if self.is_main:
-            export(self.output / "layout.safetensors", self.model, self.tokenizer)
-            logger.info("done: %s", self.output / "layout.safetensors")
+            export(self.output / EXPORTED, self.model, self.tokenizer)
+            logger.info("done: %s", self.output / EXPORTED)
         return score
 
     def update(self) -> None:

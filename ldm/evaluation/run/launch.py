@@ -55,7 +55,8 @@ def make_shard(options: Namespace, prompts: Sequence[EvalPrompt], shard: Shard) 
     set_threads(options.threads)
     choice = choose_model(options.config, options.ckpt)
     scale = options.scale if options.scale is not None else choice.guidance_scale
-    sampling = Sampling(sampler="plms", steps=options.steps, scale=scale)
+    given = {name: getattr(options, name) for name in ("height", "width", "precision")}
+    sampling = Sampling(sampler="plms", steps=options.steps, scale=scale, **given)
     studio = Studio(choice, sampling, options.layout, options.clip, options.predictor, options.device)
     return run_tasks(
         options.outdir, prompts, tasks, studio.settings(prompts), studio.place, studio.make, shard, options.batch_size

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from layout_predictor.inference.checkpoints import DEFAULT_WEIGHTS
+from layout_predictor.inference.checkpoints import default_weights
 from ldm.evaluation.prompts.prompt import EvalPrompt, given_layout, prompts_hash, rule_layout
 from ldm.evaluation.run.methods import Method, Placing
 from ldm.generation.draw import GeneratedImage, draw
@@ -56,7 +56,7 @@ class Studio:
 
     def settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
         """What all images of a run share."""
-        predictor = self.predictor or DEFAULT_WEIGHTS
+        predictor = self.predictor or default_weights()
         named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
         return {
             **{f"{key}_sha256": file_hash(path) for key, path in named.items() if path is not None},
@@ -66,6 +66,7 @@ class Studio:
             "scale": self.sampling.scale,
             "layout": self.layout,
             "noise": "seed + number of the prompt",
+            **{name: value for name in ("height", "width", "precision") if (value := getattr(self.sampling, name))},
         }
 
     def predicts(self, method: Method) -> bool:

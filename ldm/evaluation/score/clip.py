@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm import boundary
+from ldm import boundary, hub
 from ldm.evaluation.prompts.prompt import COLORS, EvalPrompt
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
@@ -55,7 +55,8 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
     try:
         from transformers import CLIPModel, CLIPProcessor
 
-        model, processor = CLIPModel.from_pretrained(source), CLIPProcessor.from_pretrained(source)
+        where: Any = {"local_files_only": Path(source).exists() or hub.unreachable()}
+        model, processor = CLIPModel.from_pretrained(source, **where), CLIPProcessor.from_pretrained(source, **where)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise UserError(f"the CLIP '{source}' can't be loaded: {boundary.reason(error)}") from None
     metric = CLIPScore(model_name_or_path=lambda: (_plain_features(model), processor))

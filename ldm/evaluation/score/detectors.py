@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layout_predictor.inference.nouns import category_of
-from ldm import boundary
+from ldm import boundary, hub
 from ldm.categories import NAMES
 from ldm.evaluation.score.metrics import Box
 from ldm.generation.images import ImageArray
@@ -139,7 +139,8 @@ class TransformersDetector:
                 MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
             )
 
-            kind = transformers.AutoConfig.from_pretrained(source).model_type
+            local = Path(source).expanduser().exists() or hub.unreachable()
+            kind = transformers.AutoConfig.from_pretrained(source, local_files_only=local).model_type
             self.zero_shot = kind in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
             self.masks, self.together = kind == "mask2former", together and kind in ("owlvit", "owlv2")
             if not self.zero_shot and not self.masks and kind not in MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES:

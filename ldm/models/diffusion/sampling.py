@@ -83,7 +83,7 @@ def check_finite(values: Tensor, what: str = "sampling") -> None:
     """
     if not isinstance(values, FakeTensor) and not values.detach().isfinite().all():
         raise UserError(
-            f"{what} gave values that are no numbers, and no image; lower --scale or --lr, leave out --precision, "
+            f"{what} gave values that are no numbers, and no image; lower --scale or --lr, try --precision full, "
             "or take another checkpoint"
         )
 

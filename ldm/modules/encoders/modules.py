@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm import hub
 from ldm.arguments import Count, Depth, Fraction
 from ldm.modules.encoders.openai_clip import load_clip
 from ldm.modules.encoders.text_encoders import (
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 BERT_WORDS = "bert-base-uncased"
+ADVICE = "name a copy as vocab_file in the params of the config's cond_stage_config"
 INTERPOLATIONS = ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area")
 
 
@@ -206,7 +208,7 @@ class BERTTokenizer(AbstractEncoder):
         device: accepted for published configs; ids are made on the CPU.
         vq_interface: `encode` gives ``(None, None, [None, None, ids])``, as a vector quantizer would.
         max_length: ids a text, start and end marks included.
-        vocab_file: BERT's list of word pieces, one a line; by default what `transformers` fetches or has kept.
+        vocab_file: BERT's list of word pieces, one a line; by default the hub's, kept here or fetched.
     """
 
     def __init__(
@@ -224,21 +226,13 @@ class BERTTokenizer(AbstractEncoder):
     @cached_property
     def tokenizer(self) -> BertTokenizer:
         """Opened at the first text, so that a model is built offline. UserError if the word pieces cannot be had."""
+        path = Path(self.vocab_file or hub.fetch(BERT_WORDS, "vocab.txt", ADVICE))
+        if not path.is_file():
+            raise UserError(f"there is no list of word pieces at {path}; {ADVICE}")
         from transformers import BertTokenizer
 
-        if self.vocab_file is not None:
-            path = Path(self.vocab_file)
-            if not path.is_file():
-                raise UserError(f"there is no list of word pieces at {path}; give BERT's vocab.txt as vocab_file")
-            words = path.read_text(encoding="utf-8-sig").splitlines()
-            return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
-        try:
-            return BertTokenizer.from_pretrained(BERT_WORDS)
-        except (OSError, ValueError) as err:
-            raise UserError(
-                f"the word pieces of {BERT_WORDS} are not here and cannot be fetched; "
-                "run once while online, or name BERT's vocab.txt as vocab_file"
-            ) from err
+        words = path.read_text(encoding="utf-8-sig").splitlines()
+        return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, do_lower_case=True)
 
     def forward(self, text: Sequence[str] | str) -> Tensor:
         """Texts (B of them, or one) to ids (B, max_length) int64."""
