@@ -78,7 +78,7 @@ class LayoutObject:
 
     def acts(self, index: int, total: int) -> bool:
         """Whether the region acts in step `index` of `total`."""
-        return self.start * total <= index < self.end * total
+        return round(self.start * total, 9) <= index < round(self.end * total, 9)  # 0.07 * 100 is above 7
 
     @property
     def local_prompt(self) -> str:
