@@ -55,7 +55,7 @@ class Box:
     @property
     def bounds(self) -> Bounds:
         """See `Shape`."""
-        return _cut(self.left, self.top, self.right, self.bottom)
+        return cut(self.left, self.top, self.right, self.bottom)
 
     def coverage(self, h: int, w: int) -> Floats:
         """See `Shape`; the product of two overlaps."""
@@ -85,7 +85,7 @@ class Polygon:
     def bounds(self) -> Bounds:
         """See `Shape`."""
         xs, ys = zip(*self.points, strict=True)
-        return _cut(min(xs), min(ys), max(xs), max(ys))
+        return cut(min(xs), min(ys), max(xs), max(ys))
 
     def coverage(self, h: int, w: int) -> Floats:
         """See `Shape`; a part that the line goes around twice is covered once."""
@@ -116,7 +116,7 @@ class Ellipse:
     @property
     def bounds(self) -> Bounds:
         """See `Shape`."""
-        return _cut(self.x - self.rx, self.y - self.ry, self.x + self.rx, self.y + self.ry)
+        return cut(self.x - self.rx, self.y - self.ry, self.x + self.rx, self.y + self.ry)
 
     def coverage(self, h: int, w: int) -> Floats:
         """See `Shape`; of a polygon of as large an area, off by less than 1e-4 of it."""
@@ -154,7 +154,7 @@ class Mask:
         """See `Shape`."""
         (top, bottom), (left, right) = (
             (found[0] / len(painted), (found[-1] + 1) / len(painted))
-            for painted in (self.weights.any(axis) for axis in (1, 0))
+            for painted in (np.atleast_1d(self.weights.any(axis)) for axis in (1, 0))
             for found in (np.flatnonzero(painted),)
         )
         return float(left), float(top), float(right), float(bottom)
@@ -177,7 +177,8 @@ def center_of(bounds: Bounds) -> Point:
     return (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2
 
 
-def _cut(left: float, top: float, right: float, bottom: float) -> Bounds:
+def cut(left: float, top: float, right: float, bottom: float) -> Bounds:
+    """The part of a box within the image."""
     return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
 
 
