@@ -66,7 +66,7 @@ def draw(
         passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
         shape = latent_shape(backend, sampling)
         sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T)
-        chain |= contexts(backend, prompts)
+        chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
         if preset is None:
             with torch.no_grad():
                 images = backend.decode(sampler.sample(**chain)[0])
@@ -102,14 +102,20 @@ def latent_shape(backend: Backend, sampling: Sampling) -> tuple[int, int, int]:
     return backend.channels, sampling.height // backend.factor, sampling.width // backend.factor
 
 
+def negative_prompts(layouts: Sequence[Layout], sampling: Sampling) -> list[str]:
+    """What each image shall not show, as the settings say, or its layout; empty for nothing."""
+    given = sampling.negative_prompt
+    return [layout.negative_prompt or "" if given is None else given for layout in layouts]
+
+
 @torch.no_grad()
-def contexts(backend: Backend, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The sampler's contexts, each (B, L, C): of the prompts and of the empty prompt. Equal texts are encoded once."""
-    texts = list(dict.fromkeys(["", *prompts]))
+def contexts(backend: Backend, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The sampler's contexts, each (B, L, C): of prompts and negative prompts. Equal texts are encoded once."""
+    texts = list(dict.fromkeys([*negatives, *prompts]))
     encoded = backend.encode(texts)
     return {
-        "conditioning": encoded[[texts.index(prompt) for prompt in prompts]],
-        "unconditional_conditioning": encoded[[0] * len(prompts)],
+        "conditioning": encoded[[texts.index(text) for text in prompts]],
+        "unconditional_conditioning": encoded[[texts.index(text) for text in negatives]],
     }
 
 

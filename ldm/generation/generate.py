@@ -96,6 +96,7 @@ def outcomes(
                     layouts[prompt] = _layout(prompt, given, settings, pipeline)
             batch = prompts, [layouts[prompt] for prompt in prompts], seeds
             method = preset if any(layout.objects for layout in batch[1]) else None
+            _tell_unguided(settings, method, batch[1])
             if method is not None and method.mode != "fixed":
                 pipeline.clip  # noqa: B018  a CLIP that is missing is told now, not after the baseline
             plain = make(batch, None, copy.deepcopy(noise)) if method is not None and settings.baseline else []
@@ -109,6 +110,14 @@ def outcomes(
                 yield made[-1]
         if recorder is not None and not settings.skip_grid:
             recorder.write_grid(made)
+
+
+def _tell_unguided(settings: GenerateSettings, preset: Preset | None, layouts: Sequence[Layout]) -> None:
+    """Warn of negative prompts that change nothing: without guidance the unconditional rows do not count."""
+    regions = [thing.negative_prompt for layout in layouts for thing in layout.objects]
+    given = [*drawing.negative_prompts(layouts, settings), *(() if preset is None else regions)]
+    if settings.scale == 1 and any(given) and (preset is None or preset.blend == "conditional"):
+        logger.warning("A negative prompt does nothing with --scale 1, which is no guidance.")
 
 
 def read_layout(path: Path) -> Layout:
@@ -141,7 +150,7 @@ def make_preset(settings: GenerateSettings) -> Preset | None:
     """The preset with the constants that the settings override; None for the plain model."""
     if settings.preset is None:
         return None
-    names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend")
+    names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend", "share_overlaps")
     given = {name: value for name in names if (value := getattr(settings, name)) is not None}
     preset = replace(PRESETS[settings.preset], **given)
     for name in given:
