@@ -172,6 +172,7 @@ def add_sampling_flags(
     add("--ddim_steps", type=boundary.STEPS, dest="steps", metavar="N", help="steps of any sampler, 1 to 1000 (50)")
     add("--ddim_eta", type=boundary.FRACTION, dest="eta", metavar="ETA", help="DDIM's noise, 0 to 1 (0)")
     add("--scale", type=boundary.GUIDANCE, help=f"guidance ({scale})")
+    add("--negative_prompt", type=boundary.text, metavar="TEXT", help="what the image shall not show (nothing)")
 
 
 def add_output_flags(parser: Parser, outdir: Path) -> None:

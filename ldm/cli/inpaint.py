@@ -25,6 +25,7 @@ def build_parser() -> common.Parser:
     add("--seed", type=boundary.SEED, metavar="N", help="image i starts from seed + i (42)")
     add("--prompt", type=boundary.text, help="for text-to-image models: what the painted place should show")
     add("--scale", type=boundary.GUIDANCE, help="for text-to-image models: guidance (7.5, or 5 for the embedded model)")
+    add("--negative_prompt", type=boundary.text, metavar="TEXT", help="for text-to-image models: what it should not")
     common.add_model_flags(parser, numbers=False)
     common.add_guard_flags(parser, asked=True)
     return parser

@@ -24,7 +24,7 @@ def build_parser() -> common.Parser:
     common.add_prompt_flags(parser)
     common.add_number_flags(parser, size="the model's own: 512, or 64 embedded")
     add = parser.add_argument_group("layout").add_argument
-    add("--layout", type=Path, metavar="JSON", help="objects and centers by hand, no prediction")
+    add("--layout", type=Path, metavar="JSON", help="objects and their regions by hand, no prediction")
     add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")
     common.add_output_flags(parser, OUTDIR)
     add = parser.add_argument_group("what else is written").add_argument
@@ -45,6 +45,7 @@ def build_parser() -> common.Parser:
         "steps only, for less time and memory; the weights of earlier steps stay as they are (all)",
     )
     add("--blend", choices=BLENDS, help="attention that the local one is measured against (the preset's)")
+    add("--share-overlaps", action="store_true", help="where regions overlap, share their weights out (they add up)")
     add("--block-checkpointing", action="store_true", help="less memory, more time")
     add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")
     common.add_model_flags(parser)

@@ -72,7 +72,7 @@ def draw(
         shape = latent_shape(backend, sampling)
         told = on_work if preset is None else None
         sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
-        chain |= contexts(backend, prompts)
+        chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
         if preset is None:
             with torch.no_grad():
                 images = backend.decode(sampler.sample(**chain)[0])
@@ -86,7 +86,6 @@ def draw(
                 control,
                 None if preset.mode == "fixed" else preset.objective(pipeline.clip, prompts, layouts),
                 preset,
-                layouts=layouts,
                 checkpoint_steps=not sampling.keep_activations,
                 checkpoint_blocks=sampling.block_checkpointing,
                 on_work=on_work,
@@ -117,14 +116,20 @@ def latent_shape(backend: Backend, sampling: Sampling) -> tuple[int, int, int]:
     return backend.channels, sampling.height // backend.factor, sampling.width // backend.factor
 
 
+def negative_prompts(layouts: Sequence[Layout], sampling: Sampling) -> list[str]:
+    """What each image shall not show, as the settings say, or its layout; empty for nothing."""
+    given = sampling.negative_prompt
+    return [layout.negative_prompt or "" if given is None else given for layout in layouts]
+
+
 @torch.no_grad()
-def contexts(backend: Backend, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The sampler's contexts, each (B, L, C): of the prompts and of the empty prompt. Equal texts are encoded once."""
-    texts = list(dict.fromkeys(["", *prompts]))
+def contexts(backend: Backend, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The sampler's contexts, each (B, L, C): of prompts and negative prompts. Equal texts are encoded once."""
+    texts = list(dict.fromkeys([*negatives, *prompts]))
     encoded = backend.encode(texts)
     return {
-        "conditioning": encoded[[texts.index(prompt) for prompt in prompts]],
-        "unconditional_conditioning": encoded[[0] * len(prompts)],
+        "conditioning": encoded[[texts.index(text) for text in prompts]],
+        "unconditional_conditioning": encoded[[texts.index(text) for text in negatives]],
     }
 
 

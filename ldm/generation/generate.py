@@ -10,8 +10,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ldm.boundary import one_line
 from ldm.errors import UserError
@@ -28,8 +31,10 @@ from ldm.generation.settings import GenerateSettings as GenerateSettings
 from ldm.generation.settings import check_settings, fit_to_model
 from ldm.locks import share
 from ldm.philox import PhiloxGenerator
+from ldm.pixels import read_gray_mask
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
+from ldm.spacetime.shapes import Mask
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +100,7 @@ def outcomes(
                         layouts[prompt] = _layout(prompt, given, settings, pipeline)
             batch = prompts, [layouts[prompt] for prompt in prompts], seeds
             method = preset if any(layout.objects for layout in batch[1]) else None
+            _tell_unguided(settings, method, batch[1])
             if method is not None and method.mode != "fixed":
                 with stage(None if "clip" in vars(pipeline) else progress, "loading CLIP"):
                     pipeline.clip  # noqa: B018  one that cannot be read is told now, not after the baseline
@@ -111,8 +117,20 @@ def outcomes(
             recorder.write_grid(made)
 
 
+def _tell_unguided(settings: GenerateSettings, preset: Preset | None, layouts: Sequence[Layout]) -> None:
+    """Warn of negative prompts that change nothing: without guidance the unconditional rows do not count."""
+    regions = [thing.negative_prompt for layout in layouts for thing in layout.objects]
+    given = [*drawing.negative_prompts(layouts, settings), *(() if preset is None else regions)]
+    if settings.scale == 1 and any(given) and (preset is None or preset.blend == "conditional"):
+        logger.warning("A negative prompt does nothing with --scale 1, which is no guidance.")
+
+
 def read_layout(path: Path) -> Layout:
-    """The layout in a layout file, or in the settings.json of an earlier image. Raises UserError."""
+    """The layout in a layout file, or in the settings.json of an earlier image; its masks are files beside it.
+
+    Raises:
+        UserError: a file that cannot be read or holds something else.
+    """
     try:
         content = read_json(path)
     except OSError as error:
@@ -120,14 +138,23 @@ def read_layout(path: Path) -> Layout:
     except ValueError as error:
         raise UserError(f"layout file {path} is not valid JSON: {error}") from error
     record = isinstance(content, dict) and "layout" in content and "objects" not in content
-    return Layout.from_json(content["layout"] if record else content)
+    return Layout.from_json(content["layout"] if record else content, partial(_read_region, path.parent))
+
+
+def _read_region(folder: Path, name: str) -> Mask:
+    """The mask in an image file, white where the region is and gray where it fades; `name` is relative to `folder`."""
+    weights = np.asarray(read_gray_mask(folder / name), dtype=np.float64) / 255
+    mask = Mask(weights, name)
+    if weights.min() == weights.max():
+        logger.warning("The mask %s is of one gray: its object acts everywhere, by %.3g.", folder / name, weights.max())
+    return mask
 
 
 def make_preset(settings: GenerateSettings) -> Preset | None:
     """The preset with the constants that the settings override; None for the plain model."""
     if settings.preset is None:
         return None
-    names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend")
+    names = ("inner_steps", "learning_rate", "rounds", "gradient_steps", "blend", "share_overlaps")
     given = {name: value for name in names if (value := getattr(settings, name)) is not None}
     preset = replace(PRESETS[settings.preset], **given)
     for name in given:

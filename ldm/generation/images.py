@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
 from ldm.errors import UserError
@@ -133,9 +133,10 @@ def enlarge(image: ImageArray, at_least: int = MIN_SHEET_SIDE) -> Image.Image:
 
 
 def draw_layout(image: ImageArray, layout: Layout, radius: float = RADIUS) -> Image.Image:
-    """The image, enlarged where small, with each object's disc, center and name drawn over it.
+    """The image, enlarged where small, with each object's region, center and name drawn over it.
 
-    The disc is that of the attention mask: an ellipse on a rectangle.
+    The region is that of the attention mask: a disc is an ellipse on a rectangle. `radius` is that of discs without
+    their own.
     """
     base = enlarge(image).convert("RGBA")
     veil = Image.new("RGBA", base.size, (0, 0, 0, 0))
@@ -145,11 +146,23 @@ def draw_layout(image: ImageArray, layout: Layout, radius: float = RADIUS) -> Im
     for i, thing in enumerate(layout.objects):
         color = COLORS[i % len(COLORS)]
         x, y = thing.x * width, thing.y * height
-        box = (x - radius * width, y - radius * height, x + radius * width, y + radius * height)
-        pen.ellipse(box, fill=color + "38", outline=color + "FF", width=line)
+        if thing.shape is None:
+            rx, ry = ((radius if thing.radius is None else thing.radius) * side for side in base.size)
+            pen.ellipse((x - rx, y - ry, x + rx, y + ry), fill=color + "38", outline=color + "FF", width=line)
+        else:
+            layer = Image.new("RGBA", base.size, color)
+            layer.putalpha(_tint((thing.shape.coverage(height, width) * 255).round().astype(np.uint8), line))
+            veil.alpha_composite(layer)
         pen.ellipse((x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line), fill=color + "FF")
         _label(pen, (x, y + 3 * line), *lettering(shortened(thing.phrase), size), color, base.size)
     return Image.alpha_composite(base, veil).convert("RGB")
+
+
+def _tint(coverage: ImageArray, line: int) -> Image.Image:
+    """The opacity (mode "L") of a region of coverage (H, W) to 255: low inside, full on a rim of `line` pixels."""
+    whole = Image.fromarray(coverage)
+    rim = ImageChops.subtract(whole, whole.filter(ImageFilter.MinFilter(2 * line + 1)))
+    return ImageChops.lighter(whole.point(lambda value: value * 0x38 // 255), rim)
 
 
 def _label(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.generation.chain import Callback, Steps
-from ldm.generation.draw import GeneratedImage, contexts
+from ldm.generation.draw import GeneratedImage, contexts, negative_prompts
 from ldm.generation.generate import Guard, outcomes
 from ldm.generation.images import fit_size, image_tensor, to_images
 from ldm.generation.pipeline import Pipeline, open_pipeline
@@ -106,7 +106,7 @@ def vary(
         if taken := int(strength * sampling.steps):  # of the steps asked for, though some counts give more
             entry = torch.full((len(seeds),), min(taken, total - 1))  # strength 1 begins at the noisiest step
             noise = noise_like(latents.shape, generators).to(latents)
-            texts = contexts(backend, prompts)
+            texts = contexts(backend, prompts, negative_prompts(layouts, sampling))
             assert sampling.scale is not None  # see fit_to_model
             latents = sampler.decode(
                 sampler.stochastic_encode(latents, entry, noise=noise),

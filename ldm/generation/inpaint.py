@@ -134,13 +134,13 @@ def inpaint(
         given: dict[str, Any] = {"conditioning": masked_condition(backend.model, 2 * x - 1, m)}
     elif key == "crossattn":
         given = {
-            **contexts(backend, [settings.prompt]),
+            **contexts(backend, [settings.prompt], [settings.negative_prompt or ""]),
             "x0": backend.encode_image(x),
             "mask": 1 - F.max_pool2d(m, backend.factor),  # a cell with any pixel to paint is painted
         }
         settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
     elif key == "hybrid":
-        given = text_and_masked(backend, settings.prompt, x, m)
+        given = text_and_masked(backend, settings.prompt, settings.negative_prompt or "", x, m)
         settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
     else:
         kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
@@ -151,7 +151,7 @@ def inpaint(
     return ((1 - m) * x + m * backend.decode(latents))[..., :height, :width].cpu()
 
 
-def text_and_masked(backend: CompVis, prompt: str, image: Tensor, mask: Tensor) -> dict[str, Any]:
+def text_and_masked(backend: CompVis, prompt: str, negative: str, image: Tensor, mask: Tensor) -> dict[str, Any]:
     """The sampler's conditions for the inpainting models of Stable Diffusion: the text as context, and (1, 1 + C, h, w)
     beside the noisy latents, the mask in {0, 1} and the latents of the image with gray in its place.
 
@@ -170,7 +170,7 @@ def text_and_masked(backend: CompVis, prompt: str, image: Tensor, mask: Tensor) 
             f"this model's U-Net takes {takes} channels and not {backend.channels + beside.shape[1]}, "
             "as inpainting models do; give one that does"
         )
-    texts = contexts(backend, [prompt])
+    texts = contexts(backend, [prompt], [negative])
     return {name: {"c_concat": [beside], "c_crossattn": [text]} for name, text in texts.items()}
 
 

@@ -7,6 +7,7 @@ details/00000/comparison.png baseline, image and layout side by side, enlarged
 details/00000/weights.png    each object's weight over the steps
 details/00000/losses.png     the losses over the course of the optimization
 details/00000/settings.json  everything needed to make the image again
+details/00000/mask-1.png     the mask of a layout's first object, where it has one
 details/00000/steps/001.png  the predicted image of a step
 details/00000/rounds/final0.png  the image of a pass through the whole chain
 grid-0000.png                all images of the run
@@ -22,7 +23,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -31,13 +32,14 @@ from typing import Any
 from ldm import locks
 from ldm.files import write_json
 from ldm.generation import images
-from ldm.generation.draw import GeneratedImage
+from ldm.generation.draw import GeneratedImage, negative_prompts
 from ldm.generation.images import ImageArray
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import SAMPLERS, GenerateSettings
-from ldm.spacetime.layout import Layout
+from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.presets import Preset
+from ldm.spacetime.shapes import Mask
 
 RECORDED_PACKAGES = ("spacetime-diffusion", "torch", "torchvision", "transformers", "clip-anytorch", "numpy", "pillow")
 
@@ -113,7 +115,7 @@ class Recorder:
     def parameters(self, outcome: Outcome, *, plain: bool) -> str:
         """The text chunk of an image; `plain` for one that was made without spatial control."""
         s = self.settings
-        places = "; ".join(f"{thing.phrase} ({thing.x:.3f} {thing.y:.3f})" for thing in outcome.layout.objects)
+        places = "; ".join(f"{thing.phrase} ({_place(thing)})" for thing in outcome.layout.objects)
         fields = {
             "Steps": s.steps,
             "Sampler": SAMPLERS[s.sampler],
@@ -128,7 +130,7 @@ class Recorder:
             "Spacetime layout": None if plain else places,
             **s.more_parameters(),
         }
-        return images.parameters_text(outcome.prompt, fields)
+        return images.parameters_text(outcome.prompt, fields, *negative_prompts([outcome.layout], s))
 
     def write(self, outcome: Outcome) -> None:
         """Write all files of one image and note their paths on it. Raises UserError where that fails.
@@ -162,7 +164,8 @@ class Recorder:
         for i, image in enumerate(outcome.rounds):
             files["rounds"] = images.save_png(folder / "rounds" / f"final{i}.png", image).parent
         outcome.files |= {kind: details / path.relative_to(folder) for kind, path in files.items()}
-        write_json(folder / "settings.json", self.record(outcome), indent=2)
+        layout = _with_masks(outcome.layout, folder)
+        write_json(folder / "settings.json", self.record(outcome, layout), indent=2)
         outcome.files["settings"] = details / "settings.json"
 
     def _write_explanation(self, outcome: Outcome, details: Path, radius: float) -> dict[str, Path]:
@@ -181,9 +184,9 @@ class Recorder:
             files["losses"] = images.plot_losses(details / "losses.png", named)
         return files
 
-    def record(self, outcome: Outcome) -> dict[str, Any]:
-        """Everything needed to make the image again, as JSON values."""
-        settings = asdict(self.settings)
+    def record(self, outcome: Outcome, layout: Layout) -> dict[str, Any]:
+        """Everything needed to make the image again, as JSON values; `layout` is its own with masks in files."""
+        settings, [negative] = asdict(self.settings), negative_prompts([layout], self.settings)
         if self.settings.noise == "per-image":  # else its noise depends on all that was drawn before
             settings |= {"prompts": [outcome.prompt], "seed": outcome.seed, "samples": 1, "iterations": 1}
         return {
@@ -193,7 +196,7 @@ class Recorder:
             "settings": _plain(settings),
             "index": outcome.index,
             "schedule": None if self.preset is None else _plain(asdict(self.preset)),  # its name since the first images
-            "layout": outcome.layout.to_json(),
+            "layout": replace(layout, negative_prompt=negative or None).to_json(),
             "weights": None if outcome.weights is None else outcome.weights.tolist(),  # (steps, objects)
             "losses": outcome.losses,
             "model": dict(self.model),
@@ -216,6 +219,23 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Paths and dtypes as text."""
     known = (str, int, float, bool, list, tuple, type(None))
     return {name: value if isinstance(value, known) else str(value) for name, value in values.items()}
+
+
+def _place(thing: LayoutObject) -> str:
+    """Where an object is, in short: its center, or its shape and the box around that."""
+    if thing.shape is None:
+        return f"{thing.x:.3f} {thing.y:.3f}"
+    return " ".join([*thing.shape.to_json(), *(f"{value:.3f}" for value in thing.shape.bounds)])
+
+
+def _with_masks(layout: Layout, folder: Path) -> Layout:
+    """The layout with each mask in a file of `folder`, so that the record needs no other file."""
+    things = list(layout.objects)
+    for i, thing in enumerate(things):
+        if isinstance(thing.shape, Mask):
+            path = images.save_png(folder / f"mask-{i + 1}.png", (thing.shape.weights * 255).round().astype("uint8"))
+            things[i] = replace(thing, shape=replace(thing.shape, path=path.name))
+    return replace(layout, objects=tuple(things))
 
 
 def _curve_name(name: str, layout: Layout) -> str:

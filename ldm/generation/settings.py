@@ -42,6 +42,7 @@ class Sampling:
     steps: int = 50
     eta: float = 0.0  # DDIM only: 0 deterministic, 1 as noisy as DDPM
     scale: float | None = None  # classifier-free guidance
+    negative_prompt: str | None = None  # what images shall not show; None is the layout's, or nothing
     height: int | None = None  # pixels
     width: int | None = None  # pixels
     precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
@@ -77,6 +78,7 @@ class GenerateSettings(Sampling, Run):
     rounds: int | None = None  # passes through the whole chain (the published presets)
     gradient_steps: int | None = None  # last steps that the gradient passes through (the published presets)
     blend: str | None = None  # one of BLENDS
+    share_overlaps: bool | None = None  # where regions overlap, their weights are shared out
     pack_weights: bool = False  # less time on a CPU, a second copy of the weights
     command: str | None = None  # how it was called; only recorded
 
