@@ -240,10 +240,10 @@ def test_the_model_that_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert nothing.embedded and nothing.notice and "sd-v1-4.ckpt" in nothing.notice and "\n" not in nothing.notice
     for path in (paths.SD_CONFIG, paths.SD_CKPT, paths.EMOJI_CONFIG, paths.EMOJI_CKPT):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_bytes(b"PK\x03\x04")
     assert pipelines.choose_model() == pipelines.ModelChoice(paths.SD_CONFIG, paths.SD_CKPT, False)
     own = tmp_path / "own.ckpt"
-    own.touch()
+    own.write_bytes(b"PK\x03\x04")
     assert pipelines.choose_model(ckpt=own).config == paths.SD_CONFIG
     assert pipelines.choose_model(ckpt=paths.EMOJI_CKPT).embedded
     assert pipelines.choose_model(config=paths.EMOJI_CONFIG).ckpt == paths.EMOJI_CKPT
