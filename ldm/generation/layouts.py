@@ -241,9 +241,12 @@ _FORMS: tuple[tuple[str, Callable[[Any], bool], Callable[[Any], Found]], ...] = 
 
 
 def write_layout(path: Path, layout: Layout, kind: str = "ours") -> None:
-    """Write a layout in one of `ldm.generation.settings.LAYOUT_FORMS`; what has no place there is told. Raises UserError for an unwritable file.
+    """Write a layout in one of the `LAYOUT_FORMS` of `ldm.generation.settings`.
 
-    Other forms than ours hold phrases and boxes: a region becomes the box around it.
+    Forms other than ours hold phrases and boxes: a region becomes the box around it. What is lost is told.
+
+    Raises:
+        UserError: the form holds fewer objects, or the file cannot be written.
     """
     if kind == "ours":
         write_json(path, layout.to_json())
