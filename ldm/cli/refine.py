@@ -23,6 +23,8 @@ def build_parser() -> common.Parser:
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
     common.add_number_flags(parser, size="the model's own: 512, or 64 embedded")
+    text = "images from as many seeds made together, of which the one with the least CLIP loss is kept (1)"
+    parser.add_argument("--best_of", "--best-of", type=boundary.COUNT, metavar="N", help=text)
     common.add_layout_flags(parser)
     add = parser.add_argument_group("layout prediction").add_argument
     add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")

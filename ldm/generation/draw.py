@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimize import Result, optimize
-from ldm.spacetime.presets import Preset
+from ldm.spacetime.presets import PRESETS, Preset
 
 
 @dataclass
@@ -35,6 +35,7 @@ class GeneratedImage:
     losses: dict[str, list[float]] = field(default_factory=dict)  # by name, an entry per evaluation of the loss
     steps: list[ImageArray] = field(default_factory=list)  # predicted image of every step, with `save_steps`
     rounds: list[ImageArray] = field(default_factory=list)  # image of every pass through the chain, with `save_rounds`
+    candidates: list[dict[str, float]] = field(default_factory=list)  # with `best_of`: "seed" and "loss" of each
 
 
 def draw(
@@ -57,7 +58,7 @@ def draw(
         sampling: what is None in it is taken as suits the model.
         callback: called after every denoising step with the sampler's dict and the steps "done" of the "total"; with a
             preset also with "round" and the latest "loss" by name, (B,).
-        generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`.
+        generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`. Not with `best_of`.
         on_work: told what is done of how much, with the mean losses: steps, or where weights are optimized the calls
             of the U-Net that the time of all parts amounts to.
 
@@ -65,6 +66,8 @@ def draw(
         UserError: a size, step count or eta that model and sampler cannot do.
     """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
+    if sampling.best_of > 1:
+        return _best(pipeline, prompts, layouts, seeds, preset, sampling, callback=callback, on_work=on_work)
     if not any(layout.objects for layout in layouts):
         preset = None
     with pipeline.precision(sampling.precision):
@@ -108,6 +111,34 @@ def draw(
         )
         for b, entry in enumerate(made)
     ]
+
+
+def _best(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    seeds: Sequence[int],
+    preset: Preset | None,
+    sampling: Sampling,
+    **told: Any,
+) -> list[GeneratedImage]:
+    """Of each entry the image with the least total loss among those of `best_of` seeds, from its own on."""
+    count = sampling.best_of
+    rows = [i for i in range(len(prompts)) for _ in range(count)]
+    prompts, layouts = [prompts[i] for i in rows], [layouts[i] for i in rows]
+    tried = [seeds[i] + k % count for k, i in enumerate(rows)]
+    made = draw(pipeline, prompts, layouts, tried, preset, replace(sampling, best_of=1), **told)
+    objective = (preset or PRESETS["per-step"]).objective(pipeline.clip, prompts, layouts)
+    pixels = torch.stack([torch.from_numpy(one.image).permute(2, 0, 1) for one in made])  # (B * count, 3, H, W)
+    with torch.no_grad():
+        losses = objective(pixels.to(pipeline.backend.device, torch.float32) / 255)["total"].tolist()
+    kept = []
+    for start in range(0, len(rows), count):
+        own = list(zip(losses, made, strict=True))[start : start + count]
+        best = min(own, key=lambda pair: pair[0])[1]
+        best.candidates = [{"seed": one.seed, "loss": loss} for loss, one in own]
+        kept.append(best)
+    return kept
 
 
 def latent_shape(backend: Backend, sampling: Sampling) -> tuple[int, int, int]:

@@ -155,7 +155,7 @@ def batches(settings: GenerateSettings) -> Iterator[tuple[list[str], list[int]]]
     """(prompts, seeds) of each batch, in the order of making; with published noise every seed is that of the run."""
     each = 1 if settings.grouped else settings.samples
     rows = [prompt for prompt in settings.prompts for _ in range(each)]
-    first, step = settings.seed, 0 if settings.noise == "published" else 1
+    first, step = settings.seed, 0 if settings.noise == "published" else settings.best_of
     for _ in range(settings.iterations):
         for start in range(0, len(rows), settings.samples):
             prompts = rows[start : start + settings.samples]

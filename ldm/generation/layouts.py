@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ldm.errors import UserError
-from ldm.files import read_json, write_json, write_text
+from ldm.files import parse_json, write_json, write_text
 from ldm.generation.lmd import SIDE, in_image, read_answer
 from ldm.pixels import read_gray_mask
 from ldm.relations import with_article
@@ -86,7 +86,7 @@ def read_layouts(path: Path) -> LayoutFile:
         header = text.partition("\n")[0]
         if "obj1" in header and "bbox1" in header and not header.lstrip().startswith(("{", "[")):
             return LayoutFile(path, "7Bench's rows", list(_from_rows(text, path)))
-        content = read_json(path)
+        content = parse_json(text)
     except OSError as error:
         raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

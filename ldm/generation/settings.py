@@ -50,6 +50,7 @@ class Sampling:
     precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
     block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
     keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
+    best_of: int = 1  # images of as many seeds, of which the one with the least loss is kept
     save_steps: bool = False  # also the predicted image of every step
     save_rounds: bool = False  # also the image of every pass through the whole chain (the published presets)
 
@@ -109,11 +110,15 @@ def check_settings(settings: GenerateSettings) -> None:
     ):
         if value is not None and value not in choices:
             raise UserError(f"{name} '{value}' is unknown; choose {', '.join(choices[:-1])} or {choices[-1]}")
-    check_counts(s, "samples", "iterations", "rounds", "inner_steps", "gradient_steps", "height", "width", "threads")
+    check_counts(
+        s, "samples", "iterations", "rounds", "inner_steps", "gradient_steps", "height", "width", "threads", "best_of"
+    )
     if s.layout is not None and s.objects:
         raise UserError("--layout and --box or --at exclude each other; give one of them")
     if s.layout_id is not None and s.layout is None:
         raise UserError("--layout-id chooses a layout of the file that --layout names; name one")
+    if s.best_of > 1 and (s.noise == "published" or s.fixed_code):
+        raise UserError("--best_of draws from several seeds; leave out --noise published and --fixed_code")
     if s.columns < 0:
         raise UserError(f"images in a row must be 0 or more, not {s.columns}")
     if s.eta and s.sampler != "ddim":
