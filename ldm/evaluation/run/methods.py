@@ -161,8 +161,8 @@ def constants_of(method: Method) -> dict[str, Any]:
 
 def changed_constants(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names of the constants that differ. What a preset got later was its default before."""
+    known = {**_LATER, **known}
     if "mode" in known:
         defaults = {field.name: field.default for field in dataclasses.fields(Preset)}
-        defaults |= _LATER
         known = {**{key: value for key, value in defaults.items() if key in wanted}, **known}
     return changed_keys(known, wanted)
