@@ -19,7 +19,7 @@ from ldm import boundary
 from ldm.errors import UserError
 from ldm.generation.pipeline import set_threads as set_threads
 from ldm.generation.progress import Progress
-from ldm.generation.settings import NOISES, PRECISIONS, SAMPLERS
+from ldm.generation.settings import NOISES, PRECISIONS, PRESET_NAMES, SAMPLERS
 
 if TYPE_CHECKING:
     from ldm.generation.record import Outcome
@@ -158,6 +158,13 @@ def add_layout_flags(parser: Parser) -> None:
     one = partial(add, dest="objects", action="append", default=[])
     one("--box", nargs=5, metavar=("PHRASE", "LEFT", "TOP", "RIGHT", "BOTTOM"), help="an object's box, 0 to 1")
     one("--at", nargs=3, metavar=("PHRASE", "X", "Y"), help="an object's center, 0 to 1")
+
+
+def add_preset_flags(parser: Parser, default: str) -> None:
+    """The method, for scripts in which it is the exception; `default` tells when it is what."""
+    add = parser.add_argument_group("the method").add_argument
+    add("--preset", "--schedule", choices=PRESET_NAMES, help=f"how the weights come about ({default})")
+    add("--clip", metavar="NAME|FILE", help="the CLIP of the loss (ViT-B/32, or the embedded one)")
 
 
 def take_objects(given: dict[str, Any]) -> tuple[LayoutObject, ...]:

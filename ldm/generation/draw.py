@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ldm.generation.images import ImageArray, to_images
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling, fit_to_model
+from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
@@ -76,25 +77,7 @@ def draw(
         told = on_work if preset is None else None
         sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
         chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
-        if preset is None:
-            with torch.no_grad():
-                images = backend.decode(sampler.sample(**chain)[0])
-            result = None
-        else:
-            with torch.no_grad():
-                control = SpatialControl.build(layouts, backend.encode)
-            result = optimize(
-                backend,
-                sampler,
-                control,
-                None if preset.mode == "fixed" else preset.objective(pipeline.clip, prompts, layouts),
-                preset,
-                checkpoint_steps=not sampling.keep_activations,
-                checkpoint_blocks=sampling.block_checkpointing,
-                on_work=on_work,
-                **chain,
-            )
-            images = result.images
+        images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
         length = chain["on_step"].total // passes
         with torch.no_grad():  # of several rounds, the one that made the images
             predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
@@ -105,12 +88,46 @@ def draw(
     return [
         GeneratedImage(
             *entry,
-            *_record(result, b, len(layouts[b].objects)),
+            *weights_and_losses(result, b, len(layouts[b].objects)),
             steps=[batch[b] for batch in steps],
             rounds=[batch[b] for batch in rounds],
         )
         for b, entry in enumerate(made)
     ]
+
+
+def run_chain(
+    pipeline: Pipeline,
+    sampler: Sampler,
+    chain: Mapping[str, Any],
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    preset: Preset | None,
+    sampling: Sampling,
+    on_work: OnWork | None = None,
+) -> tuple[torch.Tensor, Result | None]:
+    """The images (B, 3, H, W) in [0, 1] of a chain (arguments of `Sampler.sample`), and how their weights came about.
+
+    Without a preset that is the plain model, which has no weights.
+    """
+    backend = pipeline.backend
+    if preset is None:
+        with torch.no_grad():
+            return backend.decode(sampler.sample(**chain)[0]), None
+    with torch.no_grad():
+        control = SpatialControl.build(layouts, backend.encode)
+    result = optimize(
+        backend,
+        sampler,
+        control,
+        preset.objective(pipeline.clip, prompts, layouts) if preset.optimizes(layouts) else None,
+        preset,
+        checkpoint_steps=not sampling.keep_activations,
+        checkpoint_blocks=sampling.block_checkpointing,
+        on_work=on_work,
+        **chain,
+    )
+    return result.images, result
 
 
 def _best(
@@ -164,7 +181,9 @@ def contexts(backend: Backend, prompts: Sequence[str], negatives: Sequence[str])
     }
 
 
-def _record(result: Result | None, b: int, objects: int) -> tuple[NDArray[Any] | None, dict[str, list[float]]]:
+def weights_and_losses(
+    result: Result | None, b: int, objects: int
+) -> tuple[NDArray[Any] | None, dict[str, list[float]]]:
     """Weights (S, N) and losses of image `b` of a batch, without those of objects that only other images have."""
     if result is None:
         return None, {}

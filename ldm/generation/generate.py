@@ -17,7 +17,7 @@ from ldm.extensions.packed import pack
 from ldm.generation import draw as drawing
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
-from ldm.generation.layouts import read_layouts
+from ldm.generation.layouts import layouts_by_hand
 from ldm.generation.naming import named_objects, unnamed_objects
 from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.progress import Progress, stage, work_of
@@ -67,8 +67,8 @@ def outcomes(
     check_settings(settings)
     preset, made, layouts = make_preset(settings), list[Outcome](), dict[str, Layout]()
     needs = {"predictor"} if preset is not None and not given else set()
-    optimized = not given or any(thing.optimize for layout in given.values() for thing in layout.objects)
-    if settings.best_of > 1 or (preset is not None and preset.mode != "fixed" and optimized):
+    moves = preset is not None and (preset.optimizes(list(given.values())) if given else preset.mode != "fixed")
+    if moves or settings.best_of > 1:
         needs.add("clip")
     with nullcontext() if settings.outdir is None else share(settings.outdir):
         if pipeline is None:
@@ -95,7 +95,7 @@ def outcomes(
             batch = prompts, [layouts[prompt] for prompt in prompts], seeds
             method = preset if any(layout.objects for layout in batch[1]) else None
             _tell_unguided(settings, method, batch[1])
-            if method is not None and method.mode != "fixed":
+            if settings.best_of > 1 or (method is not None and method.optimizes(batch[1])):
                 with stage(None if "clip" in vars(pipeline) else progress, "loading CLIP"):
                     pipeline.clip  # noqa: B018  one that cannot be read is told now, not after the baseline
             plain = make(batch, None, copy.deepcopy(noise)) if method is not None and settings.baseline else []
@@ -125,11 +125,9 @@ def given_layouts(settings: GenerateSettings) -> tuple[dict[str, Layout], Genera
     Raises:
         UserError: a layout file that cannot be used, or that has no layout for a prompt.
     """
-    if settings.objects:
-        return {prompt: Layout(settings.objects) for prompt in settings.prompts}, settings
-    if settings.layout is None:
+    file = layouts_by_hand(settings.layout, settings.objects)
+    if file is None:
         return {}, settings
-    file = read_layouts(settings.layout)
     if not settings.prompts and (prompt := file.choose(None, settings.layout_id).prompt):
         settings = replace(settings, prompts=(prompt,))
     return {prompt: file.choose(prompt, settings.layout_id) for prompt in settings.prompts}, settings

@@ -70,6 +70,13 @@ class LayoutFile:
         )
 
 
+def layouts_by_hand(path: Path | None, objects: tuple[LayoutObject, ...]) -> LayoutFile | None:
+    """What a user gave: a file, or objects without one; None for neither. Raises UserError as `read_layouts`."""
+    if objects:
+        return LayoutFile(Path(), "--box and --at", [("0", Layout(objects))])
+    return None if path is None else read_layouts(path)
+
+
 def read_layout(path: Path) -> Layout:
     """The only layout in a file. Raises UserError as `read_layouts` and `LayoutFile.choose`."""
     return read_layouts(path).choose()
