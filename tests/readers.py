@@ -48,7 +48,7 @@ from ldm.evaluation.prompts.files import read_prompt_file
 from ldm.evaluation.run.methods import parse_method
 from ldm.evaluation.score.calibration import read_labels
 from ldm.evaluation.score.records import Record
-from ldm.generation.generate import read_layout
+from ldm.generation.layouts import read_layout
 from ldm.generation.neighbors import load_database
 from ldm.modules.encoders.openai_clip import load_clip
 from ldm.modules.encoders.tokenizer import read_vocab

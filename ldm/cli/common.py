@@ -19,11 +19,12 @@ from ldm import boundary
 from ldm.errors import UserError
 from ldm.generation.pipeline import set_threads as set_threads
 from ldm.generation.progress import Progress
-from ldm.generation.settings import NOISES, PRECISIONS, SAMPLERS
+from ldm.generation.settings import NOISES, PRECISIONS, PRESET_NAMES, SAMPLERS
 
 if TYPE_CHECKING:
     from ldm.generation.record import Outcome
     from ldm.generation.safety import Guard
+    from ldm.spacetime.layout import LayoutObject
 
 Action = Callable[[argparse.Namespace, Progress], Iterable[str]]  # what a script does; yields lines to print
 
@@ -145,6 +146,42 @@ def add_prompt_flags(parser: Parser) -> None:
     add("--prompt", type=boundary.text, default=None, help="the text to draw")
     text = "one prompt a line, an image each time; n_samples of them share a batch"
     add("--from-file", type=Path, default=None, metavar="FILE", help=text)
+
+
+def add_layout_flags(parser: Parser) -> None:
+    """Layouts by hand; see `take_objects`."""
+    add = parser.add_argument_group("layout by hand").add_argument
+    add(
+        "--layout", type=Path, metavar="FILE", help="regions of the objects: ours, or LMD's, GLIGEN's, COCO's, 7Bench's"
+    )
+    add("--layout-id", metavar="ID", help="of several layouts in the file (that of the prompt)")
+    one = partial(add, dest="objects", action="append", default=[])
+    one("--box", nargs=5, metavar=("PHRASE", "LEFT", "TOP", "RIGHT", "BOTTOM"), help="an object's box, 0 to 1")
+    one("--at", nargs=3, metavar=("PHRASE", "X", "Y"), help="an object's center, 0 to 1")
+
+
+def add_preset_flags(parser: Parser, default: str) -> None:
+    """The method, for scripts in which it is the exception; `default` tells when it is what."""
+    add = parser.add_argument_group("the method").add_argument
+    add("--preset", "--schedule", choices=PRESET_NAMES, help=f"how the weights come about ({default})")
+    add("--clip", metavar="NAME|FILE", help="the CLIP of the loss (ViT-B/32, or the embedded one)")
+
+
+def take_objects(given: dict[str, Any]) -> tuple[LayoutObject, ...]:
+    """Move the objects of --box and --at out of the parsed flags, in their order. Raises UserError for a wrong one."""
+    from ldm.spacetime.layout import LayoutObject
+
+    objects = []
+    for phrase, *texts in given.pop("objects"):
+        flag = "--box" if len(texts) == 4 else "--at"
+        try:
+            numbers = [float(text) for text in texts]
+        except ValueError:
+            listed = " ".join(texts)
+            raise UserError(f"{flag} '{phrase}' needs numbers from 0 to 1 after the phrase, not {listed}") from None
+        entry = {"box": numbers} if flag == "--box" else dict(zip("xy", numbers, strict=True))
+        objects.append(LayoutObject.from_json({"phrase": phrase, **entry}, f"{flag} '{phrase}'"))
+    return tuple(objects)
 
 
 def add_number_flags(parser: Parser, samples: int = 1, iterations: int = 1, size: str = "") -> None:

@@ -23,6 +23,8 @@ def build_parser() -> common.Parser:
     add("--init-img", type=Path, required=True, metavar="FILE", help="the image to begin from")
     add("--strength", type=boundary.FRACTION, default=0.75, help="0 keeps the image, 1 keeps nothing of it (0.75)")
     common.add_number_flags(parser, samples=2)
+    common.add_layout_flags(parser)
+    common.add_preset_flags(parser, "per-step with a layout by hand, else the plain model")
     common.add_sampling_flags(parser, samplers=["plms"], scale="5")  # PLMS is refused, as published
     common.add_output_flags(parser, Path("outputs/img2img-samples"))
     common.add_model_flags(parser)
@@ -39,7 +41,10 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     from ldm.generation.generate import GenerateSettings
     from ldm.generation.img2img import redraw
 
-    settings = GenerateSettings(prompts, preset=None, **given)
+    given["objects"] = common.take_objects(given)
+    if "preset" not in given and "layout" not in given and not given["objects"]:
+        given["preset"] = None
+    settings = GenerateSettings(prompts, **given)
     yield from common.told_files(redraw(settings, init, strength, guard, progress))
 
 

@@ -26,6 +26,8 @@ def build_parser() -> common.Parser:
     add("--prompt", type=boundary.text, help="for text-to-image models: what the painted place should show")
     add("--scale", type=boundary.GUIDANCE, help="for text-to-image models: guidance (7.5, or 5 for the embedded model)")
     add("--negative_prompt", type=boundary.text, metavar="TEXT", help="for text-to-image models: what it should not")
+    common.add_layout_flags(parser)
+    common.add_preset_flags(parser, "per-step")
     common.add_model_flags(parser, numbers=False)
     common.add_guard_flags(parser, asked=True)
     return parser
@@ -37,6 +39,7 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
 
     given = dict(vars(options))
     guard = common.take_guard(given)
+    given["objects"] = common.take_objects(given)
     for path in inpaint_folder(InpaintSettings(**given), guard, progress):
         yield f"image: {path}"
 

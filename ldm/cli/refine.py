@@ -23,8 +23,10 @@ def build_parser() -> common.Parser:
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
     common.add_number_flags(parser, size="the model's own: 512, or 64 embedded")
-    add = parser.add_argument_group("layout").add_argument
-    add("--layout", type=Path, metavar="JSON", help="objects and their regions by hand, no prediction")
+    text = "images from as many seeds made together, of which the one with the least CLIP loss is kept (1)"
+    parser.add_argument("--best_of", "--best-of", type=boundary.COUNT, metavar="N", help=text)
+    common.add_layout_flags(parser)
+    add = parser.add_argument_group("layout prediction").add_argument
     add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")
     common.add_output_flags(parser, OUTDIR)
     add = parser.add_argument_group("what else is written").add_argument
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[str]:
         given = dict(vars(options))
         prompts = common.take_prompts(given)
+        given["objects"] = common.take_objects(given)
         from ldm.generation.generate import GenerateSettings, outcomes
 
         command = common.command_line("txt2img-refine", arguments)

@@ -52,6 +52,7 @@ def start_chain(
     generator: Generators = None,
     x_T: torch.Tensor | None = None,
     on_work: OnWork | None = None,
+    last: int | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler, and its arguments but for the conditioning; the same seeds give the same noise.
 
@@ -62,11 +63,13 @@ def start_chain(
         generator: of the whole batch, instead of one for each seed.
         x_T: starting noise of at least as many images, instead of the generator's.
         on_work: told of the steps, see `Steps`.
+        last: how many of the steps are taken, the least noisy ones; None takes all.
     """
     sampler = make_sampler(sampling.sampler, backend)
     generators = seeded_generators(seeds) if generator is None else generator
     noise = noise_like((len(seeds), *shape), generators) if x_T is None else x_T[: len(seeds)]  # (B, C, h, w)
     length = len(sampler.schedule(sampling.steps, sampling.eta))  # for some counts not the number asked for
+    length = length if last is None else min(last, length)
     return sampler, {
         "S": sampling.steps,
         "batch_size": len(seeds),
@@ -77,4 +80,5 @@ def start_chain(
         "generator": generators,
         "on_step": Steps(callback, length * passes, sampling.save_steps, on_work),
         "verbose": False,
+        "last": last,
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ from ldm.generation.images import ImageArray, to_images
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling, fit_to_model
+from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import Generators
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimize import Result, optimize
-from ldm.spacetime.presets import Preset
+from ldm.spacetime.presets import PRESETS, Preset
 
 
 @dataclass
@@ -35,6 +36,7 @@ class GeneratedImage:
     losses: dict[str, list[float]] = field(default_factory=dict)  # by name, an entry per evaluation of the loss
     steps: list[ImageArray] = field(default_factory=list)  # predicted image of every step, with `save_steps`
     rounds: list[ImageArray] = field(default_factory=list)  # image of every pass through the chain, with `save_rounds`
+    candidates: list[dict[str, float]] = field(default_factory=list)  # with `best_of`: "seed" and "loss" of each
 
 
 def draw(
@@ -57,7 +59,7 @@ def draw(
         sampling: what is None in it is taken as suits the model.
         callback: called after every denoising step with the sampler's dict and the steps "done" of the "total"; with a
             preset also with "round" and the latest "loss" by name, (B,).
-        generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`.
+        generator, x_T: of the whole batch, instead of noise for each seed; see `start_chain`. Not with `best_of`.
         on_work: told what is done of how much, with the mean losses: steps, or where weights are optimized the calls
             of the U-Net that the time of all parts amounts to.
 
@@ -65,6 +67,8 @@ def draw(
         UserError: a size, step count or eta that model and sampler cannot do.
     """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
+    if sampling.best_of > 1:
+        return _best(pipeline, prompts, layouts, seeds, preset, sampling, callback=callback, on_work=on_work)
     if not any(layout.objects for layout in layouts):
         preset = None
     with pipeline.precision(sampling.precision):
@@ -73,25 +77,7 @@ def draw(
         told = on_work if preset is None else None
         sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
         chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
-        if preset is None:
-            with torch.no_grad():
-                images = backend.decode(sampler.sample(**chain)[0])
-            result = None
-        else:
-            with torch.no_grad():
-                control = SpatialControl.build(layouts, backend.encode)
-            result = optimize(
-                backend,
-                sampler,
-                control,
-                None if preset.mode == "fixed" else preset.objective(pipeline.clip, prompts, layouts),
-                preset,
-                checkpoint_steps=not sampling.keep_activations,
-                checkpoint_blocks=sampling.block_checkpointing,
-                on_work=on_work,
-                **chain,
-            )
-            images = result.images
+        images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
         length = chain["on_step"].total // passes
         with torch.no_grad():  # of several rounds, the one that made the images
             predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
@@ -102,12 +88,74 @@ def draw(
     return [
         GeneratedImage(
             *entry,
-            *_record(result, b, len(layouts[b].objects)),
+            *weights_and_losses(result, b, len(layouts[b].objects)),
             steps=[batch[b] for batch in steps],
             rounds=[batch[b] for batch in rounds],
         )
         for b, entry in enumerate(made)
     ]
+
+
+def run_chain(
+    pipeline: Pipeline,
+    sampler: Sampler,
+    chain: Mapping[str, Any],
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    preset: Preset | None,
+    sampling: Sampling,
+    on_work: OnWork | None = None,
+) -> tuple[torch.Tensor, Result | None]:
+    """The images (B, 3, H, W) in [0, 1] of a chain (arguments of `Sampler.sample`), and how their weights came about.
+
+    Without a preset that is the plain model, which has no weights.
+    """
+    backend = pipeline.backend
+    if preset is None:
+        with torch.no_grad():
+            return backend.decode(sampler.sample(**chain)[0]), None
+    with torch.no_grad():
+        control = SpatialControl.build(layouts, backend.encode)
+    result = optimize(
+        backend,
+        sampler,
+        control,
+        preset.objective(pipeline.clip, prompts, layouts) if preset.optimizes(layouts) else None,
+        preset,
+        checkpoint_steps=not sampling.keep_activations,
+        checkpoint_blocks=sampling.block_checkpointing,
+        on_work=on_work,
+        **chain,
+    )
+    return result.images, result
+
+
+def _best(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    seeds: Sequence[int],
+    preset: Preset | None,
+    sampling: Sampling,
+    **told: Any,
+) -> list[GeneratedImage]:
+    """Of each entry the image with the least total loss among those of `best_of` seeds, from its own on."""
+    count = sampling.best_of
+    rows = [i for i in range(len(prompts)) for _ in range(count)]
+    prompts, layouts = [prompts[i] for i in rows], [layouts[i] for i in rows]
+    tried = [seeds[i] + k % count for k, i in enumerate(rows)]
+    made = draw(pipeline, prompts, layouts, tried, preset, replace(sampling, best_of=1), **told)
+    objective = (preset or PRESETS["per-step"]).objective(pipeline.clip, prompts, layouts)
+    pixels = torch.stack([torch.from_numpy(one.image).permute(2, 0, 1) for one in made])  # (B * count, 3, H, W)
+    with torch.no_grad():
+        losses = objective(pixels.to(pipeline.backend.device, torch.float32) / 255)["total"].tolist()
+    kept = []
+    for start in range(0, len(rows), count):
+        own = list(zip(losses, made, strict=True))[start : start + count]
+        best = min(own, key=lambda pair: pair[0])[1]
+        best.candidates = [{"seed": one.seed, "loss": loss} for loss, one in own]
+        kept.append(best)
+    return kept
 
 
 def latent_shape(backend: Backend, sampling: Sampling) -> tuple[int, int, int]:
@@ -133,7 +181,9 @@ def contexts(backend: Backend, prompts: Sequence[str], negatives: Sequence[str])
     }
 
 
-def _record(result: Result | None, b: int, objects: int) -> tuple[NDArray[Any] | None, dict[str, list[float]]]:
+def weights_and_losses(
+    result: Result | None, b: int, objects: int
+) -> tuple[NDArray[Any] | None, dict[str, list[float]]]:
     """Weights (S, N) and losses of image `b` of a batch, without those of objects that only other images have."""
     if result is None:
         return None, {}

@@ -10,19 +10,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ldm.boundary import one_line
-from ldm.errors import UserError
 from ldm.extensions.packed import pack
-from ldm.files import read_json
 from ldm.generation import draw as drawing
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
+from ldm.generation.layouts import layouts_by_hand
 from ldm.generation.naming import named_objects, unnamed_objects
 from ldm.generation.pipeline import Pipeline, open_pipeline
 from ldm.generation.progress import Progress, stage, work_of
@@ -31,10 +26,8 @@ from ldm.generation.settings import GenerateSettings as GenerateSettings
 from ldm.generation.settings import check_settings, fit_to_model
 from ldm.locks import share
 from ldm.philox import PhiloxGenerator
-from ldm.pixels import read_gray_mask
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
-from ldm.spacetime.shapes import Mask
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +63,12 @@ def outcomes(
         pipeline: the opened model; by default the one that the settings name.
         draw: makes a batch, with the arguments of `ldm.generation.draw.draw`.
     """
-    given = None if settings.layout is None else read_layout(settings.layout)
-    if given is not None and given.prompt and not settings.prompts:
-        settings = replace(settings, prompts=(given.prompt,))
+    given, settings = given_layouts(settings)
     check_settings(settings)
     preset, made, layouts = make_preset(settings), list[Outcome](), dict[str, Layout]()
-    needs = {"predictor"} if preset is not None and given is None else set()
-    if preset is not None and preset.mode != "fixed" and (given is None or given.objects):
+    needs = {"predictor"} if preset is not None and not given else set()
+    moves = preset is not None and (preset.optimizes(list(given.values())) if given else preset.mode != "fixed")
+    if moves or settings.best_of > 1:
         needs.add("clip")
     with nullcontext() if settings.outdir is None else share(settings.outdir):
         if pipeline is None:
@@ -96,12 +88,14 @@ def outcomes(
         for prompts, seeds in batches(settings):
             for prompt in prompts:
                 if prompt not in layouts:
-                    with stage(progress if preset is not None and given is None else None, "predicting the layout"):
-                        layouts[prompt] = _layout(prompt, given, settings, pipeline)
+                    with stage(
+                        progress if preset is not None and prompt not in given else None, "predicting the layout"
+                    ):
+                        layouts[prompt] = _layout(prompt, given.get(prompt), settings, pipeline)
             batch = prompts, [layouts[prompt] for prompt in prompts], seeds
             method = preset if any(layout.objects for layout in batch[1]) else None
             _tell_unguided(settings, method, batch[1])
-            if method is not None and method.mode != "fixed":
+            if settings.best_of > 1 or (method is not None and method.optimizes(batch[1])):
                 with stage(None if "clip" in vars(pipeline) else progress, "loading CLIP"):
                     pipeline.clip  # noqa: B018  one that cannot be read is told now, not after the baseline
             plain = make(batch, None, copy.deepcopy(noise)) if method is not None and settings.baseline else []
@@ -125,29 +119,18 @@ def _tell_unguided(settings: GenerateSettings, preset: Preset | None, layouts: S
         logger.warning("A negative prompt does nothing with --scale 1, which is no guidance.")
 
 
-def read_layout(path: Path) -> Layout:
-    """The layout in a layout file, or in the settings.json of an earlier image; its masks are files beside it.
+def given_layouts(settings: GenerateSettings) -> tuple[dict[str, Layout], GenerateSettings]:
+    """The layouts by hand of the prompts, and the settings with the prompt of the layout where they have none.
 
     Raises:
-        UserError: a file that cannot be read or holds something else.
+        UserError: a layout file that cannot be used, or that has no layout for a prompt.
     """
-    try:
-        content = read_json(path)
-    except OSError as error:
-        raise UserError(f"layout file {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"layout file {path} is not valid JSON: {error}") from error
-    record = isinstance(content, dict) and "layout" in content and "objects" not in content
-    return Layout.from_json(content["layout"] if record else content, partial(_read_region, path.parent))
-
-
-def _read_region(folder: Path, name: str) -> Mask:
-    """The mask in an image file, white where the region is and gray where it fades; `name` is relative to `folder`."""
-    weights = np.asarray(read_gray_mask(folder / name), dtype=np.float64) / 255
-    mask = Mask(weights, name)
-    if weights.min() == weights.max():
-        logger.warning("The mask %s is of one gray: its object acts everywhere, by %.3g.", folder / name, weights.max())
-    return mask
+    file = layouts_by_hand(settings.layout, settings.objects)
+    if file is None:
+        return {}, settings
+    if not settings.prompts and (prompt := file.choose(None, settings.layout_id).prompt):
+        settings = replace(settings, prompts=(prompt,))
+    return {prompt: file.choose(prompt, settings.layout_id) for prompt in settings.prompts}, settings
 
 
 def make_preset(settings: GenerateSettings) -> Preset | None:
@@ -170,7 +153,7 @@ def batches(settings: GenerateSettings) -> Iterator[tuple[list[str], list[int]]]
     """(prompts, seeds) of each batch, in the order of making; with published noise every seed is that of the run."""
     each = 1 if settings.grouped else settings.samples
     rows = [prompt for prompt in settings.prompts for _ in range(each)]
-    first, step = settings.seed, 0 if settings.noise == "published" else 1
+    first, step = settings.seed, 0 if settings.noise == "published" else settings.best_of
     for _ in range(settings.iterations):
         for start in range(0, len(rows), settings.samples):
             prompts = rows[start : start + settings.samples]
@@ -193,7 +176,7 @@ def _layout(prompt: str, given: Layout | None, settings: GenerateSettings, pipel
     if given is not None:
         for flag, value in (("--all-nouns", settings.all_nouns), ("--predictor", settings.predictor)):
             if value:
-                logger.warning("%s does nothing with --layout.", flag)
+                logger.warning("%s does nothing with a layout by hand.", flag)
         if strange := [] if given.prompt == prompt else unnamed_objects(given, prompt):
             listed = one_line(", ".join(strange), 100)
             logger.warning("The prompt '%s' does not name what is in the layout: %s.", text, listed)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.generation.chain import Callback, Steps
-from ldm.generation.draw import GeneratedImage, contexts, negative_prompts
+from ldm.generation.chain import Callback, start_chain
+from ldm.generation.draw import GeneratedImage, contexts, negative_prompts, run_chain, weights_and_losses
 from ldm.generation.generate import Guard, outcomes
 from ldm.generation.images import fit_size, image_tensor, to_images
 from ldm.generation.pipeline import Pipeline, open_pipeline
@@ -21,9 +21,10 @@ from ldm.generation.progress import OnWork, Progress
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, Sampling, check_settings, fit_to_model
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.sampling import Generators, noise_like, seeded_generators
+from ldm.models.diffusion.sampling import Generators, seeded_generators
 from ldm.pixels import read_image
 from ldm.spacetime.layout import Layout
+from ldm.spacetime.presets import Preset
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def redraw(
     """Make variations of an image, and yield each when it is written; files where `settings` names a folder.
 
     Args:
-        settings: as for `generate`, with a preset of None; height and width are the image's.
+        settings: as for `generate`; height and width are the image's.
         init_image: an image file; its sides are cut to what the model can do.
         strength: 0 keeps the image, 1 keeps nothing of it.
 
@@ -63,7 +64,7 @@ def redraw(
         raise UserError(f"--strength must be from 0 to 1, not {strength}")
     image = read_image(init_image)
     check_settings(settings)
-    pipeline = open_pipeline(settings, progress=progress)
+    pipeline = open_pipeline(settings, settings.clip, settings.predictor, progress=progress)
     fitted = fit_size(image, 8 * pipeline.backend.factor)
     if fitted.size != image.size:
         sizes = f"{fitted.width}x{fitted.height} instead of {image.width}x{image.height}"
@@ -71,7 +72,7 @@ def redraw(
     steps = len(DDIMSampler(pipeline.backend).schedule(settings.steps, settings.eta))
     if 0 < strength * steps < 1:
         logger.warning("--strength %g of %d steps is less than one step: the image stays as it is.", strength, steps)
-    given = {**vars(settings), "preset": None, "height": fitted.height, "width": fitted.width}
+    given = {**vars(settings), "height": fitted.height, "width": fitted.width}
     settings = VariationSettings(**given, init_image=init_image, strength=strength)
     draw = partial(vary, image=image_tensor(fitted), strength=strength)
     return outcomes(settings, progress, guard=guard, pipeline=pipeline, draw=draw)
@@ -82,7 +83,7 @@ def vary(
     prompts: Sequence[str],
     layouts: Sequence[Layout],
     seeds: Sequence[int],
-    preset: None,
+    preset: Preset | None,
     sampling: Sampling,
     callback: Callback | None = None,
     *,
@@ -97,25 +98,32 @@ def vary(
     `generator` draws all noise but that of the image's latents.
     """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
-    own, sampler = seeded_generators(seeds), DDIMSampler(backend)
-    generators: Generators = own if generator is None else generator
-    with pipeline.precision(sampling.precision), torch.no_grad():
-        latents = backend.encode_image(image.to(backend.device), own)  # (B, C, h, w)
-        sampler.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
-        total = len(sampler.ddim_timesteps)
+    if not any(layout.objects for layout in layouts):
+        preset = None
+    own = seeded_generators(seeds)
+    result = None
+    with pipeline.precision(sampling.precision):
+        with torch.no_grad():
+            latents = backend.encode_image(image.to(backend.device), own)  # (B, C, h, w)
         if taken := int(strength * sampling.steps):  # of the steps asked for, though some counts give more
-            entry = torch.full((len(seeds),), min(taken, total - 1))  # strength 1 begins at the noisiest step
-            noise = noise_like(latents.shape, generators).to(latents)
-            texts = contexts(backend, prompts, negative_prompts(layouts, sampling))
-            assert sampling.scale is not None  # see fit_to_model
-            latents = sampler.decode(
-                sampler.stochastic_encode(latents, entry, noise=noise),
-                texts["conditioning"],
-                taken,
-                unconditional_guidance_scale=sampling.scale,
-                unconditional_conditioning=texts["unconditional_conditioning"],
-                generator=generators,
-                on_step=Steps(callback, taken, on_work=on_work),
+            passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
+            told = on_work if preset is None else None
+            generators: Generators = own if generator is None else generator
+            sampler, chain = start_chain(
+                backend, sampling, seeds, latents.shape[1:], callback, passes, generators, None, told, taken
             )
-        images = to_images(backend.decode(latents))
-    return [GeneratedImage(*made) for made in zip(prompts, seeds, layouts, images, strict=True)]
+            chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
+            noiser = DDIMSampler(backend)
+            noiser.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
+            entry = min(taken, len(noiser.ddim_timesteps) - 1)  # strength 1 begins at the noisiest step
+            with torch.no_grad():
+                at = torch.full((len(seeds),), entry)
+                chain["x_T"] = noiser.stochastic_encode(latents, at, noise=chain["x_T"].to(latents))
+            images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
+        else:
+            with torch.no_grad():
+                images = backend.decode(latents)
+    made = zip(prompts, seeds, layouts, to_images(images), strict=True)
+    return [
+        GeneratedImage(*entry, *weights_and_losses(result, b, len(layouts[b].objects))) for b, entry in enumerate(made)
+    ]

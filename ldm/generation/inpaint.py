@@ -19,15 +19,18 @@ from torch import Tensor
 from ldm.backends.compvis import CompVis
 from ldm.errors import UserError
 from ldm.generation.chain import start_chain
-from ldm.generation.draw import contexts
+from ldm.generation.draw import contexts, negative_prompts, run_chain
 from ldm.generation.generate import Guard
 from ldm.generation.images import image_tensor, save_png, to_images
-from ldm.generation.pipeline import choose_model, load_pipeline, start
+from ldm.generation.layouts import layouts_by_hand
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, start
 from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling
 from ldm.locks import hold
 from ldm.paths import project_file
 from ldm.pixels import read_image, read_mask
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.presets import PRESETS
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,11 @@ class InpaintSettings(Sampling, Run):
     indir: Path  # holds pairs: name.png and name_mask.png, white where to paint
     outdir: Path
     prompt: str = ""  # for text-to-image models: what the painted place should show
+    layout: Path | None = None  # and where its objects are; see `ldm.generation.layouts`
+    layout_id: str | None = None  # of several layouts in the file
+    objects: tuple[LayoutObject, ...] = ()  # a layout without a file
+    preset: str = "per-step"  # how the weights of a layout come about
+    clip: str | None = None  # path or published name of the CLIP of the loss
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -90,18 +98,21 @@ def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Pro
     for target in (settings.outdir / path.name for path, _ in paths):
         if target.exists() and any(target.samefile(given) for pair in paths for given in pair):
             raise UserError(f"the result would overwrite {target}, which is painted from; choose another --outdir")
+    file = layouts_by_hand(settings.layout, settings.objects)
+    layout = Layout(()) if file is None else file.choose(settings.prompt or None, settings.layout_id)
+    settings = replace(settings, prompt=settings.prompt or layout.prompt or "")
     pairs = [(image, *read_pair(image, mask)) for image, mask in paths]
     with hold(settings.outdir):
         start(settings)
         with stage(progress, "loading the model"):
-            backend = open_inpainter(settings)
+            pipeline = open_inpainter(settings)
         for number, (path, image, mask) in enumerate(pairs):
             told, own = work_of(progress, "inpainting"), replace(settings, seed=settings.seed + number)
-            painted = inpaint(backend, image, mask, own, told)
+            painted = inpaint(pipeline, image, mask, own, told, layout)
             yield save_png(settings.outdir / path.name, guard(to_images(painted))[0])
 
 
-def open_inpainter(settings: InpaintSettings) -> CompVis:
+def open_inpainter(settings: InpaintSettings) -> Pipeline:
     """The model that the flags name; else the published inpainting model; else the text-to-image model in place."""
     config, ckpt = settings.config, settings.ckpt
     there = [path for path in map(project_file, (INPAINT_CKPT, INPAINT_ZIPPED)) if path.is_file()]
@@ -113,42 +124,67 @@ def open_inpainter(settings: InpaintSettings) -> CompVis:
         logger.warning(
             "No inpainting model at %s (scripts/download_models.sh fetches it): using %s.", INPAINT_CKPT, model
         )
-    return load_pipeline(choice, device=settings.device).backend
+    return load_pipeline(choice, device=settings.device, clip=settings.clip)
 
 
-@torch.no_grad()
 def inpaint(
-    backend: CompVis, image: Tensor, mask: Tensor, settings: InpaintSettings, on_work: OnWork | None = None
+    pipeline: Pipeline,
+    image: Tensor,
+    mask: Tensor,
+    settings: InpaintSettings,
+    on_work: OnWork | None = None,
+    layout: Layout | None = None,
 ) -> Tensor:
     """`image` (1, 3, H, W) in [0, 1] with the place where `mask` (1, 1, H, W) is 1 painted anew.
 
+    Args:
+        layout: where the objects of the prompt are, in fractions of the whole image.
+
     Raises:
-        UserError: the model is conditioned neither on images nor on text.
+        UserError: the model is conditioned neither on images nor on text, or a layout does not go with it or the image.
     """
+    backend, layout = pipeline.backend, layout or Layout(())
+    with torch.no_grad():
+        x, m, given, settings = _conditions(backend, image, mask, settings, layout)
+    shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
+    preset = PRESETS[settings.preset] if layout.objects else None
+    passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
+    told = on_work if preset is None else None
+    sampler, chain = start_chain(backend, settings, [settings.seed], shape, passes=passes, on_work=told)
+    painted, _ = run_chain(pipeline, sampler, chain | given, [settings.prompt], [layout], preset, settings, on_work)
     height, width = image.shape[-2:]
+    return ((1 - m) * x + m * painted)[..., :height, :width].cpu()
+
+
+def _conditions(
+    backend: CompVis, image: Tensor, mask: Tensor, settings: InpaintSettings, layout: Layout
+) -> tuple[Tensor, Tensor, dict[str, Any], InpaintSettings]:
+    """Image and mask in a size that the model can do, what the sampler is given of them, and the settings to take."""
     # Any size works: what is padded counts as known and is cut off again.
     x = pad_to_multiple(image, 8 * backend.factor).to(backend.device)
     m = pad_to_multiple(mask, 8 * backend.factor, "constant").to(backend.device)
     key = backend.conditioning_key
+    if layout.objects and key == "concat":
+        raise UserError("this model reads no text, so a layout does nothing; name a text-to-image model with --ckpt")
+    if layout.objects and x.shape != image.shape:
+        multiple = 8 * backend.factor
+        raise UserError(f"with a layout the sides of an image must be multiples of {multiple}; scale or crop it")
     if key == "concat":
         given: dict[str, Any] = {"conditioning": masked_condition(backend.model, 2 * x - 1, m)}
     elif key == "crossattn":
         given = {
-            **contexts(backend, [settings.prompt], [settings.negative_prompt or ""]),
+            **contexts(backend, [settings.prompt], negative_prompts([layout], settings)),
             "x0": backend.encode_image(x),
             "mask": 1 - F.max_pool2d(m, backend.factor),  # a cell with any pixel to paint is painted
         }
         settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
     elif key == "hybrid":
-        given = text_and_masked(backend, settings.prompt, settings.negative_prompt or "", x, m)
+        given = text_and_masked(backend, settings.prompt, negative_prompts([layout], settings)[0], x, m)
         settings = replace(settings, scale=backend.guidance_scale if settings.scale is None else settings.scale)
     else:
         kind = f"a model with conditioning key '{key}'" if key else "an unconditional model"
         raise UserError(f"{kind} cannot inpaint; give one with conditioning key concat, hybrid or crossattn")
-    shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
-    sampler, chain = start_chain(backend, settings, [settings.seed], shape, on_work=on_work)
-    latents, _ = sampler.sample(**chain, **given)
-    return ((1 - m) * x + m * backend.decode(latents))[..., :height, :width].cpu()
+    return x, m, given, settings
 
 
 def text_and_masked(backend: CompVis, prompt: str, negative: str, image: Tensor, mask: Tensor) -> dict[str, Any]:

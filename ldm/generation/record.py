@@ -188,7 +188,7 @@ class Recorder:
         """Everything needed to make the image again, as JSON values; `layout` is its own with masks in files."""
         settings, [negative] = asdict(self.settings), negative_prompts([layout], self.settings)
         if self.settings.noise == "per-image":  # else its noise depends on all that was drawn before
-            settings |= {"prompts": [outcome.prompt], "seed": outcome.seed, "samples": 1, "iterations": 1}
+            settings |= {"prompts": [outcome.prompt], "seed": outcome.seed, "samples": 1, "iterations": 1, "best_of": 1}
         return {
             "prompt": outcome.prompt,
             "seed": outcome.seed,
@@ -199,6 +199,7 @@ class Recorder:
             "layout": replace(layout, negative_prompt=negative or None).to_json(),
             "weights": None if outcome.weights is None else outcome.weights.tolist(),  # (steps, objects)
             "losses": outcome.losses,
+            "candidates": outcome.candidates,
             "model": dict(self.model),
             "versions": versions(),
             "files": {kind: str(path) for kind, path in outcome.files.items()},

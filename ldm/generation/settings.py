@@ -12,11 +12,13 @@ from ldm.errors import UserError
 
 if TYPE_CHECKING:
     from ldm.backends.base import Backend
+    from ldm.spacetime.layout import LayoutObject
 
 PRESET_NAMES = ("per-step", "april-2023", "iccv-2023", "fixed")
 BLENDS = ("conditional", "unconditional")  # attention that the local one is measured against
 SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpm_solver": "DPM-Solver"}  # flag: name for people and web UIs
 PRECISIONS = ("full", "autocast")
+LAYOUT_FORMS = ("ours", "lmd", "gligen", "coco", "7bench")  # that are written, see ldm.generation.layouts
 NOISES = ("per-image", "published")  # one generator of the CPU an image, or the one that a CUDA card would draw from
 
 S = TypeVar("S", bound="Sampling")
@@ -48,6 +50,7 @@ class Sampling:
     precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
     block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
     keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
+    best_of: int = 1  # images of as many seeds, of which the one with the least loss is kept
     save_steps: bool = False  # also the predicted image of every step
     save_rounds: bool = False  # also the image of every pass through the whole chain (the published presets)
 
@@ -59,7 +62,9 @@ class GenerateSettings(Sampling, Run):
     prompts: tuple[str, ...]
     clip: str | None = None  # path or published name of the CLIP of the loss
     predictor: Path | None = None  # weights of the layout predictor
-    layout: Path | None = None  # objects and centers by hand, instead of the predictor
+    layout: Path | None = None  # a layout file, instead of the predictor; see ldm.generation.layouts
+    layout_id: str | None = None  # of several layouts in the file; by default the one of the prompt
+    objects: tuple[LayoutObject, ...] = ()  # a layout without a file
     all_nouns: bool = False  # control every noun of the prompt, not only COCO's categories
     preset: str | None = "per-step"  # one of PRESET_NAMES; None is the plain model
     channels: int | None = None  # of the latents; only checked against the model
@@ -105,7 +110,15 @@ def check_settings(settings: GenerateSettings) -> None:
     ):
         if value is not None and value not in choices:
             raise UserError(f"{name} '{value}' is unknown; choose {', '.join(choices[:-1])} or {choices[-1]}")
-    check_counts(s, "samples", "iterations", "rounds", "inner_steps", "gradient_steps", "height", "width", "threads")
+    check_counts(
+        s, "samples", "iterations", "rounds", "inner_steps", "gradient_steps", "height", "width", "threads", "best_of"
+    )
+    if s.layout is not None and s.objects:
+        raise UserError("--layout and --box or --at exclude each other; give one of them")
+    if s.layout_id is not None and s.layout is None:
+        raise UserError("--layout-id chooses a layout of the file that --layout names; name one")
+    if s.best_of > 1 and (s.noise == "published" or s.fixed_code):
+        raise UserError("--best_of draws from several seeds; leave out --noise published and --fixed_code")
     if s.columns < 0:
         raise UserError(f"images in a row must be 0 or more, not {s.columns}")
     if s.eta and s.sampler != "ddim":

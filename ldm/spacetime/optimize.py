@@ -67,7 +67,8 @@ class _Chain:
     ) -> None:
         self.model, self.sampler, self.control, self.on_step = model, sampler, control, on_step
         self.arguments = arguments  # of Sampler.sample
-        self.length = len(sampler.schedule(arguments["S"], arguments.get("eta", 0.0)))
+        every = sampler.schedule(arguments["S"], arguments.get("eta", 0.0))
+        self.length = min(len(every), arguments.get("last") or len(every))
         self.free = control.free.to(arguments["x_T"])  # (N, B)
         given = arguments.get("generator") or ()
         if isinstance(given, PhiloxGenerator):  # as published, each pass goes on where it stands
@@ -159,7 +160,7 @@ def optimize(
             return passes.result(latents, x_T.new_zeros(passes.length, *present.shape))
         scales = preset.scales(present).to(x_T)  # (N, B), w = scales * lambda
         start = preset.initial_weights(present, control.layouts).to(x_T)
-        if preset.mode == "fixed":
+        if not preset.optimizes(control.layouts):
             return _fixed(passes, preset, start * scales)
         assert objective is not None
         if preset.mode == "per-step":

@@ -98,6 +98,10 @@ class Preset:
         names = ("blend", "mask_dtype", "clamp", "share_overlaps", "radius")
         return replace(control, **{name: getattr(self, name) for name in names})
 
+    def optimizes(self, layouts: Sequence[Layout]) -> bool:
+        """Whether the weight of any object moves, so that an objective is needed."""
+        return self.mode != "fixed" and any(thing.optimize for layout in layouts for thing in layout.objects)
+
     def objective(self, clip: ClipBundle, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
         """The loss with this preset's constants; a prompt and a layout per image."""
         return ClipObjective(

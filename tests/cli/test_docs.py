@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.generation.generate import read_layout
+from ldm.generation.layouts import read_layout
 from ldm.paths import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "models/emoji/README.md"]

@@ -22,7 +22,8 @@ from ldm.errors import UserError
 from ldm.generation import pipeline as pipelines
 from ldm.generation import record
 from ldm.generation.draw import draw
-from ldm.generation.generate import batches, generate, make_preset, read_layout
+from ldm.generation.generate import batches, generate, make_preset
+from ldm.generation.layouts import read_layout
 from ldm.generation.naming import unnamed_objects
 from ldm.generation.settings import PRESET_NAMES, GenerateSettings, Sampling, fit_to_model
 from ldm.spacetime.layout import Layout

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ldm.errors import UserError
-from ldm.generation.generate import read_layout
+from ldm.generation.layouts import read_layout
 from ldm.spacetime.layout import Layout, LayoutObject
 
 CAT = {"phrase": "a cat", "x": 0.25, "y": 0.5}

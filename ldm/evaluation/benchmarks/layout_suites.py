@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from ldm.evaluation.prompts.files import text_lines, text_of_lines
 from ldm.evaluation.prompts.prompt import EvalObject, EvalPrompt
 from ldm.evaluation.score.metrics import Counts
 from ldm.files import read_json
+from ldm.generation.layouts import boxes_of_row
 from ldm.util import UserError
 
 
@@ -131,16 +131,7 @@ class SevenBench(Benchmark):
             where = f"{path}, line {rows.line_num}"
             if not (row["id"] or "").isdigit() or not row["prompt"]:
                 raise UserError(f"{where} lacks its id or its prompt; restore the file")
-            objects = []
-            for number in range(1, 9):
-                name, text = row.get(f"obj{number}"), row.get(f"bbox{number}")
-                if bool(name) != bool(text):
-                    raise UserError(f"{where} lacks '{'bbox' if name else 'obj'}{number}'; restore the file")
-                if name and text:
-                    box = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", text)
-                    if box is None:
-                        raise UserError(f"{where} has the box '{text}'; write x0,y0,x1,y1 in pixels")
-                    objects.append((name, tuple(map(int, box.groups()))))
+            objects = boxes_of_row(row, where)
             wanted = tuple(_wanted(name, box, seven_bench.SIDE) for name, box in objects)
             names = tuple(dict.fromkeys(name for name, _ in objects))
             group = f"{row['category']}, {len(objects)} obj"

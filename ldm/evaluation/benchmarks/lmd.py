@@ -6,7 +6,6 @@ words, and both groups of "two cats and three dogs" count.
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Sequence
@@ -14,18 +13,18 @@ from dataclasses import dataclass
 
 from layout_predictor.LayoutTransformer.data.categories import singular
 from ldm.evaluation.benchmarks.boxes import Corners, Detection, by_score, iou, suppress
+from ldm.generation.lmd import SIDE as SIDE
+from ldm.generation.lmd import read_answer as read_answer
 from ldm.relations import with_article
 from ldm.util import UserError
 
 KINDS = ("negation", "numeracy", "attribution", "spatial")
 PROMPTS_SHA256 = "05333f912cfba8603f153d53593f8524172627f28baaae462ae05235058eec9b"  # of the 400, joined by newlines
-SIDE = 512  # of the layouts, in pixels
 ASK = "a photo of "  # before what the detector is asked for
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBERS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 _SIGNS = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 _GROUP = r"(\S+) (\S+)"
-_LARGEST = 3.0  # a layout is not enlarged more
 NamedBox = tuple[str, Corners]  # x0, y0, x1, y1
 
 
@@ -150,58 +149,3 @@ def judge(asked: Question, boxes: Sequence[NamedBox], whole: bool = False) -> bo
 
 def _means(name: str, noun: str, whole: bool) -> bool:
     return bool(re.search(rf"\b{re.escape(noun)}\b", name)) if whole else noun in name
-
-
-# -------------------------------------------------------------------------------------------------- layouts
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A language model's layout: phrases with x, y, width and height in 512 x 512, and what is around and not there."""
-
-    boxes: tuple[tuple[str, tuple[int, int, int, int]], ...]
-    background: str
-    negative: str
-
-
-def read_answer(text: str) -> Answer:
-    """The layout of an answer, with boxes that lie in the image as the original puts them there.
-
-    Raises:
-        UserError: it has not one background or more than one negative prompt, or its boxes can't be read.
-    """
-    listed, *rest = text.split("Background prompt:")
-    if len(rest) != 1 or rest[0].count("Negative prompt:") > 1:
-        raise UserError(f"'{text[:60]}' is no layout; it needs one 'Background prompt:' and at most one negative")
-    background, _, negative = (part.strip() for part in rest[0].partition("Negative prompt:"))
-    listed = listed.strip().removeprefix("Objects:").strip()
-    try:
-        items = [] if listed.lower() == "no objects" else ast.literal_eval(listed)
-        boxes = [(str(name), tuple(float(value) for value in box)) for name, box in items]
-        if any(len(box) != 4 for _, box in boxes):
-            raise ValueError("a box has four numbers")
-    except (ValueError, SyntaxError, TypeError):
-        raise UserError(f"the boxes '{listed[:60]}' can't be read; write [('a cat', [x, y, width, height])]") from None
-    fitted = _fit([(name.rstrip("."), box) for name, box in boxes])
-    return Answer(tuple(fitted), background, "" if negative == "None" else negative)
-
-
-def _fit(boxes: list[tuple[str, tuple[float, ...]]]) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """Without boxes that are empty, of the whole image or outside; all of them scaled if one leaves the image."""
-    left = [
-        (name, (x, y, w, h))
-        for name, (x, y, w, h) in boxes
-        if w > 0 and h > 0 and not (w >= SIDE and h >= SIDE) and x <= SIDE and y <= SIDE
-    ]
-    scale, dx, dy = 1.0, 0.0, 0.0
-    if any(x < 0 or y < 0 or x + w > SIDE or y + h > SIDE for _, (x, y, w, h) in left):
-        x0, y0 = (min(box[axis] for _, box in left) for axis in (0, 1))
-        x1, y1 = (max(box[axis] + box[axis + 2] for _, box in left) for axis in (0, 1))
-        scale = min(SIDE / (x1 - x0), SIDE / (y1 - y0), _LARGEST)
-        dx, dy = -x0 * scale, -y0 * scale if y0 < 0 else 0.0
-        if y1 * scale + dy >= SIDE:
-            dy -= y1 * scale - SIDE
-    return [
-        (name, (round(x * scale + dx), round(y * scale + dy), round(w * scale), round(h * scale)))
-        for name, (x, y, w, h) in left
-    ]

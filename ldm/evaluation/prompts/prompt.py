@@ -12,6 +12,7 @@ from typing import Any
 
 from ldm.relations import AXIS_SIGN, with_article
 from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.shapes import Box
 from ldm.util import UserError
 
 # The colors whose binding is judged: those of GenEval (Ghosh et al., 2023).
@@ -146,9 +147,11 @@ def given_layout(prompt: EvalPrompt) -> Layout:
 
 
 def _region(phrase: str, name: str, box: Sequence[float]) -> LayoutObject:
-    """The region of a box: the disc at its center, within the image."""
-    x, y = (min(max((box[axis] + box[axis + 2]) / 2, 0.0), 1.0) for axis in (0, 1))
-    return LayoutObject(phrase, round(x, 4), round(y, 4), name=name)
+    """The region of a box, of which the part within the image counts; of an empty one the disc at its center."""
+    left, top, right, bottom = (min(max(value, 0.0), 1.0) for value in box)
+    if left < right and top < bottom:
+        return LayoutObject.shaped(phrase, Box(left, top, right, bottom), name=name)
+    return LayoutObject(phrase, round((left + right) / 2, 4), round((top + bottom) / 2, 4), name=name)
 
 
 def _levels(prompt: EvalPrompt, axis: int) -> list[int]:
@@ -167,6 +170,17 @@ def _levels(prompt: EvalPrompt, axis: int) -> list[int]:
         for low, high in late:
             levels[high] = max(levels[high], levels[low] + 1)
     raise UserError(f"the relations of '{prompt.text}' contradict each other; correct the prompt file")
+
+
+def boxed(layout: Layout, side: float) -> Layout:
+    """The layout with a box of that side, a fraction of the image's, around the center of each object."""
+
+    def box(thing: LayoutObject) -> LayoutObject:
+        half = side / 2
+        shape = Box(thing.x - half, thing.y - half, thing.x + half, thing.y + half)
+        return replace(thing, shape=shape, radius=None)
+
+    return replace(layout, objects=tuple(map(box, layout.objects)))
 
 
 def swapped(layout: Layout) -> Layout:

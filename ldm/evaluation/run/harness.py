@@ -181,6 +181,7 @@ def _save(folder: Path, task: Task, made: GeneratedImage) -> None:
         "radius": preset.radius if preset else None,
         "weights": [] if made.weights is None else made.weights.tolist(),
         "losses": made.losses,
+        "candidates": made.candidates,
     }
     write_json(folder / f"{task.entry.key}.json", details)
     text = parameters_text(task.prompt.text, {"Seed": task.noise})

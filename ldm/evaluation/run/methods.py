@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ldm import boundary
-from ldm.evaluation.prompts.prompt import swapped
+from ldm.evaluation.prompts.prompt import boxed, swapped
 from ldm.evaluation.run.manifest import changed_keys
 from ldm.spacetime.control import Blend
 from ldm.spacetime.layout import Layout
@@ -40,6 +40,8 @@ class Method:
         preset: None for the plain model.
         swap: whether the centers of the first two objects are exchanged.
         guidance, layout: None where they are the run's.
+        box: side of a box that takes the place of each disc; None leaves the discs.
+        best_of: images made of each, of which the one with the least loss is kept.
     """
 
     label: str
@@ -47,6 +49,8 @@ class Method:
     swap: bool = False
     guidance: float | None = None
     layout: Placing | None = None
+    box: float | None = None
+    best_of: int = 1
 
     @property
     def folder(self) -> str:
@@ -55,7 +59,8 @@ class Method:
 
     def arrange(self, layout: Layout) -> Layout:
         """The layout that the method draws."""
-        return swapped(layout) if self.swap else layout
+        layout = swapped(layout) if self.swap else layout
+        return layout if self.box is None else boxed(layout, self.box)
 
 
 def split_methods(words: Sequence[str]) -> list[str]:
@@ -78,11 +83,15 @@ def parse_method(text: str) -> Method:
     shared: dict[str, Any] = {}
     if "guidance" in options:
         shared["guidance"] = _value(options.pop("guidance"), boundary.GUIDANCE, text)
+    if "best_of" in options:
+        shared["best_of"] = _value(options.pop("best_of"), boundary.COUNT, text)
     if name == "base":
-        _refuse(options, ("guidance",), text)
+        _refuse(options, ("guidance", "best_of"), text)
         return Method(text, **shared)
     if "layout" in options:
         shared["layout"] = _value(options.pop("layout"), Placing, text)
+    if "box" in options:
+        shared["box"] = _value(options.pop("box"), boundary.number(0.001, 1), text)
     if "swap" in options:
         shared["swap"] = _value(options.pop("swap"), bool, text)
     preset, names = PRESETS[name], None
@@ -109,7 +118,7 @@ def _changed(preset: Preset, options: Mapping[str, str], names: Mapping[str, str
     kinds["blend"] = Blend
     if names is None:
         names = {key: key for key, kind in kinds.items() if kind in (bool, int, float, Blend)}
-    _refuse(options, (*names, "swap", "layout", "guidance"), whole)
+    _refuse(options, (*names, "swap", "layout", "guidance", "box", "best_of"), whole)
     changes = {names[key]: _value(value, kinds[names[key]], whole) for key, value in options.items()}
     if idle := next((name for name in changes if preset.ignores(name)), None):
         raise UserError(f"'{whole}' sets {idle}, which changes nothing there; leave it out.")
@@ -139,9 +148,12 @@ def _value(text: str, kind: Any, whole: str) -> Any:
 # ----------------------------------------------------------------------------------------------- constants
 
 
+_LATER: dict[str, Any] = {"box": None, "best_of": 1}  # constants that methods got later, with what they were before
+
+
 def constants_of(method: Method) -> dict[str, Any]:
     """All constants of a method, as JSON: its own and those of its preset."""
-    constants: dict[str, Any] = {"swap": method.swap, "guidance": method.guidance, "layout": method.layout}
+    constants: dict[str, Any] = {name: getattr(method, name) for name in ("swap", "guidance", "layout", *_LATER)}
     for key, value in dataclasses.asdict(method.preset).items() if method.preset else ():
         constants[key] = value if value is None or isinstance(value, int | float | str) else str(value)
     return constants
@@ -149,6 +161,7 @@ def constants_of(method: Method) -> dict[str, Any]:
 
 def changed_constants(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names of the constants that differ. What a preset got later was its default before."""
+    known = {**_LATER, **known}
     if "mode" in known:
         defaults = {field.name: field.default for field in dataclasses.fields(Preset)}
         known = {**{key: value for key, value in defaults.items() if key in wanted}, **known}

@@ -88,5 +88,7 @@ class Studio:
         self, method: Method, prompts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int]
     ) -> list[GeneratedImage]:
         """One image a prompt, made together; see `ldm.generation.draw.draw`."""
-        sampling = self.sampling if method.guidance is None else replace(self.sampling, scale=method.guidance)
+        sampling = replace(self.sampling, best_of=method.best_of)
+        if method.guidance is not None:
+            sampling = replace(sampling, scale=method.guidance)
         return draw(self.pipeline, prompts, layouts, seeds, method.preset, sampling)

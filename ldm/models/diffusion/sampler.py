@@ -31,6 +31,7 @@ from ldm.models.diffusion.chain import (
     tensors_of,
 )
 from ldm.models.diffusion.sampling import (
+    MAX_STEPS,
     EpsFn,
     Generators,
     Guidance,
@@ -162,6 +163,7 @@ class Sampler(ABC):
         checkpoint_steps: bool = False,
         gradient_steps: int = 0,
         on_step: OnStep | None = None,
+        last: int | None = None,
         **ignored: Any,
     ) -> tuple[Tensor, Intermediates]:
         """Samples latents (B, C, H, W) in S steps. Returns them and {"x_inter": [...], "pred_x0": [...]}.
@@ -181,6 +183,7 @@ class Sampler(ABC):
                 None for a plain step.
             checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
             gradient_steps: the gradient passes through so many of the last steps only, an approximation; 0 is all.
+            last: take so many of the least noisy steps only; x_T is noised as far as the first of them.
             ignored: what published programs also give; named in the log.
 
         Raises:
@@ -190,7 +193,7 @@ class Sampler(ABC):
             logger.warning("%s ignores %s", type(self).__name__, ", ".join(ignored))
         check_batch(conditioning, batch_size)
         self.make_schedule(S, ddim_eta=eta, verbose=verbose)
-        check_weights(weights, len(self.steps()), control, weight_update)
+        check_weights(weights, min(last or MAX_STEPS, len(self.steps())), control, weight_update)
         ours = {
             "generator": generator,
             "control": control,
@@ -199,6 +202,7 @@ class Sampler(ABC):
             "checkpoint_steps": checkpoint_steps or None,
             "gradient_steps": gradient_steps or None,
             "on_step": on_step,
+            "last": last,
             "verbose": None if verbose else False,
         }
         return getattr(self, self.loop_name)(
@@ -243,6 +247,7 @@ class Sampler(ABC):
         *,
         control: Any = None,
         generator: Generators = None,
+        last: int | None = None,
         **options: Any,
     ) -> tuple[Tensor, Intermediates]:
         """`sample` over the schedule that `make_schedule` chose; `shape` is (B, C, H, W).
@@ -251,11 +256,13 @@ class Sampler(ABC):
             ddim_use_original_steps: take every training timestep instead.
             timesteps: begin below the noisiest step: of S chosen steps the lowest min(timesteps, S) - 1 are taken, as
                 published; of all training timesteps the lowest `timesteps`.
+            last: see `sample`.
             options: see `ChainOptions`.
         """
         steps = self.steps(ddim_use_original_steps)
         if timesteps is not None:
             steps = lowest_steps(steps, timesteps if ddim_use_original_steps else min(timesteps, len(steps)) - 1)
+        steps = steps if last is None else lowest_steps(steps, last)
         x = noise_like(shape, generator) if x_T is None else x_T
         x = x.to(self.device)
         if tuple(x.shape) != tuple(shape):
