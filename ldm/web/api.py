@@ -1,0 +1,74 @@
+"""What programs call: the page's functions with plain values, for `gradio_client`. Gradio reads their annotations."""
+
+from typing import Any, Literal
+
+import gradio as gr
+
+from ldm.generation.settings import PRESET_NAMES, SAMPLERS
+from ldm.web.asked import layout_of, wish
+from ldm.web.studio import Drawn, Studio, telling
+
+
+class Api:
+    """The functions of a studio's page."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def layout(self, sentence: str, all_nouns: bool = False) -> dict[str, Any]:
+        """The layout of a sentence, as a layout file has it."""
+        with telling(gr.Error):
+            return self.studio.layout(sentence, all_nouns)[0].to_json()
+
+    def draw(
+        self,
+        request: gr.Request,
+        sentence: str,
+        layout: dict[str, Any] | None = None,
+        preset: str = "per-step",
+        steps: int = 50,
+        guidance: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        seed: int = 42,
+        negative_prompt: str | None = None,
+        sampler: str = "plms",
+        best_of: int = 1,
+        model: str | None = None,
+        baseline: bool = False,
+        all_nouns: bool = False,
+    ) -> dict[str, Any]:
+        """An image of a sentence, with its layout and the plain image of the same noise where that was asked for.
+
+        Args:
+            layout: as a layout file has it; predicted where there is none.
+            preset: as the scripts know it, or "plain".
+            model: one of the page's; the first where there is none.
+        """
+        with telling(gr.Error):
+            session = self.studio.session(str(request.session_hash))
+            session.stop.clear()
+            settings = wish(
+                sentence,
+                preset,
+                baseline,
+                all_nouns,
+                steps=steps,
+                scale=guidance,
+                width=width,
+                height=height,
+                seed=seed,
+                negative_prompt=negative_prompt or None,
+                sampler=sampler,
+                samples=best_of,
+            )
+            given = None if layout is None else layout_of(layout, sentence)
+            for update in self.studio.draw(session, model or next(iter(self.studio.models)), settings, given):
+                last = update
+            assert isinstance(last, Drawn)
+            files = {kind: gr.FileData(path=str(last.files[kind])) for kind in ("image", "baseline") if kind in last.files}
+            return {
+                **{kind: file.model_dump() for kind, file in files.items()},
+                "layout": last.layout.to_json(),
+                "facts": dict(last.facts),
+            }

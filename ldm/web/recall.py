@@ -1,0 +1,117 @@
+"""Settings read back from a file that somebody dropped: an image of ours or of a web UI, a layout, a settings.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldm.boundary import one_line
+from ldm.errors import UserError
+from ldm.files import read_json
+from ldm.generation.generate import read_layout
+from ldm.generation.images import read_parameters
+from ldm.generation.settings import PRESET_NAMES, SAMPLERS
+from ldm.pixels import read_texts
+from ldm.spacetime.layout import Layout, LayoutObject
+
+LONGEST = 1 << 20  # bytes of JSON, and characters of parameters
+PLACE = re.compile(r"(?P<phrase>.{1,400}) \((?P<x>[01]\.\d+) (?P<y>[01]\.\d+)\)")
+
+
+@dataclass
+class Recalled:
+    """What a file says; fields of settings that it does not name are left out."""
+
+    settings: dict[str, Any] = field(default_factory=dict)  # of `GenerateSettings`, and "prompt"
+    layout: Layout | None = None
+    notes: list[str] = field(default_factory=list)  # what could not be taken over
+
+
+def recall(path: Path, name: str, most: Mapping[str, int]) -> Recalled:
+    """Read the settings in a file.
+
+    Args:
+        name: that the visitor knows it by.
+        most: what a number may be at most, by the setting's name.
+
+    Raises:
+        UserError: it is neither an image with parameters nor a layout.
+    """
+    with path.open("rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    try:
+        found = _from_json(path) if start[:1] in (b"{", b"[") else _from_image(path)
+    except UserError as error:
+        raise UserError(one_line(str(error).replace(str(path), name))) from error
+    except RecursionError as error:
+        raise UserError(f"{name} is nested too deeply to be read") from error
+    for key, value in list(found.settings.items()):
+        if key in most and not 0 < value <= most[key]:
+            found.notes.append(f"{key} {value:g} is more than is allowed here and was left as it is.")
+            del found.settings[key]
+    return found
+
+
+def _from_json(path: Path) -> Recalled:
+    if path.stat().st_size > LONGEST:
+        raise UserError(f"{path} is larger than any layout; drop a layout file or an image")
+    layout = read_layout(path)
+    content = read_json(path)
+    found = Recalled({} if layout.prompt is None else {"prompt": layout.prompt}, layout)
+    given = content.get("settings") if isinstance(content, dict) else None
+    if isinstance(given, dict):  # the settings.json of an image
+        found.settings |= _fitting(given)
+        found.settings["preset"] = given.get("preset") if given.get("preset") in PRESET_NAMES else None
+    return found
+
+
+def _from_image(path: Path) -> Recalled:
+    text = read_texts(path).get("parameters")
+    if text is None:
+        raise UserError(f"{path} holds no parameters; drop an image that this program or a web UI has written")
+    if len(text) > LONGEST:
+        raise UserError(f"the parameters of {path} are longer than any that a program writes")
+    prompt, negative, fields = read_parameters(text)
+    width, _, height = fields.get("Size", "").partition("x")
+    numbers = {"steps": fields.get("Steps"), "seed": fields.get("Seed"), "width": width, "height": height}
+    given: dict[str, Any] = {key: int(value) for key, value in numbers.items() if value and value.isascii() and value.isdigit()}
+    if re.fullmatch(r"-?\d{1,6}(\.\d{1,10})?", scale := fields.get("CFG scale", "")):
+        given["scale"] = float(scale)
+    sampler = fields.get("Sampler", "")
+    found = Recalled({"prompt": prompt, "negative_prompt": negative})
+    given["sampler"] = next((key for key, name in SAMPLERS.items() if name == sampler), None)
+    if given["sampler"] is None:
+        found.notes.append(f"The sampler {one_line(sampler, 40)!r} is not known here; yours was left.")
+    found.settings |= _fitting(given)
+    if (preset := fields.get("Spacetime schedule")) in PRESET_NAMES:
+        found.settings["preset"] = preset
+    found.layout = _places(fields.get("Spacetime layout", ""), prompt, found.notes)
+    return found
+
+
+def _fitting(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are of their type."""
+    whole = {key: given.get(key) for key in ("steps", "seed", "width", "height")}
+    taken: dict[str, Any] = {k: v for k, v in whole.items() if type(v) is int and 0 <= v < 2**63}
+    scale = given.get("scale")
+    if isinstance(scale, int | float) and not isinstance(scale, bool):
+        taken["scale"] = float(scale)
+    if given.get("sampler") in SAMPLERS:
+        taken["sampler"] = given["sampler"]
+    if isinstance(given.get("negative_prompt"), str):
+        taken["negative_prompt"] = given["negative_prompt"]
+    return taken
+
+
+def _places(text: str, prompt: str, notes: list[str]) -> Layout | None:
+    """The layout in an image's parameters."""
+    if not text:
+        return None
+    places = [PLACE.fullmatch(part) for part in text.split("; ")]
+    objects = [LayoutObject.from_json({"phrase": p["phrase"], "x": float(p["x"]), "y": float(p["y"])}) for p in places if p]
+    if len(objects) < len(places):
+        notes.append("Not all objects of its layout could be read.")
+    return Layout(tuple(objects), prompt)
