@@ -1,12 +1,14 @@
 """What programs call: the page's functions with plain values, for `gradio_client`. Gradio reads their annotations."""
 
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import gradio as gr
 
-from ldm.generation.settings import PRESET_NAMES, SAMPLERS
 from ldm.web.asked import layout_of, wish
 from ldm.web.studio import Drawn, Studio, telling
+
+ERROR = partial(gr.Error, print_exception=False)
 
 
 class Api:
@@ -17,7 +19,7 @@ class Api:
 
     def layout(self, sentence: str, all_nouns: bool = False) -> dict[str, Any]:
         """The layout of a sentence, as a layout file has it."""
-        with telling(gr.Error):
+        with telling(ERROR):
             return self.studio.layout(sentence, all_nouns)[0].to_json()
 
     def draw(
@@ -45,7 +47,7 @@ class Api:
             preset: as the scripts know it, or "plain".
             model: one of the page's; the first where there is none.
         """
-        with telling(gr.Error):
+        with telling(ERROR):
             session = self.studio.session(str(request.session_hash))
             session.stop.clear()
             settings = wish(

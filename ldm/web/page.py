@@ -27,10 +27,10 @@ THEME = gr.themes.Base(
     primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]
 )
 PRESETS = {  # what people choose, and what it costs (docs/performance.md)
-    "per-step": "per-step: weights follow CLIP in the first steps; 2.2 × a plain image",
+    "per-step": "per-step: weights follow CLIP in the first steps; 2.2× a plain image",
     "fixed": "fixed: one weight for all steps; as fast as a plain image",
-    "iccv-2023": "iccv-2023: three passes through the chain, the strongest hold; 13 ×",
-    "april-2023": "april-2023: twenty passes, for comparison; 94 ×",
+    "iccv-2023": "iccv-2023: three passes through the chain, the strongest hold; 13×",
+    "april-2023": "april-2023: twenty passes, for comparison; 94×",
     PLAIN: "plain model, without the layout",
 }
 DEFAULT = "per-step"
@@ -57,20 +57,22 @@ class _Page:
             notes = [f"The model can't be loaded: {error}"]
         gr.HTML((HERE / "title.html").read_text(encoding="utf-8"))
         with gr.Row(elem_id="work"):
-            with gr.Column(scale=6, min_width=360):
+            with gr.Column(elem_id="ask"):
                 self._ask(pipeline, notes)
-            with gr.Column(scale=5, min_width=360):
+            with gr.Column(elem_id="show"):
                 self._show()
+            with gr.Column(elem_id="set"):
+                self._set(pipeline)
         self._wire(page)
 
     # ------------------------------------------------------------------------------------- what is there
 
     def _ask(self, pipeline: Pipeline | None, notes: Sequence[str]) -> None:
-        limits, size = self.studio.limits, self._sizes(pipeline)
+        size = self._sizes(pipeline)
         self.sentence = gr.Textbox(
             label="Sentence",
             lines=2,
-            max_length=limits.text,
+            max_length=self.studio.limits.text,
             elem_id="sentence",
             placeholder="The motorcycle is parking to the right of a bus.",
         )
@@ -87,9 +89,12 @@ class _Page:
             apply_default_css=False,
             colors=COLORS,
             radius=RADIUS,
-            most=limits.objects,
+            most=self.studio.limits.objects,
             image=None,
         )
+
+    def _set(self, pipeline: Pipeline | None) -> None:
+        limits, size = self.studio.limits, self._sizes(pipeline)
         choices = [(text, name) for name, text in PRESETS.items()]
         self.preset = gr.Radio(choices, value=DEFAULT, label="How the objects are held, and its cost", elem_id="preset")
         with gr.Accordion("More settings", open=False, elem_id="more"):
@@ -102,6 +107,7 @@ class _Page:
                 self.height = gr.Slider(label="Height", elem_id="height", **size)
             with gr.Row():
                 self.seed = gr.Number(42, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=120)
+                self.new_seed = gr.Button("New seed", size="sm", elem_id="new-seed", min_width=90)
                 self.best_of = gr.Slider(1, limits.best_of, value=1, step=1, label="Best of so many seeds")
             self.negative = gr.Textbox(label="Negative prompt", max_length=limits.text, elem_id="negative")
             with gr.Row():
@@ -119,13 +125,13 @@ class _Page:
             )
             self.single = gr.Image(label="Image", elem_id="single", interactive=False, buttons=["fullscreen"])
             with gr.Row(elem_classes="buttons"):
-                self.discs = gr.Checkbox(label="Show the layout on it", elem_id="discs", min_width=160)
+                self.discs = gr.Checkbox(label="Show the layout on it", elem_id="discs", min_width=230)
                 self.get_image = gr.DownloadButton("Save image", size="sm", elem_id="get-image", min_width=100)
                 self.get_layout = gr.DownloadButton("Save layout", size="sm", elem_id="get-layout", min_width=100)
             self.facts = gr.HTML(elem_id="facts")
             with gr.Accordion("Weights and losses", open=False, elem_id="plots") as self.plots:
-                self.weights = gr.Image(label="Weights", interactive=False, buttons=[])
-                self.losses = gr.Image(label="Losses", interactive=False, buttons=[])
+                self.weights = gr.Image(label="Weights", show_label=False, interactive=False, buttons=[])
+                self.losses = gr.Image(label="Losses", show_label=False, interactive=False, buttons=[])
         self.gallery = gr.Gallery(
             label="Your images: a click recalls everything",
             elem_id="gallery",
@@ -204,6 +210,7 @@ class _Page:
             js="(value, width, height) => ({...value, width, height})",
             **at_once,
         )
+        self.new_seed.click(None, None, self.seed, js="() => Math.floor(Math.random() * 2 ** 31)", **at_once)
         page.unload(self.on_leave)
         api = Api(self.studio)
         gr.api(api.layout, api_name="layout", **reading)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import secrets
 import shutil
 import tempfile
 import threading
@@ -180,7 +181,7 @@ class Studio:
         """The session of a visitor, made at the first call."""
         with self._visitors:
             session = self.sessions.pop(name, None)
-            session = session or Session(Path(tempfile.mkdtemp(prefix="session-", dir=self.folder)))
+            session = session or Session(self.folder / secrets.token_hex(16))  # nobody else can guess it
             self.sessions[name] = session  # the last one
             silent = next(iter(self.sessions)) if len(self.sessions) > VISITORS else None
         if silent is not None:
@@ -335,6 +336,8 @@ class Studio:
         model, pipeline, described = self._loaded
         settings = replace(settings, seed=outcome.seed, samples=1)  # which make this image again
         Recorder(session.folder, settings, preset, described).write(outcome)
+        if "settings" in outcome.files:  # which names paths of this machine
+            outcome.files.pop("settings").unlink()
         outcome.files["layout_file"] = session.folder / "details" / outcome.files["image"].stem / "layout.json"
         write_json(outcome.files["layout_file"], replace(outcome.layout, prompt=outcome.prompt).to_json())
         facts = {
@@ -378,7 +381,7 @@ def used_memory(device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def telling(kind: type[Exception]) -> Iterator[None]:
+def telling(kind: Callable[[str], Exception]) -> Iterator[None]:
     """Whatever is raised inside becomes an error of that kind with one sentence."""
     try:
         yield
