@@ -32,7 +32,8 @@ ImageArray = NDArray[np.uint8]
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 JPEG_QUALITY = 95
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what a user can name
-_PAIR = re.compile(r'\s*([\w][\w ./-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')  # "Key: value" or 'Key: "quoted, value"'
+# "Key: value" or 'Key: "a value, quoted"'
+_PAIR = re.compile(r'\s*([\w][\w ./-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 LONGEST_TITLE = 600  # characters on a sheet
 LONGEST_LABEL = 40  # characters of an object's name in a drawing
 MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor on sheets and overlays
@@ -86,7 +87,7 @@ def read_parameters(text: str) -> tuple[str, str, dict[str, str]]:
     head, _, last = text.strip().rpartition("\n")
     fields = {key.strip(): value.strip() for key, value in _PAIR.findall(last)}
     if "Steps" not in fields:
-        raise UserError("its parameters are not in the form of web UIs: 'Steps: 20, Sampler: DDIM, ...' in the last line")
+        raise UserError("its parameters have another form than web UIs', whose last line is 'Steps: 20, Sampler: ...'")
     prompt, _, negative = f"\n{head}".partition("\nNegative prompt:")
     return _unquoted(prompt.strip()), negative.strip(), {key: _unquoted(value) for key, value in fields.items()}
 

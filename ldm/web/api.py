@@ -60,15 +60,18 @@ class Api:
                 width=width,
                 height=height,
                 seed=seed,
-                negative_prompt=negative_prompt or None,
                 sampler=sampler,
                 samples=best_of,
             )
-            given = None if layout is None else layout_of(layout, sentence)
+            if layout is None and settings.preset is not None:
+                layout = self.studio.layout(sentence, all_nouns)[0].to_json()
+            given = layout_of(layout, sentence, negative_prompt)
             for update in self.studio.draw(session, model or next(iter(self.studio.models)), settings, given):
                 last = update
             assert isinstance(last, Drawn)
-            files = {kind: gr.FileData(path=str(last.files[kind])) for kind in ("image", "baseline") if kind in last.files}
+            files = {
+                kind: gr.FileData(path=str(last.files[kind])) for kind in ("image", "baseline") if kind in last.files
+            }
             return {
                 **{kind: file.model_dump() for kind, file in files.items()},
                 "layout": last.layout.to_json(),

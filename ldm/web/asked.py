@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,13 +58,13 @@ def wish(prompt: Any, preset: Any, baseline: Any, all_nouns: Any, **given: Any) 
 
     Args:
         preset: a name, or "plain".
-        given: of `steps`, `seed`, `samples`, `width`, `height`, `scale`, `sampler`, `negative_prompt`.
+        given: of `steps`, `seed`, `samples`, `width`, `height`, `scale`, `sampler`.
     """
     settings: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None or value == "":
+        if value is None:
             continue
-        if name in ("sampler", "negative_prompt"):
+        if name == "sampler":
             settings[name] = _text(name, value)
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{name} must be a number, not {value!r:.60}")
@@ -74,7 +73,9 @@ def wish(prompt: Any, preset: Any, baseline: Any, all_nouns: Any, **given: Any) 
         else:
             settings[name] = value if name == "scale" else int(value)
     chosen = None if preset == PLAIN else _text("preset", preset)
-    return WebSettings((_text("the sentence", prompt),), preset=chosen, baseline=bool(baseline), all_nouns=bool(all_nouns), **settings)
+    return WebSettings(
+        (_text("the sentence", prompt),), preset=chosen, baseline=bool(baseline), all_nouns=bool(all_nouns), **settings
+    )
 
 
 def _text(name: str, value: Any) -> str:
@@ -83,12 +84,7 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def layout_of(content: Any, prompt: str) -> Layout:
+def layout_of(content: Any, prompt: str, negative_prompt: Any = None) -> Layout:
     """The layout on the canvas, or as a layout file has it. Raises UserError where it is none."""
-    if isinstance(content, str):
-        try:
-            content = json.loads(content)
-        except ValueError as error:
-            raise UserError(f"the layout is not valid JSON: {error}") from error
-    objects = content.get("objects") if isinstance(content, Mapping) else content
-    return Layout.from_json({"objects": objects if objects is not None else [], "prompt": prompt})
+    objects = content.get("objects", []) if isinstance(content, Mapping) else content
+    return Layout.from_json({"objects": objects or [], "prompt": prompt, "negative_prompt": negative_prompt or None})

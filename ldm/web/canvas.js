@@ -175,6 +175,7 @@ const FIELDS = [ // key, label, kind, hint, title
   ["weight", "Weight", "number", () => "auto", "How hard it is steered; empty for the preset's own weight"],
   ["start", "From", "number", () => "0", "Share of the steps after which it begins, 0 to 1"],
   ["end", "To", "number", () => "1", "Share of the steps at which it ends, 0 to 1"],
+  ["optimize", "Weight stays as it is", "flag", () => "", "Its weight is not optimized"],
 ];
 function rows() {
   if (list.contains(document.activeElement) && list.children.length === objects.length &&
@@ -193,7 +194,8 @@ function rows() {
         const box = document.createElement("label");
         box.className = kind;
         box.title = title;
-        box.innerHTML = `<span>${label}</span><input data-key="${key}" ${kind === "number" ? 'type="number" step="0.1"' : ""}>`;
+        const types = { number: 'type="number" step="0.1"', flag: 'type="checkbox"', text: "" };
+        box.innerHTML = `<span>${label}</span><input data-key="${key}" ${types[kind]}>`;
         box.querySelector("input").setAttribute("aria-label", `${label} of object ${i + 1}`);
         more.append(box);
       }
@@ -208,7 +210,8 @@ function fill() {
     const o = objects[input.closest("li").dataset.i], key = input.dataset.key;
     const hint = FIELDS.find((entry) => entry[0] === key)?.[3];
     if (hint) input.placeholder = hint(o);
-    if (input !== document.activeElement) input.value = o[key] ?? "";
+    if (key === "optimize") input.checked = o.optimize === false;
+    else if (input !== document.activeElement) input.value = o[key] ?? "";
   });
 }
 list.addEventListener("focusin", (event) => {
@@ -221,7 +224,7 @@ list.addEventListener("focusin", (event) => {
 });
 list.addEventListener("change", (event) => {
   const input = event.target, o = objects[input.closest("li").dataset.i], key = input.dataset.key, text = input.value.trim();
-  const value = input.type === "number" ? (text === "" ? undefined : Number(text)) : text || undefined;
+  const value = key === "optimize" ? (input.checked ? false : undefined) : input.type === "number" ? (text === "" ? undefined : Number(text)) : text || undefined;
   if (key === "phrase" && !value) return fill();
   change(() => {
     if (value === undefined) delete o[key]; else o[key] = value;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ DEFAULT = "per-step"
 
 def build(studio: Studio) -> gr.Blocks:
     """The page of a studio, to be launched."""
-    with gr.Blocks(title="Draw", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+    with gr.Blocks(title="Draw", analytics_enabled=False, fill_width=True, delete_cache=(3600, 24 * 3600)) as page:
         _Page(studio, page)
     return page
 
@@ -99,16 +100,18 @@ class _Page:
         self.preset = gr.Radio(choices, value=DEFAULT, label="How the objects are held, and its cost", elem_id="preset")
         with gr.Accordion("More settings", open=False, elem_id="more"):
             with gr.Row():
-                self.steps = gr.Slider(1, limits.steps, value=50, step=1, label="Steps", elem_id="steps")
+                self.steps = gr.Slider(1, limits.steps, value=50, step=1, label="Steps", elem_id="steps", min_width=200)
                 scale = pipeline.backend.guidance_scale if pipeline else 7.5
-                self.scale = gr.Slider(0, 20, value=scale, step=0.1, label="Guidance")
+                self.scale = gr.Slider(0, 20, value=scale, step=0.1, label="Guidance", min_width=200)
             with gr.Row():
                 self.width = gr.Slider(label="Width", elem_id="width", **size)
                 self.height = gr.Slider(label="Height", elem_id="height", **size)
-            with gr.Row():
+            with gr.Row(elem_classes="seeds"):
                 self.seed = gr.Number(42, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=120)
                 self.new_seed = gr.Button("New seed", size="sm", elem_id="new-seed", min_width=90)
-                self.best_of = gr.Slider(1, limits.best_of, value=1, step=1, label="Best of so many seeds")
+                self.best_of = gr.Slider(
+                    1, limits.best_of, value=1, step=1, label="Best of so many seeds", min_width=200
+                )
             self.negative = gr.Textbox(label="Negative prompt", max_length=limits.text, elem_id="negative")
             with gr.Row():
                 samplers = [(name, key) for key, name in SAMPLERS.items()]
@@ -154,7 +157,13 @@ class _Page:
         """Range and value of a slider for a side of the image."""
         step = 8 * pipeline.backend.factor if pipeline else 64
         most = self.studio.limits.side // step * step
-        return {"minimum": step, "maximum": most, "step": step, "value": pipeline.backend.image_size if pipeline else 512}
+        return {
+            "min_width": 200,
+            "minimum": step,
+            "maximum": most,
+            "step": step,
+            "value": pipeline.backend.image_size if pipeline else 512,
+        }
 
     # ---------------------------------------------------------------------------------- what leads to what
 
@@ -166,11 +175,19 @@ class _Page:
             "height": self.height,
             "seed": self.seed,
             "samples": self.best_of,
-            "negative_prompt": self.negative,
             "sampler": self.sampler,
         }
-        self.settings = {"prompt": self.sentence, "preset": self.preset, **settings, "model": self.model}
-        asked = [self.canvas, self.model, self.sentence, self.preset, self.baseline, self.all_nouns, *settings.values()]
+        texts = {"prompt": self.sentence, "negative_prompt": self.negative}
+        self.settings = {**texts, "preset": self.preset, **settings, "model": self.model}
+        asked = [
+            self.canvas,
+            self.model,
+            *texts.values(),
+            self.preset,
+            self.baseline,
+            self.all_nouns,
+            *settings.values(),
+        ]
         self.names = list(settings)
         recalled = [*self.settings.values(), self.canvas, self.notes]
         shown = [
@@ -243,6 +260,7 @@ class _Page:
         canvas: Any,
         model: str,
         prompt: str,
+        negative_prompt: str,
         preset: str,
         baseline: bool,
         all_nouns: bool,
@@ -253,15 +271,19 @@ class _Page:
             with telling(UserError):
                 session, notes = self._session(request), list[str]()
                 settings = wish(prompt, preset, baseline, all_nouns, **dict(zip(self.names, values, strict=True)))
-                layout = layout_of(canvas, prompt)
+                layout = layout_of(canvas, prompt, negative_prompt)
                 if not layout.objects and preset != PLAIN:
-                    layout, notes = self.studio.layout(prompt, all_nouns)
+                    predicted, notes = self.studio.layout(prompt, all_nouns)
+                    layout = replace(layout, objects=predicted.objects)
                     yield {self.canvas: self._sheet(canvas, layout), self.notes: notes_list(notes)}
                 image = ""
                 for update in self.studio.draw(session, model, settings, layout):
                     if isinstance(update, Progress):
                         image = image if update.preview is None else data_url(update.preview)
-                        yield {self.stage: stage(update.what, update.done, update.total, update.loss, image), self.result: gr.Column(visible=False)}
+                        yield {
+                            self.stage: stage(update.what, update.done, update.total, update.loss, image),
+                            self.result: gr.Column(visible=False),
+                        }
                     else:
                         notes += self.studio.strangers(layout)
                         files = [str(drawn.files["image"]) for drawn in reversed(session.drawn)]
@@ -282,8 +304,9 @@ class _Page:
             return self._refused(UserError("this image is not there any more"))
         picked = self._session(request).shown = drawn[-1 - event.index]
         s = picked.settings
-        found = {name: getattr(s, name) for name in self.names if hasattr(s, name)}
+        found = {name: getattr(s, name) for name in self.names}
         found |= {"prompt": s.prompts[0], "preset": s.preset or PLAIN, "model": picked.model}
+        found["negative_prompt"] = picked.layout.negative_prompt or ""
         shown, recalled = self._shown(picked), self._recalled(found, picked.layout, canvas, [])
         sheet = gr.HTML(recalled[self.canvas], image=data_url(read_image(picked.files["image"])))
         return {**shown, **recalled, self.canvas: sheet}
@@ -340,8 +363,11 @@ class _Page:
     def _recalled(
         self, found: dict[str, Any], layout: Layout | None, canvas: Any, notes: Sequence[str]
     ) -> dict[Any, Any]:
-        sheet = {**self._sheet(canvas, layout or Layout(())), **{k: found[k] for k in ("width", "height") if k in found}}
-        fields = {self.settings[name]: value for name, value in found.items() if name in self.settings}
+        sheet = {
+            **self._sheet(canvas, layout or Layout(())),
+            **{k: found[k] for k in ("width", "height") if k in found},
+        }
+        fields: dict[Any, Any] = {self.settings[name]: value for name, value in found.items() if name in self.settings}
         return {**fields, self.canvas: sheet, self.notes: notes_list(notes)}
 
     def _shown(self, drawn: Drawn) -> dict[Any, Any]:

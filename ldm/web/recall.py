@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +12,11 @@ from typing import Any
 from ldm.boundary import one_line
 from ldm.errors import UserError
 from ldm.files import read_json
-from ldm.generation.generate import read_layout
 from ldm.generation.images import read_parameters
 from ldm.generation.settings import PRESET_NAMES, SAMPLERS
 from ldm.pixels import read_texts
-from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.layout import Layout
+from ldm.web.asked import PLAIN
 
 LONGEST = 1 << 20  # bytes of JSON, and characters of parameters
 PLACE = re.compile(r"(?P<phrase>.{1,400}) \((?P<x>[01]\.\d+) (?P<y>[01]\.\d+)\)")
@@ -48,6 +49,9 @@ def recall(path: Path, name: str, most: Mapping[str, int]) -> Recalled:
         raise UserError(one_line(str(error).replace(str(path), name))) from error
     except RecursionError as error:
         raise UserError(f"{name} is nested too deeply to be read") from error
+    if found.layout is not None:
+        texts = {"prompt": found.layout.prompt, "negative_prompt": found.layout.negative_prompt}
+        found.settings |= {key: text for key, text in texts.items() if text is not None}
     for key, value in list(found.settings.items()):
         if key in most and not 0 < value <= most[key]:
             found.notes.append(f"{key} {value:g} is more than is allowed here and was left as it is.")
@@ -58,13 +62,16 @@ def recall(path: Path, name: str, most: Mapping[str, int]) -> Recalled:
 def _from_json(path: Path) -> Recalled:
     if path.stat().st_size > LONGEST:
         raise UserError(f"{path} is larger than any layout; drop a layout file or an image")
-    layout = read_layout(path)
-    content = read_json(path)
-    found = Recalled({} if layout.prompt is None else {"prompt": layout.prompt}, layout)
-    given = content.get("settings") if isinstance(content, dict) else None
-    if isinstance(given, dict):  # the settings.json of an image
-        found.settings |= _fitting(given)
-        found.settings["preset"] = given.get("preset") if given.get("preset") in PRESET_NAMES else None
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    record = content if isinstance(content, dict) and "layout" in content else {"layout": content}
+    found = Recalled(layout=Layout.from_json(record["layout"]))
+    if isinstance(given := record.get("settings"), dict):  # the settings.json of an image
+        found.settings = _fitting(given)
+        if (preset := given.get("preset", "")) in (*PRESET_NAMES, None):
+            found.settings["preset"] = preset or PLAIN
     return found
 
 
@@ -77,7 +84,9 @@ def _from_image(path: Path) -> Recalled:
     prompt, negative, fields = read_parameters(text)
     width, _, height = fields.get("Size", "").partition("x")
     numbers = {"steps": fields.get("Steps"), "seed": fields.get("Seed"), "width": width, "height": height}
-    given: dict[str, Any] = {key: int(value) for key, value in numbers.items() if value and value.isascii() and value.isdigit()}
+    given: dict[str, Any] = {
+        key: int(value) for key, value in numbers.items() if value and value.isascii() and value.isdigit()
+    }
     if re.fullmatch(r"-?\d{1,6}(\.\d{1,10})?", scale := fields.get("CFG scale", "")):
         given["scale"] = float(scale)
     sampler = fields.get("Sampler", "")
@@ -101,17 +110,21 @@ def _fitting(given: Mapping[str, Any]) -> dict[str, Any]:
         taken["scale"] = float(scale)
     if given.get("sampler") in SAMPLERS:
         taken["sampler"] = given["sampler"]
-    if isinstance(given.get("negative_prompt"), str):
-        taken["negative_prompt"] = given["negative_prompt"]
     return taken
 
 
 def _places(text: str, prompt: str, notes: list[str]) -> Layout | None:
-    """The layout in an image's parameters."""
+    """The layout in an image's parameters: "phrase (x y); ...", or what a layout file has under "objects"."""
     if not text:
         return None
-    places = [PLACE.fullmatch(part) for part in text.split("; ")]
-    objects = [LayoutObject.from_json({"phrase": p["phrase"], "x": float(p["x"]), "y": float(p["y"])}) for p in places if p]
-    if len(objects) < len(places):
-        notes.append("Not all objects of its layout could be read.")
-    return Layout(tuple(objects), prompt)
+    try:
+        if text.startswith("["):
+            return Layout.from_json({"objects": json.loads(text), "prompt": prompt})
+        places = [PLACE.fullmatch(part) for part in text.split("; ")]
+        objects = [{"phrase": p["phrase"], "x": float(p["x"]), "y": float(p["y"])} for p in places if p]
+        if len(objects) < len(places):
+            notes.append("Not all objects of its layout could be read.")
+        return Layout.from_json({"objects": objects, "prompt": prompt})
+    except (ValueError, UserError, RecursionError):
+        notes.append("Its layout could not be read.")
+        return None

@@ -18,6 +18,7 @@ from ldm.web.studio import Studio
 
 # Before Gradio is imported: it asks nobody for anything, and nobody is shown its own pages.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_SHARE": "False"}
+os.environ.setdefault("GRADIO_HEARTBEAT_INTERVAL", "3")  # seconds after which a closed page is noticed
 QUEUE = 32  # images that wait; who comes then is told so
 
 

@@ -122,12 +122,14 @@ class Watch:
         if self.stop.is_set():
             raise Stopped
 
-    def draw(self, *request: Any) -> list[GeneratedImage]:
+    def draw(
+        self, prompts: list[str], layouts: list[Layout], seeds: list[int], preset: Preset | None, settings: WebSettings
+    ) -> list[GeneratedImage]:
         """`draw`, which stops at the next call of the U-Net, be it in the backward pass through a whole chain."""
         unet = getattr(self.pipeline.model, "model", None)
         hook = unet.register_forward_pre_hook(self.check) if isinstance(unet, torch.nn.Module) else None
         try:
-            return draw(self.pipeline, *request, self)
+            return draw(self.pipeline, prompts, layouts, seeds, preset, settings, self)
         finally:
             if hook is not None:
                 hook.remove()
@@ -246,14 +248,11 @@ class Studio:
         unknown = self._loaded[1].unknown_objects(layout) if self._loaded else []
         return [f"The embedded model never saw: {one_line(', '.join(unknown), 100)}."] if unknown else []
 
-    def draw(
-        self, session: Session, model: str, settings: WebSettings, layout: Layout | None
-    ) -> Iterator[Progress | Drawn]:
+    def draw(self, session: Session, model: str, settings: WebSettings, layout: Layout) -> Iterator[Progress | Drawn]:
         """Make an image, in a thread of its own; whoever stops listening stops it.
 
         Args:
             settings: with one prompt, of which the best of `samples` images is kept.
-            layout: None for the predicted one.
 
         Raises:
             UserError: a setting that is not allowed, or a model that can't be loaded.
@@ -283,20 +282,13 @@ class Studio:
             thread.join()
 
     def _make(
-        self,
-        session: Session,
-        model: str,
-        settings: WebSettings,
-        layout: Layout | None,
-        tell: Callable[[Progress], None],
+        self, session: Session, model: str, settings: WebSettings, layout: Layout, tell: Callable[[Progress], None]
     ) -> Drawn:
         check_settings(settings)
         if session.stop.is_set():
             raise UserError("stopped before it began, so there is no image")
         start, pipeline = time.monotonic(), self.open(model)
         [prompt] = settings.prompts
-        if layout is None:
-            layout = Layout((), prompt) if settings.preset is None else self.layout(prompt, settings.all_nouns)[0]
         self.limits.check(settings, layout, pipeline)
         settings = fit_to_model(replace(settings, outdir=session.folder), pipeline.backend)
         preset = make_preset(settings) if layout.objects else None
@@ -320,6 +312,8 @@ class Studio:
                 plain = twin.image
             except Stopped:
                 pass  # the image itself is whole
+        if session.gone:
+            raise UserError("nobody waits for this image any more")
         return self._keep(session, settings, preset, Outcome(**vars(best), baseline=plain), losses, start)
 
     def _keep(
@@ -362,9 +356,7 @@ class Studio:
             return drawn[0], []
         judge = preset if preset is not None and preset.mode != "fixed" else PRESETS["per-step"]
         pixels = torch.stack([torch.from_numpy(image.image) for image in drawn]).permute(0, 3, 1, 2) / 255.0
-        objective = judge.objective(
-            pipeline.clip, [image.prompt for image in drawn], [image.layout for image in drawn]
-        )
+        objective = judge.objective(pipeline.clip, [image.prompt for image in drawn], [image.layout for image in drawn])
         losses = objective(pixels.to(pipeline.device))["total"].tolist()
         return drawn[min(range(len(drawn)), key=losses.__getitem__)], losses
 

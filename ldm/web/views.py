@@ -15,12 +15,18 @@ from ldm.generation.images import ImageArray
 def notes_list(notes: Sequence[str], alert: bool = False) -> str:
     """What is to be said, where screen readers hear it."""
     lines = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    return f'<div role="{"alert" if alert else "status"}" class="{"alert" if alert else "note"}">{lines}</div>' if lines else ""
+    return (
+        f'<div role="{"alert" if alert else "status"}" class="{"alert" if alert else "note"}">{lines}</div>'
+        if lines
+        else ""
+    )
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
     """Names and values in a line."""
-    pairs = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())
+    pairs = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items()
+    )
     return f"<dl>{pairs}</dl>"
 
 
@@ -39,7 +45,7 @@ def stage(what: str = "", done: int = 0, total: int = 0, loss: float | None = No
     steps = f"step {done} of {total}" if total else ""
     more = "" if loss is None else f"loss {loss:.3f}"
     shown = f'<img src="{image}" alt="what is predicted by now">' if image else "<p></p>"
+    shares = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}"'
     return f"""<div class="stage"><div class="look">{shown}</div>
-<div class="bar" role="progressbar" aria-label="{html.escape(what)}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}">
-<div style="width:{percent}%"></div></div>
+<div class="bar" role="progressbar" aria-label="{html.escape(what)}" {shares}><div style="width:{percent}%"></div></div>
 <div class="line"><span>{html.escape(what)}</span><span>{steps}</span><span>{more}</span></div></div>"""

@@ -47,7 +47,7 @@ def wish(**more: Any) -> WebSettings:
     return WebSettings((SENTENCE,), **{"steps": 4, "preset": "fixed", "sampler": "plms", **more})
 
 
-def make(studio: Studio, session: Session, settings: WebSettings, layout: Layout | None = LAYOUT) -> Drawn:
+def make(studio: Studio, session: Session, settings: WebSettings, layout: Layout = LAYOUT) -> Drawn:
     *_, last = studio.draw(session, "emoji", settings, layout)
     assert isinstance(last, Drawn)
     return last
@@ -89,8 +89,6 @@ def test_without_objects_or_with_the_plain_model(studio: Studio, session: Sessio
     empty = make(studio, session, wish(), Layout(()))
     assert set(plain.files) == {"image", "layout_file"}
     assert Image.open(plain.files["image"]).tobytes() == Image.open(empty.files["image"]).tobytes()
-    predicted = make(studio, session, wish(), None)
-    assert [thing.phrase for thing in predicted.layout.objects] == ["A cat", "a bus"]
 
 
 def test_stop_keeps_what_is_there(studio: Studio, session: Session) -> None:
@@ -126,7 +124,7 @@ def test_a_visitor_who_leaves_ends_the_run_and_leaves_nothing(studio: Studio) ->
 
 def test_a_session_keeps_a_number_of_images(studio: Studio, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm.web.studio.KEPT", 2)
-    drawn = [make(studio, session, wish(steps=1, seed=seed)) for seed in range(4)]
+    drawn = [make(studio, session, wish(steps=1, seed=seed, preset=None)) for seed in range(4)]
     assert session.drawn == drawn[2:]
     assert sorted(path.name for path in session.folder.glob("*/*")) == ["00002", "00002.png", "00003", "00003.png"]
 
@@ -176,8 +174,7 @@ def test_images_of_web_uis_are_recalled(tmp_path: Path) -> None:
     )
     found = read(png(tmp_path / "a.png", parameters=text))
     assert found.settings == {
-        "prompt": "a cat, (masterpiece:1.2)\nsecond line",
-        "negative_prompt": "blurry, dark",
+        **{"prompt": "a cat, (masterpiece:1.2)\nsecond line", "negative_prompt": "blurry, dark"},
         **{"steps": 20, "seed": 12345, "width": 512, "height": 768, "scale": 7.5},
     }
     assert found.layout is None and "Euler a" in found.notes[0]
