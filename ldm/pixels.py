@@ -29,24 +29,15 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_mask(path: str | Path) -> Image.Image:
-    """The mask in a file as mode "L", 255 where to paint and 0 elsewhere, turned as its EXIF data say.
-
-    Where it has transparent parts, what is opaque paints, whatever its color; but of opaque parts that are black and
-    white only the white ones. Without, what is at least half white paints.
+    """The mask in a file as mode "L", 255 where to paint and 0 elsewhere: what is at least half white or half opaque.
 
     Raises:
         UserError: as `read_image`, or the mask paints nothing.
     """
-    image = _load(path)
-    light = _on(image, "black").convert("L").point(lambda value: 255 if value >= PAINTED else 0)
-    if image.mode == "RGBA":
-        opaque = image.getchannel("A").point(lambda value: 255 if value >= PAINTED else 0)
-        inside = image.convert("L").histogram(opaque)
-        one_color = not any(inside[:PAINTED]) or not any(inside[PAINTED:])
-        if opaque.getextrema() != (255, 255) and one_color:
-            light = opaque
+    gray = read_gray_mask(path)
+    light = gray.point(_painted)
     if not light.getbbox():
-        brightest = _on(image, "black").convert("L").getextrema()[1]
+        brightest = gray.getextrema()[1]
         raise UserError(
             f"the mask {path} paints nothing: its brightest pixel is {brightest} of 255, and {PAINTED} or more paints; "
             "draw in white what is to be painted, on black or on nothing"
@@ -68,6 +59,26 @@ def read_texts(path: str | Path) -> dict[str, str]:
             coding = "utf-16-be" if kind.startswith(b"UNICODE") else "utf-8"
             texts.setdefault("parameters", comment.decode(coding, errors="replace"))
         return texts
+
+
+def read_gray_mask(path: str | Path) -> Image.Image:
+    """The mask in a file as mode "L", from 0 for what is left to 255 for what is painted, turned as its EXIF data say.
+
+    Where it has transparent parts, what is opaque paints, whatever its color; but of opaque parts that are black and
+    white only the white ones. Without, what is white paints. Raises UserError as `read_image`.
+    """
+    image = _load(path)
+    if image.mode == "RGBA":
+        opaque = image.getchannel("A").point(_painted)
+        inside = image.convert("L").histogram(opaque)
+        one_color = not any(inside[:PAINTED]) or not any(inside[PAINTED:])
+        if opaque.getextrema() != (255, 255) and one_color:
+            return image.getchannel("A")
+    return _on(image, "black").convert("L")
+
+
+def _painted(value: int) -> int:
+    return 255 if value >= PAINTED else 0
 
 
 def _load(path: str | Path) -> Image.Image:

@@ -80,7 +80,6 @@ def draw(
                 control,
                 None if preset.mode == "fixed" else preset.objective(pipeline.clip, prompts, layouts),
                 preset,
-                layouts=layouts,
                 checkpoint_steps=not sampling.keep_activations,
                 checkpoint_blocks=sampling.block_checkpointing,
                 **chain,

@@ -11,8 +11,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ldm.boundary import one_line
 from ldm.errors import UserError
@@ -28,8 +31,10 @@ from ldm.generation.settings import GenerateSettings as GenerateSettings
 from ldm.generation.settings import check_settings, fit_to_model
 from ldm.locks import share
 from ldm.philox import PhiloxGenerator
+from ldm.pixels import read_gray_mask
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
+from ldm.spacetime.shapes import Mask
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +112,11 @@ def outcomes(
 
 
 def read_layout(path: Path) -> Layout:
-    """The layout in a layout file, or in the settings.json of an earlier image. Raises UserError."""
+    """The layout in a layout file, or in the settings.json of an earlier image; its masks are files beside it.
+
+    Raises:
+        UserError: a file that cannot be read or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(content, ensure_ascii=False).encode()  # the files of an image hold its texts as UTF-8
@@ -116,7 +125,16 @@ def read_layout(path: Path) -> Layout:
     except ValueError as error:  # not JSON, or texts that are not UTF-8
         raise UserError(f"layout file {path} is not valid JSON: {error}") from error
     record = isinstance(content, dict) and "layout" in content and "objects" not in content
-    return Layout.from_json(content["layout"] if record else content)
+    return Layout.from_json(content["layout"] if record else content, partial(_read_region, path.parent))
+
+
+def _read_region(folder: Path, name: str) -> Mask:
+    """The mask in an image file, white where the region is and gray where it fades; `name` is relative to `folder`."""
+    weights = np.asarray(read_gray_mask(folder / name), dtype=np.float64) / 255
+    mask = Mask(weights, name)
+    if weights.min() == weights.max():
+        logger.warning("The mask %s is of one gray: its object acts everywhere, by %.3g.", folder / name, weights.max())
+    return mask
 
 
 def make_preset(settings: GenerateSettings) -> Preset | None:

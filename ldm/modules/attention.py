@@ -1,7 +1,8 @@
 """Attention layers of the latent-diffusion U-Net, with the spatial control of Wu et al. (ICCV 2023, arXiv 2304.03869).
 
-On the rows of the batch that carry the prompt, and inside each object's disc, every cross-attention blends the
-attention to the prompt with the attention to the object's own description. See `CrossAttention.forward`.
+On the rows of the batch that carry the prompt, and inside each object's region, every cross-attention blends the
+attention to the prompt with the attention to the object's own description; on the unconditional rows, with that to
+the object's negative text. See `CrossAttention.forward`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ class LocalAttention(NamedTuple):
     """What one cross-attention layer needs of the control, in the order of `CrossAttention.forward`."""
 
     local_contexts: Sequence[Tensor] | Tensor  # N x (B, L, C), one description per object
-    masks: Sequence[Tensor] | Tensor  # N x (B, pixels), zero outside the object's disc
+    masks: Sequence[Tensor] | Tensor  # N x (B, pixels), zero outside the object's region
     weights: Sequence[Tensor] | Tensor  # N x (B,), w_{i,t} of this step
     blend: str = "conditional"  # which row's attention is subtracted: "conditional" or "unconditional"
     pixels: Sequence[Tensor] | None = None  # N x (P_i,), where masks[i] is nonzero; from the masks if None
     projections: Projections | None = None  # keys and values of all texts, by layer; filled at first use
+    negatives: int = 0  # how many of the N, the last ones, act on the unconditional rows
 
 
 class Control(Protocol):
@@ -40,6 +42,9 @@ class Control(Protocol):
 
     def local_attention(self, h: int, w: int, weights: Tensor | None) -> LocalAttention | None:
         """Local attention over an h x w grid with weights (N, B); None without objects."""
+
+    def at_step(self, index: int, total: int, weights: Tensor) -> Tensor | None:
+        """What a step takes instead of its weights (N, B); None for plain attention."""
 
 
 def max_neg_value(t: Tensor) -> float:
@@ -119,19 +124,21 @@ class CrossAttention(nn.Module):
         blend: str = "conditional",
         pixels: Sequence[Tensor] | None = None,
         projections: Projections | None = None,
+        negatives: int = 0,
     ) -> Tensor:
         """Attention of `x` to `context`; with local contexts, on the last B rows and at pixel p,
 
             o(p) = g(p) + sum_i  w_i m_i(p) (a_i(p) - g(p))
 
-        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"` subtracts the g
-        of the first B rows instead (the ICCV 2023 release). Without local contexts: plain attention.
+        with g the attention to `context` and a_i the one to local context i. `blend="unconditional"` subtracts the
+        result of the first B rows instead (the ICCV 2023 release). On those the last `negatives` local contexts act in
+        the same way, by the g of these rows. Without local contexts: plain attention.
 
         Args:
             x: (R, pixels, query_dim); R is B, or 2B with the unconditional rows first.
             context: (R, L, context_dim).
             mask: (R, L), True where the context counts.
-            local_contexts, masks, weights, blend, pixels, projections: see `LocalAttention`.
+            local_contexts, masks, weights, blend, pixels, projections, negatives: see `LocalAttention`.
         Returns: (R, pixels, query_dim).
         """
         context = x if context is None else context
@@ -141,7 +148,7 @@ class CrossAttention(nn.Module):
         if local_contexts is not None and len(local_contexts):
             if masks is None or weights is None:
                 raise ValueError("local contexts need a mask and a weight each")
-            local = LocalAttention(local_contexts, masks, weights, blend, pixels, projections)
+            local = LocalAttention(local_contexts, masks, weights, blend, pixels, projections, negatives)
             out = self._add_local(out, q, local)
         return self.to_out(out)
 
@@ -167,26 +174,44 @@ class CrossAttention(nn.Module):
         return cache[key][1]
 
     def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
-        """Add sum_i w_i m_i (a_i - g) to the last B rows of `out` (R, P, H*D).
+        """Add sum_i w_i m_i (a_i - g) to the rows of `out` (R, P, H*D), unconditional ones first.
 
         The output projection comes after: it is affine, and its bias cancels in each difference.
         """
         batch, rows = local.local_contexts[0].shape[0], out.shape[0]
         if rows not in (batch, 2 * batch) or (local.blend == "unconditional" and rows == batch):
             raise ValueError(f"{rows} rows do not fit {batch} local contexts with blend '{local.blend}'")
-        reference = out[:batch] if local.blend == "unconditional" else out[-batch:]
-        q, result = q[-batch:], out[-batch:]
         projected = self._project(local.local_contexts, q.dtype, local.projections)
-        for i, ((k, v), mask, weight) in enumerate(zip(projected, *local[1:3], strict=True)):
-            # Only pixels inside some image's disc are computed; the rest of the sum is zero.
+        objects = len(projected) - local.negatives
+        unconditional = out[:batch]
+        if local.negatives and rows > batch:
+            negative = range(objects, len(projected))
+            unconditional = self._blend(unconditional, unconditional, q[:batch], local, projected, negative)
+        reference = unconditional if local.blend == "unconditional" else out[-batch:]
+        result = self._blend(out[-batch:], reference, q[-batch:], local, projected, range(objects))
+        return result if rows == batch else torch.cat([unconditional, result])
+
+    def _blend(
+        self,
+        result: Tensor,
+        reference: Tensor,
+        q: Tensor,
+        local: LocalAttention,
+        projected: Sequence[tuple[Tensor, Tensor]],
+        which: range,
+    ) -> Tensor:
+        """`result` plus the sum of w_i m_i (a_i - reference) over these local contexts; all (B, P, H*D)."""
+        for i in which:
+            mask = local.masks[i]
+            # Only pixels inside some image's region are computed; the rest of the sum is zero.
             where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)
             if where.numel() == 0:
                 continue
-            a = attend(q.index_select(1, where), k, v, self.heads)  # (B, p, H*D)
-            coefficient = (weight[:, None] * mask.index_select(1, where)).to(out.dtype)  # (B, p)
+            a = attend(q.index_select(1, where), *projected[i], self.heads)  # (B, p, H*D)
+            coefficient = (local.weights[i][:, None] * mask.index_select(1, where)).to(result.dtype)  # (B, p)
             difference = a - reference.index_select(1, where)
             result = result.index_add(1, where, coefficient[..., None] * difference)
-        return result if rows == batch else torch.cat([out[:batch], result])
+        return result
 
 
 class SpatialSelfAttention(nn.Module):
@@ -318,7 +343,7 @@ class SpatialTransformer(nn.Module):
 
         Args:
             context: (R, L, context_dim), a list of one for each block, or None for self-attention in both attentions.
-            control: objects of the last B rows; their discs are drawn on this layer's own h x w grid.
+            control: regions of the objects, drawn on this layer's own h x w grid.
             weights: (N, B) of this denoising step, needed with `control`.
         """
         height, width = x.shape[-2:]

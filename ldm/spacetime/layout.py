@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.spacetime.shapes import Bounds, Box, Ellipse, Mask, Polygon, Shape, center_of
+from ldm.spacetime.shapes import Bounds, Box, Ellipse, Mask, Polygon, Shape, center_of, cut
 from ldm.suggest import did_you_mean
 
 RADIUS = 0.2  # of an object's disc, and half the side of its crop, as a fraction of the image's sides
@@ -74,11 +74,11 @@ class LayoutObject:
         if self.shape is not None:
             return self.shape.bounds
         r = half_side if self.radius is None else self.radius
-        return max(self.x - r, 0), max(self.y - r, 0), min(self.x + r, 1), min(self.y + r, 1)
+        return cut(self.x - r, self.y - r, self.x + r, self.y + r)
 
     def acts(self, index: int, total: int) -> bool:
         """Whether the region acts in step `index` of `total`."""
-        return self.start * total <= index < self.end * total
+        return round(self.start * total, 9) <= index < round(self.end * total, 9)  # 0.07 * 100 is above 7
 
     @property
     def local_prompt(self) -> str:
@@ -178,7 +178,7 @@ def _shape(key: str, value: Any, where: str, read_mask: ReadMask | None) -> Shap
         path = _text(value, where)
         if read_mask is None:
             raise UserError(f"layout: {where} is an image file, which can't be read here; use another shape")
-        return _named(where, lambda: read_mask(path))
+        return _named(f"{where}:", lambda: read_mask(path))
     if key == "polygon":
         if not isinstance(value, list | tuple) or not 3 <= len(value) <= MOST_POINTS:
             raise UserError(f"layout: {where} must be a list of 3 to {MOST_POINTS} points [x, y], got {_short(value)}")

@@ -1,7 +1,8 @@
 """The loss that steers the weights: CLIP similarity of the image with its prompt and of crops with objects.
 
 Section 3.3 of Wu et al., ICCV 2023 (arXiv 2304.03869): a global term 1 - cos(image, prompt), and for each object a
-local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its center.
+local term 1 - cos(crop, "A photo of <object>"), the crop being the square around its center. For an object of another
+shape it is the smallest box around that; with a prompt of its own it is compared with that prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ldm.modules.encoders.openai_clip import ClipBundle
 from ldm.spacetime.layout import RADIUS, Layout
+from ldm.spacetime.shapes import Bounds
 
 HALF_SIDE = RADIUS  # of a crop, as a fraction of the image side
 
@@ -43,16 +45,16 @@ def resize_area(image: Tensor, resolution: int) -> Tensor:
     return rows @ image @ columns.T
 
 
-def crop_bounds(center: float, size: int, half_side: float = HALF_SIDE) -> tuple[int, int]:
-    """First and one-past-last pixel of a crop on an axis of `size` pixels; cut to the image, never empty."""
-    low = min(int(size * max(center - half_side, 0)), size - 1)
-    return low, max(int(size * min(center + half_side, 1)), low + 1)
+def pixel_bounds(low: float, high: float, size: int) -> tuple[int, int]:
+    """First and one-past-last pixel from low to high, fractions of an axis of `size` pixels; never empty."""
+    first = min(int(size * low), size - 1)
+    return first, max(int(size * high), first + 1)
 
 
-def crop(image: Tensor, x: float, y: float, half_side: float = HALF_SIDE) -> Tensor:
-    """The part of image (..., H, W) around the center (x, y), given as fractions of width and height."""
-    top, bottom = crop_bounds(y, image.shape[-2], half_side)
-    left, right = crop_bounds(x, image.shape[-1], half_side)
+def crop(image: Tensor, bounds: Bounds) -> Tensor:
+    """The part of image (..., H, W) within bounds, which are fractions of width and height."""
+    left, right = pixel_bounds(bounds[0], bounds[2], image.shape[-1])
+    top, bottom = pixel_bounds(bounds[1], bounds[3], image.shape[-2])
     return image[..., top:bottom, left:right]
 
 
@@ -116,7 +118,7 @@ class ClipObjective:
     def _crop(self, image: Tensor, b: int, i: int) -> Tensor:
         """(1, 3, R, R): object i of image b, resized bilinearly without antialiasing."""
         entry, side = self.layouts[b].objects[i], self.bundle.resolution
-        part = crop(image, entry.x, entry.y, self.half_side)
+        part = crop(image, entry.bounds(self.half_side))
         return F.interpolate(part, size=(side, side), mode="bilinear", align_corners=False)
 
     def _distance(self, pixels: Tensor, texts: Tensor) -> Tensor:

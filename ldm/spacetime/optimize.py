@@ -20,7 +20,6 @@ from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import check_finite
 from ldm.philox import PhiloxGenerator
 from ldm.spacetime.control import SpatialControl
-from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import Preset
 
 Callback = Callable[[dict[str, Any]], None]
@@ -63,6 +62,7 @@ class _Chain:
         self.model, self.sampler, self.control, self.on_step = model, sampler, control, on_step
         self.arguments = arguments  # of Sampler.sample
         self.length = len(sampler.schedule(arguments["S"], arguments.get("eta", 0.0)))
+        self.free = control.free.to(arguments["x_T"])  # (N, B)
         given = arguments.get("generator") or ()
         if isinstance(given, PhiloxGenerator):  # as published, each pass goes on where it stands
             given = ()
@@ -85,7 +85,9 @@ class _Chain:
         """The finished images; weights (S, N, B) are those of their chain."""
         latents = latents.detach()
         with torch.no_grad():
-            return Result(self.model.decode(latents), latents, weights.detach(), list(history))
+            used = (self.control.at_step(i, self.length, w) for i, w in enumerate(weights.detach()))
+            shown = [torch.zeros_like(weights[0]) if w is None else w[: self.control.num_objects] for w in used]
+            return Result(self.model.decode(latents), latents, torch.stack(shown), list(history))
 
 
 def optimize(
@@ -95,7 +97,6 @@ def optimize(
     objective: Objective | None,
     preset: Preset,
     *,
-    layouts: Sequence[Layout] = (),
     on_step: Callback | None = None,
     checkpoint_steps: bool = True,
     checkpoint_blocks: bool = False,
@@ -127,7 +128,7 @@ def optimize(
                 latents = passes.sample()
             return passes.result(latents, x_T.new_zeros(passes.length, *present.shape))
         scales = preset.scales(present).to(x_T)  # (N, B), w = scales * lambda
-        start = preset.initial_weights(present, layouts).to(x_T)
+        start = preset.initial_weights(present, control.layouts).to(x_T)
         if preset.mode == "fixed":
             return _fixed(passes, preset, start * scales)
         assert objective is not None
@@ -141,7 +142,8 @@ def _fixed(chain: _Chain, preset: Preset, weights: Tensor) -> Result:
     """One pass with weights (N, B) up to the preset's release, and 0 afterwards."""
     held = torch.arange(chain.length)[:, None, None] < preset.release * chain.length  # (S, 1, 1)
     used = weights * (held & chain.control.present).to(weights)  # (S, N, B)
-    return chain.result(chain.sample(control=chain.control, weights=used), used)
+    taken = [step if preset.holds(i, chain.length) else None for i, step in enumerate(used)]
+    return chain.result(chain.sample(control=chain.control, weights=taken), used)
 
 
 def _whole_chain(
@@ -168,7 +170,7 @@ def _whole_chain(
                 gradient_steps=preset.gradient_steps,
             )
             images = chain.model.decode(latents)
-            entry = _descend(adam, weights, objective(images))
+            entry = _descend(adam, weights, objective(images), chain.free)
         chain.loss = entry["loss"]
         history.append({"round": round_, **entry, "latents": _keep(latents), "images": _keep(images)})
     return chain.result(latents, used, history)
@@ -181,17 +183,18 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
     used = start.new_zeros(chain.length, *start.shape)  # w (S, N, B)
     history: list[dict[str, Any]] = []
 
-    def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor:
+    def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor | None:
         if not preset.holds(step, chain.length):
-            return used[step]  # zeros
+            return None
         if not preset.carry_over:
             weights.data.copy_(start)
         if not preset.keep_moments:
             adam.state.clear()
-        for inner in range(preset.inner_steps if preset.moves(step, chain.length) else 0):
+        moves = preset.moves(step, chain.length) and chain.control.moves(step, chain.length)
+        for inner in range(preset.inner_steps if moves else 0):
             with torch.enable_grad():
                 losses = objective(chain.model.decode(predict_x0(weights * scales)))
-                entry = _descend(adam, weights, losses)
+                entry = _descend(adam, weights, losses, chain.free)
             chain.loss = entry["loss"]
             history.append({"step": step, "inner": inner, **entry})
         used[step] = weights.detach() * scales
@@ -202,8 +205,8 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
     return chain.result(latents, used, history)
 
 
-def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor]) -> dict[str, Any]:
-    """One Adam step on the weights alone; the record of it. Raises UserError where a loss is not finite.
+def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor], free: Tensor) -> dict[str, Any]:
+    """One Adam step on the weights that are `free` (N, B); the record of it. UserError where a loss is not finite.
 
     The losses of the images are summed: each image's weights get the gradient of its own loss.
     """
@@ -211,8 +214,9 @@ def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor])
     total = losses["total"].sum()
     if total.requires_grad:
         (weights.grad,) = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
-    else:  # every disc is empty on every grid
+    else:  # every mask is empty on every grid
         weights.grad = torch.zeros_like(weights)
+    weights.grad *= free
     adam.step()
     kept = {name: _keep(value) for name, value in losses.items()}
     check_finite(torch.stack(list(kept.values())), "the CLIP loss")

@@ -70,6 +70,7 @@ class Preset:
     normalize: bool = True  # CLIP's mean and standard deviation applied to its input
     mask_dtype: torch.dtype = torch.float64  # of the arithmetic at a disc's rim
     clamp: bool = False  # centers moved into [0, 1] for the discs
+    share_overlaps: bool = False  # where masks add up to more than 1, they are divided by their sum
     radius: float = RADIUS  # of a disc, as a fraction of the image side
     half_side: float = HALF_SIDE  # of a crop, as a fraction of the image side
     carry_over: bool = True  # per-step: start from the weights of the step before, not from `initial`
@@ -93,8 +94,9 @@ class Preset:
         return self.mode not in USED_BY.get(constant, (self.mode,))
 
     def adapt(self, control: SpatialControl) -> SpatialControl:
-        """The control with this preset's blend and discs."""
-        return replace(control, blend=self.blend, mask_dtype=self.mask_dtype, clamp=self.clamp, radius=self.radius)
+        """The control with this preset's blend and masks."""
+        names = ("blend", "mask_dtype", "clamp", "share_overlaps", "radius")
+        return replace(control, **{name: getattr(self, name) for name in names})
 
     def objective(self, clip: ClipBundle, prompts: Sequence[str], layouts: Sequence[Layout]) -> ClipObjective:
         """The loss with this preset's constants; a prompt and a layout per image."""

@@ -1,6 +1,7 @@
 """Shapes of regions: which share of each cell of a grid they cover. Coordinates are fractions of the image's sides.
 
-A disc follows the published rule instead (`ldm.spacetime.control.disc_mask`); it is no shape of this file.
+A shape may reach beyond the image, by as much as the image's side; that part is cut off. A disc
+follows the published rule instead (`ldm.spacetime.control.disc_mask`); it is no shape of this file.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle. UserError if it is empty or not within the image."""
+    """A rectangle. UserError if nothing of it lies in the image."""
 
     left: float
     top: float
@@ -46,14 +47,15 @@ class Box:
     bottom: float
 
     def __post_init__(self) -> None:
-        _check_inside(self.bounds)
+        _check_near((self.left, self.top, self.right, self.bottom))
         if not (self.left < self.right and self.top < self.bottom):
             raise UserError("must be [left, top, right, bottom] with left < right and top < bottom")
+        _check_seen(self.bounds)
 
     @property
     def bounds(self) -> Bounds:
         """See `Shape`."""
-        return self.left, self.top, self.right, self.bottom
+        return cut(self.left, self.top, self.right, self.bottom)
 
     def coverage(self, h: int, w: int) -> Floats:
         """See `Shape`; the product of two overlaps."""
@@ -62,28 +64,31 @@ class Box:
 
     def to_json(self) -> dict[str, Any]:
         """See `Shape`."""
-        return {"box": list(self.bounds)}
+        return {"box": [self.left, self.top, self.right, self.bottom]}
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """The inside of a closed line through three or more points. UserError if that is not within the image or empty."""
+    """What a closed line through three or more points goes around. UserError if nothing of it lies in the image."""
 
     points: tuple[Point, ...]
 
     def __post_init__(self) -> None:
-        _check_inside(tuple(itertools.chain.from_iterable(self.points)))
-        if len(set(self.points)) < 3 or self.coverage(64, 64).max() < 1e-9:
-            raise UserError("must be a list of three or more points [x, y] that do not lie on one line")
+        _check_near(tuple(itertools.chain.from_iterable(self.points)))
+        if len(set(self.points)) < 3:
+            raise UserError("must be a list of three or more different points [x, y]")
+        _check_seen(self.bounds)
+        if not self.coverage(1, 1).any():
+            raise UserError("has no area within the image; its points must not lie on one line")
 
     @property
     def bounds(self) -> Bounds:
         """See `Shape`."""
         xs, ys = zip(*self.points, strict=True)
-        return min(xs), min(ys), max(xs), max(ys)
+        return cut(min(xs), min(ys), max(xs), max(ys))
 
     def coverage(self, h: int, w: int) -> Floats:
-        """See `Shape`; exact, but that a part which the line goes around twice counts as covered once."""
+        """See `Shape`; a part that the line goes around twice is covered once."""
         return _polygon_coverage(self.points, h, w)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +98,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Ellipse:
-    """An ellipse around (x, y) with half its width and height; what lies outside the image is cut off."""
+    """An ellipse around (x, y) with half its width and height. UserError if nothing of it lies in the image."""
 
     x: float
     y: float
@@ -101,15 +106,17 @@ class Ellipse:
     ry: float
 
     def __post_init__(self) -> None:
-        _check_inside((self.x, self.y))
-        if not (0 < self.rx <= 1 and 0 < self.ry <= 1):
-            raise UserError("must be [x, y, rx, ry] with rx and ry, half its width and height, above 0 and at most 1")
+        _check_near((self.x, self.y, self.rx, self.ry))
+        if not (self.rx > 0 and self.ry > 0):
+            raise UserError("must be [x, y, rx, ry] with rx and ry, half its width and height, above 0")
+        _check_seen(self.bounds)
+        if not self.coverage(1, 1).any():
+            raise UserError("has no area within the image")
 
     @property
     def bounds(self) -> Bounds:
         """See `Shape`."""
-        left, right = max(self.x - self.rx, 0.0), min(self.x + self.rx, 1.0)
-        return left, max(self.y - self.ry, 0.0), right, min(self.y + self.ry, 1.0)
+        return cut(self.x - self.rx, self.y - self.ry, self.x + self.rx, self.y + self.ry)
 
     def coverage(self, h: int, w: int) -> Floats:
         """See `Shape`; of a polygon of as large an area, off by less than 1e-4 of it."""
@@ -126,10 +133,14 @@ class Ellipse:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A painted region: weights (H, W) from 0 to 1 over the whole image, and the file that they are kept in."""
+    """A painted region: weights (H, W) from 0 to 1 over the whole image.
+
+    Raises:
+        UserError: weights out of that range, or none above 0.
+    """
 
     weights: Floats = field(repr=False)
-    path: str = ""
+    path: str = ""  # of the file that they are kept in, as a layout names it; empty for one that was not read
 
     def __post_init__(self) -> None:
         values = self.weights
@@ -143,7 +154,7 @@ class Mask:
         """See `Shape`."""
         (top, bottom), (left, right) = (
             (found[0] / len(painted), (found[-1] + 1) / len(painted))
-            for painted in (self.weights.any(axis) for axis in (1, 0))
+            for painted in (np.atleast_1d(self.weights.any(axis)) for axis in (1, 0))
             for found in (np.flatnonzero(painted),)
         )
         return float(left), float(top), float(right), float(bottom)
@@ -166,9 +177,22 @@ def center_of(bounds: Bounds) -> Point:
     return (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2
 
 
-def _check_inside(values: Sequence[float]) -> None:
-    if not all(0 <= value <= 1 for value in values):
-        raise UserError("must have coordinates from 0 to 1, fractions of the image's width and height")
+def cut(left: float, top: float, right: float, bottom: float) -> Bounds:
+    """The part of a box within the image."""
+    return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
+
+
+def _check_near(values: Sequence[float]) -> None:
+    if not all(-1 <= value <= 2 for value in values):
+        raise UserError(
+            "must have coordinates from 0 to 1, fractions of the image's width and height (-1 to 2 at most)"
+        )
+
+
+def _check_seen(bounds: Bounds) -> None:
+    """Of the part within the image."""
+    if not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
+        raise UserError("lies outside the image, whose sides go from 0 to 1")
 
 
 def _edges(count: int) -> Floats:
@@ -178,39 +202,29 @@ def _edges(count: int) -> Floats:
 
 def _shares(low: Any, high: Any, count: int) -> Floats:
     """(..., count): which share of each of `count` cells lies between low and high (..., 1)."""
-    edges = _edges(count)
-    return (np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])).clip(0) * count
+    cells = np.arange(count)
+    return (np.minimum(high * count, cells + 1) - np.maximum(low * count, cells)).clip(0, 1)
 
 
 def _polygon_coverage(points: Sequence[Point], h: int, w: int) -> Floats:
-    """(h, w) shares: differences of the areas that lie left of and above each corner of the grid.
+    """(h, w) shares of what a closed line goes around, however it crosses itself (nonzero winding).
 
-    That area is the sum over the edges of the polygon of what lies left of them: an edge from (x0, y0) to (x1, y1)
-    with x(t) = x0 + t (x1 - x0) adds the integral of min(x(t), X) dy over its part above Y.
+    Lines of scanning, exact along x, lie halfway between any two of: the corners, and at least 16 cuts of each row of
+    cells. Where edges are straight from cut to cut that is exact in y as well.
     """
-    columns, rows = _edges(w), _edges(h)[:, None]  # X (w + 1,), Y (h + 1, 1)
-    area = np.zeros((h + 1, w + 1))
-    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
-        if y0 == y1:
-            continue
-        if y0 < y1:
-            end = ((rows - y0) / (y1 - y0)).clip(0, 1)  # of t, (h + 1, 1); from t = 0 on
-            start = np.zeros_like(end)
-        else:
-            start = ((rows - y0) / (y1 - y0)).clip(0, 1)
-            end = np.ones_like(start)
-        area += (y1 - y0) * (_capped(x0, x1, columns, end) - _capped(x0, x1, columns, start))
-    cells = np.abs(np.diff(np.diff(area, axis=0), axis=1) * (h * w)).clip(0, 1)
-    return np.where(cells < 1e-9, 0.0, cells)  # what rounding leaves outside
-
-
-def _capped(x0: float, x1: float, limit: Floats, t: Floats) -> Floats:
-    """The integral from 0 to t of min(x0 + s (x1 - x0), limit) ds, for limits (w + 1,) and t (h + 1, 1)."""
-    slope = x1 - x0
-    if slope == 0:
-        return np.minimum(x0, limit) * t
-    crossing = ((limit - x0) / slope).clip(0, 1)  # of s, where the edge meets the limit
-    first, second = np.minimum(t, crossing), np.maximum(t, crossing) - crossing  # lengths before and after it
-    rising = x0 * first + slope * first**2 / 2
-    falling = x0 * second + slope * (t.clip(crossing) ** 2 - crossing**2) / 2
-    return rising + limit * second if slope > 0 else limit * first + falling
+    ends = np.asarray(points, dtype=np.float64)
+    (x0, y0), (x1, y1) = ends.T, np.roll(ends, -1, axis=0).T  # edges, each (n,)
+    cuts = np.union1d(np.linspace(0, 1, max(16, -(-256 // h)) * h + 1), y0.clip(0, 1))
+    y, thick = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)  # of R lines
+    met = (y0 <= y[:, None]) != (y1 <= y[:, None])  # (R, n)
+    rise = np.where(y1 == y0, 1.0, y1 - y0)  # a level edge is met by none
+    x = np.where(met, x0 + (y[:, None] - y0) / rise * (x1 - x0), np.inf)
+    order = x.argsort(axis=1)[:, : int(met.sum(axis=1).max())]  # K crossings, from left to right
+    x = np.take_along_axis(x, order, axis=1)  # (R, K)
+    winding = np.take_along_axis(met * np.sign(rise), order, axis=1).cumsum(axis=1)
+    left, right, inside = x[:, :-1], x[:, 1:], winding[:, :-1] != 0  # (R, K - 1)
+    # How much of each line lies inside and left of each edge of the grid: (R, w + 1).
+    reach = [np.where(inside, np.minimum(right, edge) - np.minimum(left, edge), 0).sum(axis=1) for edge in _edges(w)]
+    cells = np.zeros((h, w))
+    np.add.at(cells, (y * h).astype(int), np.diff(np.stack(reach, axis=1), axis=1) * w * (thick * h)[:, None])
+    return np.where(cells < 1e-9, 0.0, cells.clip(0, 1))  # what rounding leaves outside

@@ -34,8 +34,8 @@ def make_control(centers: list[list[float]], contexts: Tensor | None = None, **k
     n = len(centers)
     if contexts is None:
         contexts = torch.stack([tensor(1, f"local{i}", (1, 5, 6)) for i in range(n)])
-    xy = torch.tensor(centers, dtype=torch.float64)[:, None]
-    return SpatialControl(contexts, xy, torch.ones(n, 1, dtype=torch.bool), **kwargs)
+    layout = Layout(tuple(LayoutObject(f"object {i}", *center) for i, center in enumerate(centers)))
+    return SpatialControl(contexts, (layout,), **kwargs)
 
 
 def tiny_unet(use_checkpoint: bool = False) -> UNetModel:
@@ -69,13 +69,13 @@ def test_rim_depends_on_the_arithmetic() -> None:
 
 
 def test_masks_of_padding_are_zero_and_cached() -> None:
-    control = make_control(LEFT_AND_RIGHT)
-    absent = SpatialControl(control.local_contexts, control.centers, torch.tensor([[True], [False]]))
-    masks = absent.masks(8, 12)
-    assert masks.shape == (2, 1, 96)
-    assert masks[0].sum() > 0
-    assert masks[1].sum() == 0
-    assert absent.masks(8, 12) is masks
+    layouts = [Layout((LayoutObject("a cat", 0.2, 0.5),) * count) for count in (2, 1)]
+    control = SpatialControl.build(layouts, encode_by_name)
+    masks = control.masks(8, 12)
+    assert masks.shape == (2, 2, 96)
+    assert masks[0].any(-1).all() and masks[1, 0].any()
+    assert not masks[1, 1].any()
+    assert control.masks(8, 12) is masks
 
 
 def test_clamp_moves_centers_into_the_image() -> None:
@@ -173,7 +173,6 @@ def test_build_encodes_each_text_once() -> None:
     assert control.local_contexts.shape == (2, 2, 5, 6)
     assert control.present.tolist() == [[True, True], [True, False]]
     assert torch.equal(control.local_contexts[0, 1], tensor(1, "a photo of a dog", (5, 6)))
-    assert control.centers[0, 1].tolist() == [0.1, 0.9]
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -182,8 +181,8 @@ def test_wrong_shapes_are_refused() -> None:
     for weights in (None, torch.ones(1, 1)):
         with pytest.raises(ValueError, match=r"needs weights of shape \(2, 1\)"):
             model(x, t, context, control=control, weights=weights)
-    with pytest.raises(ValueError, match="do not fit centers"):
-        SpatialControl(control.local_contexts, control.centers[:1], control.present)
+    with pytest.raises(ValueError, match="do not fit 2 regions for 1 images"):
+        SpatialControl(control.local_contexts[:1], control.layouts)
 
 
 # ---------------------------------------------------------------- gradients

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.spacetime.objective import ClipObjective, area_matrix, crop, crop_bounds, resize_area
+from ldm.spacetime.objective import ClipObjective, area_matrix, crop, pixel_bounds, resize_area
 from tests.golden_data import relative_error, tensor
 from tests.tiny_model import NONE, ONE, TWO, TinyBundle, tokenize
 
@@ -40,17 +40,22 @@ def test_area_matrix_averages() -> None:
 
 
 def test_crop_is_the_square_around_the_center_cut_to_the_image() -> None:
-    assert crop_bounds(0.5, 512) == (153, 358)  # int(512 * 0.3), int(512 * 0.7)
-    assert crop_bounds(0.05, 512) == (0, 128)
-    assert crop_bounds(0.97, 512) == (394, 512)
+    def columns(x: float) -> tuple[int, int]:
+        left, _, right, _ = LayoutObject("a cat", x, 0.5).bounds()
+        return pixel_bounds(left, right, 512)
+
+    assert columns(0.5) == (153, 358)  # int(512 * 0.3), int(512 * 0.7)
+    assert columns(0.05) == (0, 128)
+    assert columns(0.97) == (394, 512)
     image = torch.arange(10 * 20).view(1, 1, 10, 20)
-    assert torch.equal(crop(image, x=0.9, y=0.5), image[..., 3:7, 14:20])
+    assert torch.equal(crop(image, LayoutObject("a cat", 0.9, 0.5).bounds()), image[..., 3:7, 14:20])
 
 
 @pytest.mark.parametrize("center", [-1.0, 0.0, 1.0, 1.5])
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_crop_is_never_empty(center: float, size: int) -> None:
-    low, high = crop_bounds(center, size)
+    left, _, right, _ = LayoutObject("a cat", center, 0.5).bounds()
+    low, high = pixel_bounds(left, right, size)
     assert 0 <= low < high <= size
 
 
@@ -66,7 +71,9 @@ def test_terms() -> None:
 
     expected = {"global": distance(F.avg_pool2d(image, 2), "a cat and a dog")}
     for i, (text, x, y) in enumerate([("A photo of a cat", 0.3, 0.4), ("A photo of dog", 0.75, 0.5)]):
-        part = F.interpolate(crop(image, x, y), size=(4, 4), mode="bilinear", align_corners=False)
+        part = F.interpolate(
+            crop(image, LayoutObject("", x, y).bounds()), size=(4, 4), mode="bilinear", align_corners=False
+        )
         expected[f"local_{i}"] = distance(part, text)
     expected["local"] = expected["local_0"] + expected["local_1"]
     expected["total"] = 2 * expected["global"] + 3 * expected["local"]
@@ -99,7 +106,7 @@ def test_only_weighted_terms_have_a_gradient() -> None:
     losses = ClipObjective(TinyBundle(), ["p"], [ONE], global_weight=0.0)(image)
     assert losses["total"].requires_grad and not losses["global"].requires_grad
     (grad,) = torch.autograd.grad(losses["total"].sum(), image)
-    inside = crop(grad, 0.5, 0.6)
+    inside = crop(grad, ONE.objects[0].bounds())
     assert grad.abs().sum() > 0 and torch.allclose(grad.abs().sum(), inside.abs().sum())
 
 

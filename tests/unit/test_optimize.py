@@ -51,7 +51,7 @@ def run(
     own = {"batch_size": len(layouts), "x_T": inputs["x_T"][first:], "conditioning": inputs["conditioning"][first:]}
     control, objective = make_control(*layouts), objective_of(preset, *layouts)
     chain = {"S": steps, **inputs, **own, **options}
-    return optimize(model, sampler(model), control, objective, preset, layouts=layouts, **chain)
+    return optimize(model, sampler(model), control, objective, preset, **chain)
 
 
 def plain(model: TinyDiffusion, sampler: type[Sampler] = PLMSSampler, steps: int = 4, **extra: Any) -> torch.Tensor:

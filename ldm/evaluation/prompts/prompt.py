@@ -174,6 +174,5 @@ def swapped(layout: Layout) -> Layout:
     if len(layout.objects) < 2:
         return layout
     first, second, *rest = layout.objects
-    return replace(
-        layout, objects=(replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y), *rest)
-    )
+    places = [{key: getattr(thing, key) for key in ("x", "y", "shape", "radius")} for thing in (second, first)]
+    return replace(layout, objects=(replace(first, **places[0]), replace(second, **places[1]), *rest))

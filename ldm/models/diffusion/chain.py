@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from ldm.models.diffusion.sampling import Generators, Step, WeightedEpsFn, add_n
 PredictX0 = Callable[[Tensor], Tensor]  # weights (N,B) -> pred_x0 (B,C,H,W) of the present step
 WeightUpdate = Callable[[int, "Tensor | None", PredictX0], "Tensor | None"]
 OnStep = Callable[[dict[str, Any]], None]
+StepWeights = Tensor | Sequence[Tensor | None] | None  # (S, N, B), or for each step (N, B) or None: a plain step
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ChainOptions:
     temperature: float = 1.0  # factor on the noise of stochastic steps
     noise_dropout: float = 0.0  # dropout on that noise
     generator: Generators = None
-    weights: Tensor | None = None  # (S, N, B)
+    weights: StepWeights = None
     weight_update: WeightUpdate | None = None
     checkpoint_steps: bool = False
     gradient_steps: int = 0  # how many of the last steps are differentiated; 0 is all
@@ -58,10 +59,12 @@ def tensors_of(condition: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
-def check_weights(weights: Tensor | None, steps: int, control: Any, update: WeightUpdate | None) -> None:
+def check_weights(weights: StepWeights, steps: int, control: Any, update: WeightUpdate | None) -> None:
     """ValueError unless the weights are one (N, B) slice for every step of the chain."""
-    if weights is not None and (weights.dim() != 3 or weights.shape[0] != steps):
+    if isinstance(weights, Tensor) and (weights.dim() != 3 or len(weights) != steps):
         raise ValueError(f"weights must be (steps={steps}, objects, batch), not {tuple(weights.shape)}")
+    if weights is not None and len(weights) != steps:
+        raise ValueError(f"weights must be given for {steps} steps, not {len(weights)}")
     if weights is not None and control is None:
         raise ValueError("weights need the control that they belong to")
     if control is not None and weights is None and update is None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ldm.models.diffusion.chain import (
     ChainOptions,
     OnStep,
+    StepWeights,
     WeightUpdate,
     check_batch,
     check_weights,
@@ -156,7 +157,7 @@ class Sampler(ABC):
         *,
         generator: Generators = None,
         control: Any = None,
-        weights: Tensor | None = None,
+        weights: StepWeights = None,
         weight_update: WeightUpdate | None = None,
         checkpoint_steps: bool = False,
         gradient_steps: int = 0,
@@ -175,8 +176,9 @@ class Sampler(ABC):
             mask, x0: inpainting; where the mask is 1, x0 is kept, noised afresh at every step.
             score_corrector: changes every noise prediction, called with `corrector_kwargs`; see `ScoreCorrector`.
             x_T: starting noise (B, C, H, W), else drawn from `generator` (one, or one per image).
-            control: SpatialControl; `weights` (S, N, B) of it in the order of the steps.
-            weight_update: called before step i as (i, its weights, predict_x0); gives the weights to take it with.
+            control: SpatialControl; `weights` (S, N, B) of it in the order of the steps, see `StepWeights`.
+            weight_update: called before step i as (i, its weights, predict_x0); gives the weights to take it with, or
+                None for a plain step.
             checkpoint_steps: recompute every step in the backward pass instead of keeping its activations.
             gradient_steps: the gradient passes through so many of the last steps only, an approximation; 0 is all.
             ignored: what published programs also give; named in the log.
@@ -305,9 +307,12 @@ class Sampler(ABC):
         for step in tqdm(steps, desc=type(self).__name__, disable=not options.verbose):
             left = len(steps) - step.index  # with this one
             x = keep_known(x, step, options)
+            acting = partial(_acting, guidance.control, step.index, len(steps))
             weights = None if options.weights is None else options.weights[step.index]  # (N, B)
             if options.weight_update is not None:
-                weights = options.weight_update(step.index, weights, partial(predicted_x0, eps_fn, x, step))
+                predict = partial(predicted_x0, lambda y, t, w: eps_fn(y, t, acting(w)), x, step)  # noqa: B023  of this step
+                weights = options.weight_update(step.index, weights, predict)
+            weights = acting(weights)  # (N + M, B)
             # The noise is drawn outside the step, so that the step can be recomputed.
             noise = None
             if step.sigma != 0.0 and not own_step:
@@ -389,3 +394,8 @@ class Sampler(ABC):
             **extra,
         )
         return made[0], made[1], made[-1]
+
+
+def _acting(control: Any, index: int, total: int, weights: Tensor | None) -> Tensor | None:
+    """What step `index` of `total` takes instead of its weights (N, B): see `SpatialControl.at_step`."""
+    return None if control is None or weights is None else control.at_step(index, total, weights)

@@ -204,9 +204,7 @@ def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
     context = join_conditions(unconditional, conditioning) if doubled else conditioning
 
     def call(x: Tensor, t: Tensor, weights: Tensor | None) -> Tensor:
-        # Weights of zero mean plain attention; a step that has only those does not pay for the local ones.
-        idle = weights is not None and not weights.requires_grad and not weights.any()
-        if control is None or idle:
+        if control is None or weights is None:  # a step in which nothing acts does not pay for the local attention
             return model.apply_model(x, t, context)
         return model.apply_model(x, t, context, control=control, weights=weights)
 
