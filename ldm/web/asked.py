@@ -47,10 +47,12 @@ class WebSettings(GenerateSettings):
     """The settings of an image on the page."""
 
     stopped: int | None = None  # after this many of its steps
+    regions: str | None = None  # the objects as JSON, where the usual short form does not say all of them
 
     def more_parameters(self) -> dict[str, str]:
-        """Says of an image that it is not finished."""
-        return {} if self.stopped is None else {"Stopped after step": str(self.stopped)}
+        """What it takes to recall the image from its file, and whether it is finished."""
+        fields = {"Stopped after step": self.stopped, "Spacetime regions": self.regions}
+        return {name: str(value) for name, value in fields.items() if value is not None}
 
 
 def wish(prompt: Any, preset: Any, baseline: Any, all_nouns: Any, **given: Any) -> WebSettings:

@@ -279,8 +279,8 @@ element.querySelector(".board").addEventListener("keydown", (event) => {
   else if (held && key === "y") redo();
   else if (!event.target.closest("svg") || selected < 0 || held) return;
   else if (arrow) change(() => KINDS[kindOf(objects[selected])].move(objects[selected], arrow[0] * far, arrow[1] * far), told(objects[selected]));
-  else if (event.key === "+" || event.key === "=") change(() => KINDS[kindOf(objects[selected])].grow(objects[selected], far), told(objects[selected]));
-  else if (event.key === "-" || event.key === "_") change(() => KINDS[kindOf(objects[selected])].grow(objects[selected], -far), told(objects[selected]));
+  else if (event.key === "+" || event.key === "=") change(() => KINDS[kindOf(objects[selected])].grow(objects[selected], 0.01), told(objects[selected]));
+  else if (event.key === "-" || event.key === "_") change(() => KINDS[kindOf(objects[selected])].grow(objects[selected], -0.01), told(objects[selected]));
   else if (event.key === "Delete" || event.key === "Backspace") remove(selected);
   else if (event.key === "Escape") select(-1);
   else if (event.key === "Enter") list.querySelector("li.selected input").focus();

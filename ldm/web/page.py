@@ -198,7 +198,7 @@ class _Page:
         at_once: dict[str, Any] = {**hidden, "queue": False}
         reading: dict[str, Any] = {"concurrency_id": "read", "concurrency_limit": 4}
         drawing: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 1}
-        waiting: dict[str, Any] = {"api_visibility": "private", "show_progress_on": self.notes, **drawing}
+        waiting: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", **drawing}
         buttons = [self.draw_button, self.stop_button, self.stage]
         ended = [*buttons, self.result]
 
@@ -211,11 +211,13 @@ class _Page:
             **reading,
         )
         start = self.draw_button.click(self.on_start, None, [*buttons, self.notes], **at_once)
-        run = start.then(self.on_draw, asked, [*shown, self.gallery, self.canvas, self.notes], **waiting)
+        run = start.then(
+            self.on_draw, asked, [*shown, self.gallery, self.canvas, self.notes], show_progress_on=self.stage, **waiting
+        )
         run.then(self.on_end, None, ended, **at_once)
         self.stop_button.click(self.on_stop, None, self.notes, **at_once)
         sizes = [self.width, self.height, self.scale, self.canvas, self.notes]
-        self.model.input(self.on_model, [self.model, self.canvas], sizes, **waiting)
+        self.model.input(self.on_model, [self.model, self.canvas], sizes, show_progress_on=self.model, **waiting)
         self.gallery.select(self.on_pick, self.canvas, [*recalled, *shown], **hidden, **reading)
         self.discs.input(self.on_discs, self.discs, [self.slider, self.single], **hidden, **reading)
         self.file.upload(self.on_file, [self.file, self.canvas], [*recalled, self.file], **hidden, **reading)

@@ -19,7 +19,8 @@ from ldm.spacetime.layout import Layout
 from ldm.web.asked import PLAIN
 
 LONGEST = 1 << 20  # bytes of JSON, and characters of parameters
-PLACE = re.compile(r"(?P<phrase>.{1,400}) \((?P<x>[01]\.\d+) (?P<y>[01]\.\d+)\)")
+# "a cat (0.250 0.500)", or the name of a shape and the box around it
+PLACE = re.compile(r"(?P<phrase>.{1,400}) \((?P<kind>box |ellipse |)(?P<numbers>-?\d\.\d+(?: -?\d\.\d+){1,3})\)")
 
 
 @dataclass
@@ -97,7 +98,7 @@ def _from_image(path: Path) -> Recalled:
     found.settings |= _fitting(given)
     if (preset := fields.get("Spacetime schedule")) in PRESET_NAMES:
         found.settings["preset"] = preset
-    found.layout = _places(fields.get("Spacetime layout", ""), prompt, found.notes)
+    found.layout = _places(fields.get("Spacetime regions") or fields.get("Spacetime layout", ""), prompt, found.notes)
     return found
 
 
@@ -121,10 +122,19 @@ def _places(text: str, prompt: str, notes: list[str]) -> Layout | None:
         if text.startswith("["):
             return Layout.from_json({"objects": json.loads(text), "prompt": prompt})
         places = [PLACE.fullmatch(part) for part in text.split("; ")]
-        objects = [{"phrase": p["phrase"], "x": float(p["x"]), "y": float(p["y"])} for p in places if p]
+        objects = [{"phrase": p["phrase"], **_place(p["kind"], *map(float, p["numbers"].split()))} for p in places if p]
         if len(objects) < len(places):
             notes.append("Not all objects of its layout could be read.")
         return Layout.from_json({"objects": objects, "prompt": prompt})
     except (ValueError, UserError, RecursionError):
         notes.append("Its layout could not be read.")
         return None
+
+
+def _place(kind: str, x: float, y: float, right: float | None = None, bottom: float | None = None) -> dict[str, Any]:
+    """The keys of an object's place in a layout file; of a shape (x, y) is the upper left corner."""
+    if right is None or bottom is None:
+        return {"x": x, "y": y}
+    if kind.startswith("ellipse"):
+        return {"ellipse": [(x + right) / 2, (y + bottom) / 2, (right - x) / 2, (bottom - y) / 2]}
+    return {"box": [x, y, right, bottom]}

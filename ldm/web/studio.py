@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import queue
 import secrets
@@ -328,7 +329,10 @@ class Studio:
         """Write the files of an image into the visitor's folder."""
         assert self._loaded is not None
         model, pipeline, described = self._loaded
-        settings = replace(settings, seed=outcome.seed, samples=1)  # which make this image again
+        objects = outcome.layout.to_json()["objects"]
+        short = all(entry.keys() <= {"phrase", "x", "y", "name"} for entry in objects)
+        regions = None if short else json.dumps(objects, ensure_ascii=False)
+        settings = replace(settings, seed=outcome.seed, samples=1, regions=regions)  # which make this image again
         Recorder(session.folder, settings, preset, described).write(outcome)
         if "settings" in outcome.files:  # which names paths of this machine
             outcome.files.pop("settings").unlink()

@@ -18,7 +18,7 @@ from ldm.errors import UserError
 from ldm.generation.pipeline import ModelChoice, choose_model
 from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.web.asked import Limits, WebSettings
+from ldm.web.asked import Limits, WebSettings, layout_of
 from ldm.web.recall import Recalled, recall
 from ldm.web.studio import Drawn, Progress, Session, Studio
 from tests.scripts_under_test import refusal
@@ -76,6 +76,32 @@ def test_an_image_is_drawn_and_its_file_recalls_it(studio: Studio, session: Sess
     assert recall(drawn.files["layout_file"], "layout.json", MOST).layout == LAYOUT
     again = make(studio, session, replace(drawn.settings, baseline=False))
     assert Image.open(again.files["image"]).tobytes() == Image.open(drawn.files["image"]).tobytes()
+
+
+def test_regions_are_recalled_with_all_that_belongs_to_them(studio: Studio, session: Session) -> None:
+    entries = [
+        {"phrase": 'a "cat", black; (small)', "box": [0.1, 0.1, 0.5, 0.6], "weight": 1.5, "end": 0.5},
+        {"phrase": "a bus", "polygon": [[0.5, 0.5], [1, 0.5], [0.75, 1]], "prompt": "a red bus", "optimize": False},
+        {"phrase": "a dog", "x": 0.5, "y": 0.5, "radius": 0.1, "negative_prompt": "a cat"},
+    ]
+    layout = layout_of({"objects": entries}, SENTENCE, "blurry")
+    drawn = make(studio, session, wish(), layout)
+    for file in (drawn.files["image"], drawn.files["layout_file"]):
+        found = recall(file, file.name, MOST)
+        assert found.layout is not None and found.layout.objects == layout.objects
+    assert json.loads(drawn.files["layout_file"].read_text())["negative_prompt"] == "blurry"
+
+
+def test_short_forms_of_regions_are_read(tmp_path: Path) -> None:
+    places = "a cat (0.250 0.500); a bus (box 0.100 0.200 0.300 0.400); the sun (ellipse 0.000 0.000 0.500 0.200)"
+    text = f'a cat\nSteps: 4, Sampler: PLMS, Spacetime layout: "{places}; x (polygon 0 1)"'
+    found = read(png(tmp_path / "a.png", parameters=text))
+    assert found.layout is not None and [thing.to_json() for thing in found.layout.objects] == [
+        {"phrase": "a cat", "x": 0.25, "y": 0.5},
+        {"phrase": "a bus", "box": [0.1, 0.2, 0.3, 0.4]},
+        {"phrase": "the sun", "ellipse": [0.25, 0.1, 0.25, 0.1]},
+    ]
+    assert "Not all objects" in found.notes[0]
 
 
 def test_the_best_of_several_is_kept_and_can_be_made_alone(studio: Studio, session: Session) -> None:

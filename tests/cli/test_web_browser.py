@@ -65,6 +65,7 @@ class Person:
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
         self.driver.get(address)
         self.wait(lambda: self.one("#sentence textarea").is_displayed() and self.one(".sheet text"))
+        self.wait(self.still)
 
     def wait(self, what: Callable[[], T], seconds: float = 60) -> T:
         """The first true value of `what`."""
@@ -77,6 +78,12 @@ class Person:
                 last = error
             time.sleep(0.05)
         raise AssertionError(f"waited in vain; the page says {self.one('#notes').text!r}") from last
+
+    def still(self) -> bool:
+        """Whether the page has found its layout."""
+        before = self.one(".sheet").rect
+        time.sleep(0.5)
+        return bool(self.one(".sheet").rect == before)
 
     def one(self, selector: str) -> Any:
         return self.driver.find_element("css selector", selector)
@@ -125,10 +132,12 @@ class Person:
         """The image, as it is saved."""
         return Image.open(self.saved("#get-image"))
 
-    def keys(self, *keys: str) -> None:
+    def keys(self, *keys: str, held: str = "") -> None:
         from selenium.webdriver import ActionChains
 
-        ActionChains(self.driver).send_keys(*keys).perform()
+        chain = ActionChains(self.driver)
+        chain = chain.key_down(held).send_keys(*keys).key_up(held) if held else chain.send_keys(*keys)
+        chain.perform()
 
 
 @pytest.fixture
@@ -199,11 +208,12 @@ def test_the_canvas_by_keyboard_and_list(person: Person) -> None:
     x, y = person.wait(lambda: person.objects()["a dog"])
     assert x < 50 and y < 50
     person.one(".sheet g").click()
-    person.keys(*[Keys.ARROW_RIGHT] * 3, Keys.SHIFT + Keys.ARROW_DOWN + Keys.NULL)
+    person.keys(*[Keys.ARROW_RIGHT] * 3)
+    person.keys(Keys.ARROW_DOWN, held=Keys.SHIFT)
     assert person.objects()["a dog"] == (x + 3, y + 5)
     person.keys("+", "+")
     assert "radius 22%" in person.one(".sheet g").get_attribute("aria-label")
-    person.keys(Keys.CONTROL + "z" + Keys.NULL)
+    person.keys("z", held=Keys.CONTROL)
     assert "radius 21%" in person.one(".sheet g").get_attribute("aria-label")
     person.one("[data-tool=box]").click()
     person.one("[data-tool=add]").click()
