@@ -11,7 +11,7 @@ EMOJI  := --config configs/emoji/inference.yaml --steps 25 --batch-size 8 --meth
 
 .DEFAULT_GOAL := help
 FONT   := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
-.PHONY: help install font browser demo test test-slow fuzz bench benchmark lint clean
+.PHONY: help install font browser demo web test test-slow fuzz bench benchmark lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,12 +31,12 @@ font:
 	  && apt-get update -qq && apt-get install -y -qq fonts-noto-color-emoji; } \
 	  || echo "fonts-noto-color-emoji is not installed: tests that draw new scenes are skipped"
 
-# Only the test that looks at the report opens it; people use a browser of their own.
+# Only the tests that look at the report and at the page open it; people use a browser of their own.
 browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	@command -v chromedriver >/dev/null && { command -v chromium >/dev/null || command -v google-chrome >/dev/null; } \
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && apt-get update -qq && apt-get install -y -qq chromium; } \
-	  || echo "chromium is not installed: tests that look at the report are skipped"
+	  && apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } \
+	  || echo "chromium with chromedriver is not installed: tests that look at pages are skipped"
 
 demo: $(STAMP)  ## make the image of the README with the embedded model, and a small report of six prompts
 	$(PY) scripts/txt2img-refine.py --plms --baseline --prompt "$(PROMPT)" --outdir $(OUT) $(ARGS)
@@ -44,6 +44,9 @@ demo: $(STAMP)  ## make the image of the README with the embedded model, and a s
 	  --methods base,per-step --steps 25 --batch-size 6 --outdir $(OUT)/report
 	$(PY) scripts/evaluate.py score --run $(OUT)/report
 	$(PY) scripts/evaluate.py report --run $(OUT)/report
+
+web: $(STAMP)  ## a page to draw on at http://127.0.0.1:7860 (ARGS="--port N --ckpt FILE ...")
+	$(PY) scripts/web.py $(ARGS)
 
 # One process a core with one thread each: small models gain nothing from threads. Each process takes some 2 GB.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal

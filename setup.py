@@ -44,6 +44,8 @@ EXTRAS = {
         "faiss-cpu>=1.9",
         "scipy>=1.13",
         "invisible-watermark>=0.2,<0.3",
+        "gradio>=6.31,<7",  # with selenium, so that the page is tested as a person uses it
+        "selenium>=4.27,<5",
     ],
     "train": ["tensorboard>=2.18"],
     "watermark": ["invisible-watermark>=0.2,<0.3"],
@@ -54,9 +56,10 @@ EXTRAS = {
     "ray": ["ray>=2.40"],
     "mask2former": ["scipy>=1.13"],  # transformers' Mask2Former asks for it
     "metrics": ["torchmetrics>=1.7"],
+    "web": ["gradio>=6.31,<7"],  # the page to draw on
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
-DATA = ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt", "**/*.html", "**/*.j2"]  # word lists, templates
+DATA = ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt", "**/*.html", "**/*.j2", "**/*.js", "**/*.css"]  # word lists, templates
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 setup(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,22 @@ def read_mask(path: str | Path) -> Image.Image:
     return light
 
 
+def read_texts(path: str | Path) -> dict[str, str]:
+    """The texts in an image's file, by their names; no pixel is read. The comment of EXIF is called "parameters".
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _opened(path) as image:
+        texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        comment = image.getexif().get_ifd(0x8769).get(0x9286, b"")  # UserComment
+        if isinstance(comment, bytes) and len(comment) > 8:
+            kind, comment = comment[:8], comment[8:]
+            coding = "utf-16-be" if kind.startswith(b"UNICODE") else "utf-8"
+            texts.setdefault("parameters", comment.decode(coding, errors="replace"))
+        return texts
+
+
 def read_gray_mask(path: str | Path) -> Image.Image:
     """The mask in a file as mode "L", from 0 for what is left to 255 for what is painted, turned as its EXIF data say.
 
@@ -65,7 +83,17 @@ def _painted(value: int) -> int:
 
 def _load(path: str | Path) -> Image.Image:
     """The first frame, turned, as 8-bit RGB, or RGBA where anything may be transparent."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
+
+    with _opened(path) as image:
+        image.load()
+        return _eight_bits(_turned(image, ImageOps))
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The image of a file, whose pixels are not read yet; whatever is raised inside is told as a UserError."""
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     Image.init()
@@ -75,8 +103,7 @@ def _load(path: str | Path) -> Image.Image:
             with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
-                image.load()
-                return _eight_bits(_turned(image, ImageOps))
+                yield image
     except FileNotFoundError as error:
         raise UserError(f"image {path} does not exist; give the path of an image file") from error
     except IsADirectoryError as error:

@@ -104,7 +104,7 @@ def run_script(parser: argparse.ArgumentParser, arguments: Sequence[str] | None,
         bar = ProgressBar()
         try:
             for line in action(options, bar):
-                print(line)
+                print(line, flush=True)
         finally:
             bar.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ ImageArray = NDArray[np.uint8]
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 JPEG_QUALITY = 95
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what a user can name
+# "Key: value" or 'Key: "a value, quoted"'
+_PAIR = re.compile(r'\s*([\w][\w ./-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 LONGEST_TITLE = 600  # characters on a sheet
 LONGEST_LABEL = 40  # characters of an object's name in a drawing
 MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor on sheets and overlays
@@ -73,6 +76,28 @@ def parameters_text(prompt: str, fields: Mapping[str, Any], negative_prompt: str
     prompt = json.dumps(prompt, ensure_ascii=False) if prompt.lstrip().startswith(mark) else prompt
     negative = f"\n{mark} {_one_line(negative_prompt)}" if negative_prompt else ""
     return f"{prompt}{negative}\n{pairs}"
+
+
+def read_parameters(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and fields of a text as web UIs and `parameters_text` write it.
+
+    Raises:
+        UserError: it does not end with "Key: value" pairs.
+    """
+    head, _, last = text.strip().rpartition("\n")
+    fields = {key.strip(): value.strip() for key, value in _PAIR.findall(last)}
+    if "Steps" not in fields:
+        raise UserError("its parameters have another form than web UIs', whose last line is 'Steps: 20, Sampler: ...'")
+    prompt, _, negative = f"\n{head}".partition("\nNegative prompt:")
+    return _unquoted(prompt.strip()), negative.strip(), {key: _unquoted(value) for key, value in fields.items()}
+
+
+def _unquoted(text: str) -> str:
+    try:
+        value = json.loads(text) if text.startswith('"') else text
+    except ValueError:
+        return text
+    return value if isinstance(value, str) else text
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,1 @@
+"""The page to draw on: `studio` makes the images, `recall` reads settings back, `page` is what people see."""

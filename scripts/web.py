@@ -1,0 +1,12 @@
+#!/usr/bin/env python
+"""A page to draw on; the flags are in ldm/cli/web.py."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+from ldm.cli.web import main
+
+if __name__ == "__main__":
+    sys.exit(main())
