@@ -59,7 +59,16 @@ EXTRAS = {
     "web": ["gradio>=6.31,<7"],  # the page to draw on
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
-DATA = ["**/*.yaml", "**/*.json", "**/*.jsonl", "**/*.txt", "**/*.html", "**/*.j2", "**/*.js", "**/*.css"]  # word lists, templates
+DATA = [
+    "**/*.yaml",
+    "**/*.json",
+    "**/*.jsonl",
+    "**/*.txt",
+    "**/*.html",
+    "**/*.j2",
+    "**/*.js",
+    "**/*.css",
+]  # word lists, templates
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 setup(

@@ -33,7 +33,7 @@ COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0
 JPEG_QUALITY = 95
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what a user can name
 # "Key: value" or 'Key: "a value, quoted"'
-_PAIR = re.compile(r'\s*([\w][\w ./-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'(?:^|,)\s*(\w[\w ./-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)')
 LONGEST_TITLE = 600  # characters on a sheet
 LONGEST_LABEL = 40  # characters of an object's name in a drawing
 MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor on sheets and overlays

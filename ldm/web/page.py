@@ -365,10 +365,8 @@ class _Page:
     def _recalled(
         self, found: dict[str, Any], layout: Layout | None, canvas: Any, notes: Sequence[str]
     ) -> dict[Any, Any]:
-        sheet = {
-            **self._sheet(canvas, layout or Layout(())),
-            **{k: found[k] for k in ("width", "height") if k in found},
-        }
+        size = {name: found[name] for name in ("width", "height") if name in found}
+        sheet = {**self._sheet(canvas, layout or Layout(())), **size}
         fields: dict[Any, Any] = {self.settings[name]: value for name, value in found.items() if name in self.settings}
         return {**fields, self.canvas: sheet, self.notes: notes_list(notes)}
 

@@ -240,15 +240,21 @@ def test_uploads_of_no_use_are_told(tmp_path: Path, name: str, content: bytes, s
 
 
 def test_hostile_texts_in_images_are_refused_at_once(tmp_path: Path) -> None:
-    start = time.monotonic()
-    for text in ("word " * 180_000, "a\nSteps " + "b " * 200_000, "no parameters at all"):
+    start = time.process_time()
+    for text in (
+        "word " * 180_000,
+        "a\nSteps " + "b " * 200_000,
+        "Steps:" * 90_000,
+        ',"' * 400_000,
+        "no parameters at all",
+    ):
         with pytest.raises(UserError):
             read(png(tmp_path / "a.png", parameters=text))
     with pytest.raises(UserError, match="damaged"):
         read(png(tmp_path / "b.png", parameters="x" * (3 << 20)))  # a megabyte is what Pillow takes
     with pytest.raises(UserError, match="no parameters"):
         read(png(tmp_path / "c.png"))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_settings_of_an_image_are_recalled_where_they_are_of_their_type(tmp_path: Path) -> None:
