@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from ldm.generation.draw import draw
 from ldm.generation.generate import generate
 from ldm.generation.inpaint import InpaintSettings, inpaint
 from ldm.generation.pipeline import ModelChoice, load_pipeline
-from ldm.generation.settings import GenerateSettings, Sampling
+from ldm.generation.settings import PRESET_NAMES, GenerateSettings, Sampling
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.presets import PRESETS
 from ldm.spacetime.shapes import Box
-from tests.scripts_under_test import refusal, run
+from tests.scripts_under_test import load_script, refusal, run
 from tests.tiny_world import TinyWorld
 
 PROMPT = "a cat to the left of a dog"
@@ -131,6 +132,75 @@ def test_what_does_not_move_needs_no_clip(world: TinyWorld) -> None:
     held = Layout(tuple(replace(thing, optimize=False, weight=1.0) for thing in PAIR.objects))
     [made] = draw(pipeline, [PROMPT], [held], [1], PRESETS["per-step"], Sampling(steps=3))
     assert made.weights is not None and (made.weights == 1).all() and made.losses == {}
+
+
+REGIONS: dict[str, Any] = {
+    "prompt": "a cat to the left of a dog",
+    "negative_prompt": "blurry, dark",
+    "objects": [
+        {"phrase": "a cat", "box": [0, 0.1, 0.6, 0.9], "weight": 1.5, "negative_prompt": "a dog", "name": "cat"},
+        {"phrase": "a dog", "ellipse": [0.75, 0.5, 0.25, 0.4], "prompt": "a brown dog", "end": 0.5, "name": "dog"},
+        {"phrase": "a cat", "polygon": [[0.4, 1], [0.6, 1], [0.5, 0.6]], "optimize": False},
+        {"phrase": "a dog", "mask": "sky.png"},
+    ],
+}
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_regions_are_drawn_recorded_and_drawn_again(settings: GenerateSettings, tmp_path: Path, preset: str) -> None:
+    Image.fromarray(np.arange(0, 252, 12, np.uint8).reshape(3, 7)).save(tmp_path / "sky.png")
+    (tmp_path / "layout.json").write_text(json.dumps(REGIONS))
+    settings = replace(
+        settings,
+        steps=4,
+        scale=3.0,
+        preset=preset,
+        rounds=2 if preset.endswith("2023") else None,
+        outdir=tmp_path / "out",
+    )
+    [made] = generate(replace(settings, layout=tmp_path / "layout.json", width=64))
+    assert made.weights is not None and made.weights[:2].all() and not made.weights[2:, 1].any()
+    (tmp_path / "sky.png").unlink()
+    [again] = generate(replace(settings, layout=made.files["settings"], width=64))
+    assert np.array_equal(again.image, made.image)
+    with Image.open(made.files["image"]) as image:
+        _, negative, _ = image.info["parameters"].split("\n")
+    assert negative == "Negative prompt: blurry, dark"
+    [other] = generate(replace(settings, layout=made.files["settings"], width=64, negative_prompt=""))
+    assert not np.array_equal(other.image, made.image)
+
+
+def test_a_negative_prompt_of_the_settings_comes_before_the_layouts(world: TinyWorld) -> None:
+    loaded = load_pipeline(ModelChoice(world.config, world.ckpt, False), device="cpu")
+    sampling = Sampling(sampler="plms", steps=3, scale=3.0)
+
+    def image(layout: str | None, given: str | None) -> Any:
+        layouts = [Layout((), negative_prompt=layout)]
+        [made] = draw(loaded, ["a cat"], layouts, [5], None, replace(sampling, negative_prompt=given))
+        return made.image
+
+    assert np.array_equal(image(None, "a dog"), image("a dog", None))
+    assert np.array_equal(image("a bus", "a dog"), image("a dog", None))
+    assert np.array_equal(image("a dog", ""), image(None, None))
+    assert not np.array_equal(image("a dog", None), image(None, None))
+
+
+def test_a_negative_prompt_without_guidance_is_told(
+    settings: GenerateSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate(replace(settings, preset=None, steps=1, scale=1.0, negative_prompt="a dog"))
+    assert "A negative prompt does nothing with --scale 1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["txt2img", "txt2img-refine"])
+def test_the_scripts_take_a_negative_prompt(world: TinyWorld, tmp_path: Path, name: str) -> None:
+    own = ["--no-watermark", "--no-safety-checker", "--n_samples", "1", "--n_iter", "1"]
+    flags = ["--layout", str(world.layout), "--clip", str(world.clip), "--preset", "fixed", "--share-overlaps"]
+    common = ["--config", str(world.config), "--ckpt", str(world.ckpt), "--device", "cpu", "--ddim_steps", "2"]
+    command = [*common, "--prompt", "a cat and a dog", "--outdir", str(tmp_path), "--negative_prompt", "a bus"]
+    assert load_script(name).main([*command, *(own if name == "txt2img" else flags)]) == 0
+    with Image.open(tmp_path / "samples" / "00000.png") as image:
+        assert "\nNegative prompt: a bus\n" in image.info["parameters"]
 
 
 def test_help_names_the_flags() -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.objective import ClipObjective, area_matrix, crop, pixel_bounds, resize_area
+from ldm.spacetime.shapes import Ellipse
 from tests.golden_data import relative_error, tensor
 from tests.tiny_model import NONE, ONE, TWO, TinyBundle, tokenize
 
@@ -79,6 +80,16 @@ def test_terms() -> None:
     expected["total"] = 2 * expected["global"] + 3 * expected["local"]
     for name, value in expected.items():
         assert torch.allclose(losses[name], value, atol=1e-6), name
+
+
+def test_the_crop_of_a_shape_is_its_bounding_box_and_its_text_its_prompt() -> None:
+    bundle, image = TinyBundle(), random_image(1, 3, 8, 8)
+    thing = LayoutObject.shaped("a cat", Ellipse(0.5, 0.25, 0.25, 0.25), prompt="a tiger at night")
+    losses = ClipObjective(bundle, ["p"], [Layout((thing,))], normalize=False)(image)
+    part = F.interpolate(image[..., 0:4, 2:6], size=(4, 4), mode="bilinear", align_corners=False)
+    features = bundle.model.encode_text(tokenize(["a tiger at night"]))
+    expected = 1 - F.cosine_similarity(bundle.model.encode_image(part), features)
+    assert torch.allclose(losses["local_0"], expected, atol=1e-6)
 
 
 def test_clip_normalization() -> None:

@@ -20,11 +20,13 @@ from ldm.errors import UserError
 from ldm.files import parse_json, read_json, write_json, write_json_lines
 from ldm.generation import images as outputs
 from ldm.generation import lettering
+from ldm.generation.layouts import read_layout
 from ldm.generation.record import Outcome, Recorder
 from ldm.generation.settings import GenerateSettings
 from ldm.locks import share
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.presets import PRESETS
+from ldm.spacetime.shapes import Box, Ellipse, Mask, Polygon, Shape
 
 LAYOUT = Layout((LayoutObject("The motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.4, name="bus")))
 PROMPT = "The motorcycle is parking to the right of a bus."
@@ -129,6 +131,34 @@ def test_layout_is_drawn_at_its_places_only() -> None:
     for thing in LAYOUT.objects:
         far &= (np.abs(xs - thing.x) > 0.2 + margin) | (np.abs(ys - thing.y) > 0.2 + margin)
     assert not changed[far].any()
+
+
+@pytest.mark.parametrize(
+    "shape", [Box(0.1, 0.2, 0.5, 0.9), Ellipse(0.6, 0.5, 0.3, 0.2), Polygon(((0.1, 0.1), (0.9, 0.2), (0.3, 0.8)))]
+)
+@pytest.mark.parametrize("size", [(64, 64), (64, 96)])
+def test_every_shape_is_drawn_where_it_is(shape: Shape, size: tuple[int, int]) -> None:
+    grey = np.full((*size, 3), 128, np.uint8)
+    drawn = np.asarray(outputs.draw_layout(grey, Layout((LayoutObject.shaped("a", shape),)))).astype(int)
+    changed, inside = np.abs(drawn - 128).sum(-1) > 0, shape.coverage(*drawn.shape[:2])
+    assert changed[inside == 1].all()
+    assert not changed[: drawn.shape[0] // 3][inside[: drawn.shape[0] // 3] == 0].any()  # the label is further down
+
+
+def test_the_masks_of_a_layout_are_recorded(recorder: Recorder) -> None:
+    weights = np.arange(12).reshape(3, 4) / 255 * 20
+    for path in ("", "of/the/user.png"):
+        thing = LayoutObject.shaped("the sky", Mask(weights, path))
+        made = outcome()
+        made = replace(made, layout=Layout((LAYOUT.objects[0], thing), negative_prompt="rain"), files={})
+        recorder.write(made)
+        again = read_layout(made.files["settings"])
+        assert again.negative_prompt == "rain" and again.objects[0] == LAYOUT.objects[0]
+        shape = again.objects[1].shape
+        assert isinstance(shape, Mask) and np.allclose(shape.weights, weights)
+        with Image.open(made.files["image"]) as image:
+            _, negative, fields = read_as_web_ui(image.info["parameters"])
+        assert negative == "rain" and "the sky (mask 0.000 0.000 1.000 1.000)" in fields["Spacetime layout"]
 
 
 def test_labels_stay_inside_the_image() -> None:
