@@ -68,6 +68,9 @@ def _load(path: str | Path) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would never begin
+        kind = "a folder" if path.is_dir() else "no file on a disk"
+        raise UserError(f"{path} is {kind}; give the path of an image file")
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -79,8 +82,6 @@ def _load(path: str | Path) -> Image.Image:
                 return _eight_bits(_turned(image, ImageOps))
     except FileNotFoundError as error:
         raise UserError(f"image {path} does not exist; give the path of an image file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not an image; give the path of an image file") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has over {MAX_PIXELS // 1_000_000} million pixels; make it smaller first") from error
     except MemoryError:
