@@ -275,7 +275,7 @@ def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: 
             entry.set_fontproperties(FontProperties(fname=file, size=entry.get_fontsize()))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    # The parts of a figure know each other, and texts and canvas the renderer, whose pixels would stay until a collection.
+    # The parts of a figure know each other, and texts and canvas the renderer: its pixels would wait for the collector.
     for known in (canvas, *figure.findobj(Text)):
         vars(known).update(renderer=None, _renderer=None)
     figure.clear()
