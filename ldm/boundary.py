@@ -108,7 +108,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
-            if least <= (value := float(text)) <= most:
+            if text.isascii() and "_" not in text and least <= (value := float(text)) <= most:
                 return value
         raise argparse.ArgumentTypeError(f"must be a number from {least:g} to {most:g}, not {text:.40}")
 

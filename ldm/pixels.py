@@ -96,6 +96,9 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would never begin
+        kind = "a folder" if path.is_dir() else "no file on a disk"
+        raise UserError(f"{path} is {kind}; give the path of an image file")
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -106,8 +109,6 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
                 yield image
     except FileNotFoundError as error:
         raise UserError(f"image {path} does not exist; give the path of an image file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not an image; give the path of an image file") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has over {MAX_PIXELS // 1_000_000} million pixels; make it smaller first") from error
     except MemoryError:

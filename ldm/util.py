@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,9 +118,9 @@ def _plain_loader() -> Any:
         }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value]
-            if double := next((key for key in keys if keys.count(key) > 1), None):
-                raise yaml.YAMLError(f"the key '{double!s:.60}' comes twice")
+            keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+            if double := [key for key, count in keys.items() if count > 1]:
+                raise yaml.YAMLError(f"the key '{double[0]:.60}' comes twice")
             return super().construct_mapping(node, deep)
 
     number = re.compile(
@@ -174,7 +175,7 @@ def load_model_from_config(
     """
     import torch
 
-    if config is None or "model" not in config:
+    if config is None or config.get("model") is None:
         raise UserError("the config has no 'model' section")
     dtype = dtype or torch.float32
     if ckpt is None:

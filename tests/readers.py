@@ -185,7 +185,15 @@ def _in_folder(name: str) -> Callable[[Path], Any]:
 UNET = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "cross_attention_dim": 24, "sample_size": 8}
 UNET |= {"block_out_channels": [32, 64], "attention_head_dim": 8}
 UNET |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D"] * 2}
-VAE = {"block_out_channels": [32, 64], "latent_channels": 4, "layers_per_block": 2, "scaling_factor": 0.2}
+VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"],
+    "block_out_channels": [32, 64],
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "scaling_factor": 0.2,
+}
 PNG, TORCH, SAFE = _image("PNG", "RGBA"), _torch(), save({"a.weight": torch.arange(6.0)})
 PROMPT = {"prompt": "a cat left of a dog", "objects": ["a cat", {"name": "dog", "count": 2, "color": "red"}]}
 PROMPT |= {"relations": [["cat", "left of", "dog"], [0, "above", 1]]}

@@ -41,9 +41,9 @@ MIN_SHEET_SIDE = 384  # images smaller than this are enlarged by a whole factor 
 
 def to_images(images: Tensor) -> list[ImageArray]:
     """Images (B, 3, H, W) in [0, 1] as B uint8 arrays (H, W, 3), rounded. UserError where a value is not finite."""
-    from ldm.models.diffusion.sampling import check_finite
+    from ldm.models.diffusion.sampling import stop_at_nan
 
-    check_finite(images)
+    stop_at_nan(images)
     pixels = (images.detach().float() * 255).round().clamp(0, 255).byte()
     return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
@@ -282,6 +282,7 @@ def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
+    from matplotlib.text import Text
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -299,6 +300,8 @@ def _plot(path: Path, curves: Sequence[tuple[str, Any]], x_label: str, y_label: 
             entry.set_fontproperties(FontProperties(fname=file, size=entry.get_fontsize()))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    figure.clear()  # figure and canvas know each other, and would keep megabytes until they are collected
-    canvas.renderer = None
+    # The parts of a figure know each other, and texts and canvas the renderer: its pixels would wait for the collector.
+    for known in (canvas, *figure.findobj(Text)):
+        vars(known).update(renderer=None, _renderer=None)
+    figure.clear()
     return path

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.errors import UserError
+from ldm.errors import DAMAGED, UserError
 from ldm.files import parse_json, write_json, write_text
 from ldm.generation.lmd import SIDE, in_image, read_answer
 from ldm.pixels import read_gray_mask
@@ -102,7 +102,7 @@ def read_layouts(path: Path) -> LayoutFile:
         if has(content):
             try:
                 return LayoutFile(path, kind, list(read(content)))
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            except DAMAGED as error:
                 raise UserError(f"layout file {path} looks like {kind} but is damaged: {error!r}") from error
     if isinstance(content, dict) and "layout" in content and "objects" not in content:
         content = content["layout"]

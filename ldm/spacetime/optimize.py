@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.chain import PredictX0
 from ldm.models.diffusion.sampler import Sampler
-from ldm.models.diffusion.sampling import check_finite
+from ldm.models.diffusion.sampling import stop_at_nan
 from ldm.philox import PhiloxGenerator
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.presets import Preset
@@ -257,7 +257,7 @@ def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor],
     weights.grad *= free
     adam.step()
     kept = {name: _keep(value) for name, value in losses.items()}
-    check_finite(torch.stack(list(kept.values())), "the CLIP loss")
+    stop_at_nan(torch.stack(list(kept.values())), "the CLIP loss")
     return {"loss": kept, "grad": _keep(weights.grad), "before": before, "after": _keep(weights)}
 
 

@@ -11,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from ldm.evaluation.report.markdown import replace_blocks
+from ldm.files import read_json
 from ldm.generation.layouts import read_layout
 from ldm.paths import ROOT
+from tests.reliability import PAGE, RESULTS, tables
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "models/emoji/README.md"]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def test_the_page_of_reliability_is_that_of_its_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert replace_blocks(text, tables(read_json(RESULTS))) == text
 
 
 def commands(page: Path) -> list[list[str]]:

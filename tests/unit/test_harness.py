@@ -334,6 +334,7 @@ def test_methods_are_read_from_words() -> None:
         "base:layout=rule",
         "fixed:wait=1",
         "fixed:weight=x",
+        "fixed:=",
         "fixed:blend=none",
         "fixed:layout=none",
         "fixed:swap=perhaps",

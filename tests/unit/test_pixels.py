@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def test_what_is_no_image(content: bytes, message: str, tmp_path: Path) -> None:
 
 
 def test_missing_folder_and_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, message in ((tmp_path / "none.png", "does not exist"), (tmp_path, "is a folder")):
+    os.mkfifo(pipe := tmp_path / "pipe.png")
+    for path, message in ((tmp_path / "none.png", "not exist"), (tmp_path, "is a folder"), (pipe, "is no file")):
         with pytest.raises(UserError, match=message):
             read_image(path)
     Image.new("1", (60_000, 60_000)).save(tmp_path / "bomb.png")

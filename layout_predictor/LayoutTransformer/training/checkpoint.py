@@ -17,6 +17,8 @@ from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
 from ldm import boundary
+from ldm.errors import DAMAGED
+from ldm.files import parse_json
 from ldm.unpickle import Reader
 from ldm.util import UserError, load_state_dict, save_safetensors, save_torch
 
@@ -71,6 +73,9 @@ def load_exported(path: str | Path) -> tuple[LayoutModel, SentenceTokenizer]:
         raise UserError(f"the layout predictor {path} cannot be read: {error}") from None
     if not {"config", "tokenizer"} <= set(metadata):
         raise UserError(f"{path} is not a layout predictor: its header has no configuration or no tokenizer")
-    model = LayoutModel(LayoutConfig.from_mapping(json.loads(metadata["config"])))
+    try:
+        model = LayoutModel(LayoutConfig.from_mapping(parse_json(metadata["config"])))
+    except DAMAGED as error:
+        raise UserError(f"the configuration in the layout predictor {path} cannot be used: {error!r:.120}") from None
     load_published(model, tensors)
     return model.eval().requires_grad_(False), SentenceTokenizer.from_json(metadata["tokenizer"])

@@ -108,8 +108,8 @@ def _options(text: str, whole: str) -> dict[str, str]:
 
 
 def _refuse(options: Mapping[str, str], known: Sequence[str], whole: str) -> None:
-    if unknown := next((key for key in options if key not in known), None):
-        raise UserError(f"'{whole}' has the unknown constant '{unknown}'; this method takes {', '.join(known)}.")
+    if unknown := [key for key in options if key not in known]:
+        raise UserError(f"'{whole}' has the unknown constant '{unknown[0]}'; this method takes {', '.join(known)}.")
 
 
 def _changed(preset: Preset, options: Mapping[str, str], names: Mapping[str, str] | None, whole: str) -> Preset:

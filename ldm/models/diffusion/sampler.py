@@ -40,7 +40,6 @@ from ldm.models.diffusion.sampling import (
     ScoreCorrector,
     Step,
     WeightedEpsFn,
-    check_finite,
     full_timesteps,
     guided_eps,
     lowest_steps,
@@ -48,6 +47,7 @@ from ldm.models.diffusion.sampling import (
     schedule_from_timesteps,
     skip_noise,
     step_noise,
+    stop_at_nan,
 )
 from ldm.util import UserError
 
@@ -345,7 +345,7 @@ class Sampler(ABC):
             if (left - 1) % options.log_every_t == 0 or step.index == 0:  # counted from the end, as published
                 inter["x_inter"].append(state["x"])
                 inter["pred_x0"].append(state["pred_x0"])
-        check_finite(x)
+        stop_at_nan(x)
         return x, inter
 
     def _take(

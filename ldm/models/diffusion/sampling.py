@@ -73,7 +73,7 @@ def full_timesteps(t: float, x: Tensor) -> Tensor:
     return torch.full((x.shape[0],), t, device=x.device, dtype=dtype)
 
 
-def check_finite(values: Tensor, what: str = "sampling") -> None:
+def stop_at_nan(values: Tensor, what: str = "sampling") -> None:
     """Stop at values that are no finite numbers. Waits for the device: not to be called at every step.
 
     Fake tensors, which have no values, pass.
