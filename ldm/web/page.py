@@ -368,7 +368,7 @@ class _Page:
         size = {name: found[name] for name in ("width", "height") if name in found}
         sheet = {**self._sheet(canvas, layout or Layout(())), **size}
         fields: dict[Any, Any] = {self.settings[name]: value for name, value in found.items() if name in self.settings}
-        fields |= {self.canvas: sheet, self.notes: notes_list(notes)}
+        fields[self.canvas], fields[self.notes] = sheet, notes_list(notes)
         return fields
 
     def _shown(self, drawn: Drawn) -> dict[Any, Any]:
