@@ -365,7 +365,7 @@ class _Page:
     def _recalled(
         self, found: dict[str, Any], layout: Layout | None, canvas: Any, notes: Sequence[str]
     ) -> dict[Any, Any]:
-        size = {name: found[name] for name in ("width", "height") if name in found}
+        size: dict[str, Any] = {name: found[name] for name in ("width", "height") if name in found}
         sheet = {**self._sheet(canvas, layout or Layout(())), **size}
         fields: dict[Any, Any] = {self.settings[name]: value for name, value in found.items() if name in self.settings}
         fields[self.canvas], fields[self.notes] = sheet, notes_list(notes)
