@@ -228,7 +228,7 @@ def test_the_plan_is_complete_and_goes_on() -> None:
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     for name, block in evidence_blocks(plan, records, evidence_rows(plan, records), 0).items():
         assert f"<!-- {name} -->\n{block}\n<!-- end {name} -->" in page, "run evaluate.py evidence --page"
-    assert sum(map(len, pooled(plan, records).values())) == 5400
+    assert sum(map(len, pooled(plan, records).values())) == 6900
 
 
 @pytest.mark.parametrize(
