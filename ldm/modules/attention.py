@@ -47,6 +47,14 @@ class Control(Protocol):
         """What a step takes instead of its weights (N, B); None for plain attention."""
 
 
+class Projecting(Protocol):
+    """What of a cross-attention layer the control uses; those of diffusers are such, too."""
+
+    to_k: Any
+    to_v: Any
+    heads: int
+
+
 def max_neg_value(t: Tensor) -> float:
     """What a score of t's type is set to where it must not count."""
     return -torch.finfo(t.dtype).max
@@ -68,6 +76,70 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
         allowed = mask.flatten(1)[:, None, None].bool()  # (B, 1, 1, L)
         bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, max_neg_value(q))
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+
+
+def project(
+    layer: Projecting,
+    contexts: Sequence[Tensor] | Tensor,
+    dtype: torch.dtype,
+    cache: Projections | None,
+    prompt: Tensor | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values (B, L, H*D) of every context, for queries of `dtype`; see `Projections`.
+
+    The cache belongs to the local contexts; of a `prompt` it is used while that is the same tensor.
+    """
+    used = (layer.to_k.weight, layer.to_v.weight)
+    constant = cache is not None and not any(tensor.requires_grad for tensor in (*used, *contexts))
+    # A tensor made in inference mode could not be saved for a backward pass later on.
+    if cache is None or not constant or torch.is_inference_mode_enabled():
+        return [(layer.to_k(context), layer.to_v(context)) for context in contexts]
+    key = (layer, dtype, prompt is None, *((weight.data_ptr(), weight._version) for weight in used))
+    if key not in cache or cache[key][0] is not prompt:
+        cache[key] = prompt, [(layer.to_k(context), layer.to_v(context)) for context in contexts]
+    return cache[key][1]
+
+
+def add_local(layer: Projecting, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
+    """Add sum_i w_i m_i (a_i - g) to the rows of `out` (R, P, H*D), unconditional ones first.
+
+    The output projection comes after: it is affine, and its bias cancels in each difference.
+    """
+    batch, rows = local.local_contexts[0].shape[0], out.shape[0]
+    if rows not in (batch, 2 * batch) or (local.blend == "unconditional" and rows == batch):
+        raise ValueError(f"{rows} rows do not fit {batch} local contexts with blend '{local.blend}'")
+    projected = project(layer, local.local_contexts, q.dtype, local.projections)
+    objects = len(projected) - local.negatives
+    unconditional = out[:batch]
+    if local.negatives and rows > batch:
+        negative = range(objects, len(projected))
+        unconditional = _blend(layer.heads, unconditional, unconditional, q[:batch], local, projected, negative)
+    reference = unconditional if local.blend == "unconditional" else out[-batch:]
+    result = _blend(layer.heads, out[-batch:], reference, q[-batch:], local, projected, range(objects))
+    return result if rows == batch else torch.cat([unconditional, result])
+
+
+def _blend(
+    heads: int,
+    result: Tensor,
+    reference: Tensor,
+    q: Tensor,
+    local: LocalAttention,
+    projected: Sequence[tuple[Tensor, Tensor]],
+    which: range,
+) -> Tensor:
+    """`result` plus the sum of w_i m_i (a_i - reference) over these local contexts; all (B, P, H*D)."""
+    for i in which:
+        mask = local.masks[i]
+        # Only pixels inside some image's region are computed; the rest of the sum is zero.
+        where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)
+        if where.numel() == 0:
+            continue
+        a = attend(q.index_select(1, where), *projected[i], heads)  # (B, p, H*D)
+        coefficient = (local.weights[i][:, None] * mask.index_select(1, where)).to(result.dtype)  # (B, p)
+        difference = a - reference.index_select(1, where)
+        result = result.index_add(1, where, coefficient[..., None] * difference)
+    return result
 
 
 class GEGLU(nn.Module):
@@ -143,75 +215,14 @@ class CrossAttention(nn.Module):
         """
         context = x if context is None else context
         q = self.to_q(x)  # (R, P, H*D)
-        ((k, v),) = self._project([context], q.dtype, None if context is x else projections, context)
+        ((k, v),) = project(self, [context], q.dtype, None if context is x else projections, context)
         out = attend(q, k, v, self.heads, mask)  # (R, P, H*D)
         if local_contexts is not None and len(local_contexts):
             if masks is None or weights is None:
                 raise ValueError("local contexts need a mask and a weight each")
             local = LocalAttention(local_contexts, masks, weights, blend, pixels, projections, negatives)
-            out = self._add_local(out, q, local)
+            out = add_local(self, out, q, local)
         return self.to_out(out)
-
-    def _project(
-        self,
-        contexts: Sequence[Tensor] | Tensor,
-        dtype: torch.dtype,
-        cache: Projections | None,
-        prompt: Tensor | None = None,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (B, L, H*D) of every context, for queries of `dtype`; see `Projections`.
-
-        The cache belongs to the local contexts; of a `prompt` it is used while that is the same tensor.
-        """
-        used = (self.to_k.weight, self.to_v.weight)
-        constant = cache is not None and not any(tensor.requires_grad for tensor in (*used, *contexts))
-        # A tensor made in inference mode could not be saved for a backward pass later on.
-        if cache is None or not constant or torch.is_inference_mode_enabled():
-            return [(self.to_k(context), self.to_v(context)) for context in contexts]
-        key = (self, dtype, prompt is None, *((weight.data_ptr(), weight._version) for weight in used))
-        if key not in cache or cache[key][0] is not prompt:
-            cache[key] = prompt, [(self.to_k(context), self.to_v(context)) for context in contexts]
-        return cache[key][1]
-
-    def _add_local(self, out: Tensor, q: Tensor, local: LocalAttention) -> Tensor:
-        """Add sum_i w_i m_i (a_i - g) to the rows of `out` (R, P, H*D), unconditional ones first.
-
-        The output projection comes after: it is affine, and its bias cancels in each difference.
-        """
-        batch, rows = local.local_contexts[0].shape[0], out.shape[0]
-        if rows not in (batch, 2 * batch) or (local.blend == "unconditional" and rows == batch):
-            raise ValueError(f"{rows} rows do not fit {batch} local contexts with blend '{local.blend}'")
-        projected = self._project(local.local_contexts, q.dtype, local.projections)
-        objects = len(projected) - local.negatives
-        unconditional = out[:batch]
-        if local.negatives and rows > batch:
-            negative = range(objects, len(projected))
-            unconditional = self._blend(unconditional, unconditional, q[:batch], local, projected, negative)
-        reference = unconditional if local.blend == "unconditional" else out[-batch:]
-        result = self._blend(out[-batch:], reference, q[-batch:], local, projected, range(objects))
-        return result if rows == batch else torch.cat([unconditional, result])
-
-    def _blend(
-        self,
-        result: Tensor,
-        reference: Tensor,
-        q: Tensor,
-        local: LocalAttention,
-        projected: Sequence[tuple[Tensor, Tensor]],
-        which: range,
-    ) -> Tensor:
-        """`result` plus the sum of w_i m_i (a_i - reference) over these local contexts; all (B, P, H*D)."""
-        for i in which:
-            mask = local.masks[i]
-            # Only pixels inside some image's region are computed; the rest of the sum is zero.
-            where = mask.any(0).nonzero().squeeze(1) if local.pixels is None else local.pixels[i]  # (p,)
-            if where.numel() == 0:
-                continue
-            a = attend(q.index_select(1, where), *projected[i], self.heads)  # (B, p, H*D)
-            coefficient = (local.weights[i][:, None] * mask.index_select(1, where)).to(result.dtype)  # (B, p)
-            difference = a - reference.index_select(1, where)
-            result = result.index_add(1, where, coefficient[..., None] * difference)
-        return result
 
 
 class SpatialSelfAttention(nn.Module):

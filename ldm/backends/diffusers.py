@@ -1,0 +1,292 @@
+"""The models of the library `diffusers`: Stable Diffusion 1, 2 and XL, fine-tunes of them, as a folder or by hub name.
+
+The control reaches the U-Net's cross-attentions through processors that take it as an argument and are in place during a
+call only; nothing of it stays on a module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.modules.attention import Control, add_local, attend, project
+from ldm.suggest import did_you_mean
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Classes of pipelines whose parts are taken, and what is told of others.
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+OTHERS = {
+    "StableDiffusion3": "Stable Diffusion 3, which has a transformer and no U-Net",
+    "Flux": "Flux, which has a transformer and no U-Net",
+    "PixArt": "PixArt, which has a transformer and no U-Net",
+    "Kandinsky": "Kandinsky, whose U-Net is conditioned by images",
+}
+_PLACES = threading.Lock()  # of the processors of any U-Net
+
+
+class Diffusers(nn.Module):
+    """A `Backend` around the parts of a pipeline of diffusers; frozen, in eval mode.
+
+    Latents, weights and loss are float32 whatever the U-Net's type.
+
+    Args:
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
+
+    Raises:
+        UserError: a pipeline of another kind.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__()
+        check_kind(type(pipe).__name__)
+        self.pipe, self.unet, self.vae = pipe, pipe.unet, pipe.vae
+        self.large = getattr(pipe, "text_encoder_2", None) is not None
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
+            if part is not None:
+                part.requires_grad_(False).eval()
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(T,), cumulative alphas of the training noise."""
+        return self.pipe.scheduler.alphas_cumprod.to(self.device)
+
+    @property
+    def parameterization(self) -> str:
+        """What the model predicts: "eps" or "v"."""
+        kind = self.pipe.scheduler.config.get("prediction_type", "epsilon")
+        known = {"epsilon": "eps", "v_prediction": "v"}
+        if kind not in known:
+            raise UserError(f"the model predicts '{kind}'; models that predict epsilon or v can be used")
+        return known[kind]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net runs."""
+        return self.pipe._execution_device  # noqa: SLF001  with offloading not where its weights are
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent pixel."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side, in pixels, of the images that the model was trained on."""
+        size = self.unet.config.sample_size
+        return int(size if isinstance(size, int) else size[0]) * self.factor
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance of the library's own pipelines."""
+        return 5.0 if self.large else 7.5
+
+    @property
+    def conditioning_key(self) -> str:
+        """As that of `LatentDiffusion`: "hybrid" for U-Nets that see the masked image, too."""
+        return "hybrid" if self.unet.config.in_channels > self.channels else "crossattn"
+
+    def apply_model(
+        self, x: Tensor, t: Tensor, conditioning: Any, control: Control | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """See `Backend`; `conditioning` is what `condition` gives."""
+        context, added = conditioning, None
+        if isinstance(conditioning, dict):
+            context = conditioning["context"]
+            added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["sizes"]}
+            added = {name: value.to(self.unet.dtype) for name, value in added.items()}
+        given: dict[str, Any] = {"encoder_hidden_states": context.to(self.unet.dtype), "added_cond_kwargs": added}
+        place: Any = contextlib.nullcontext()
+        if control is not None:
+            place = controlled(self.unet)
+            given["cross_attention_kwargs"] = {"control": (control, weights, tuple(x.shape[-2:]))}
+        with place:
+            return self.unet(x.to(self.unet.dtype), t, **given, return_dict=False)[0].to(x.dtype)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Texts to their contexts (B, L, C)."""
+        return self._embed(texts)[0]
+
+    @torch.no_grad()
+    def condition(self, texts: Sequence[str], height: int, width: int) -> Any:
+        """Texts to what the U-Net is given for an image of that size in pixels: contexts (B, L, C).
+
+        With XL a dictionary with "context", "pooled" (B, D) and "sizes" (B, 6). Its empty text is zeros where the
+        model was trained so.
+        """
+        context, pooled = self._embed(texts)
+        if not self.large:
+            return context
+        if self.pipe.config.get("force_zeros_for_empty_prompt", True):
+            empty = torch.tensor([not text for text in texts], device=context.device)
+            context = context.masked_fill(empty[:, None, None], 0.0)
+            pooled = pooled.masked_fill(empty[:, None], 0.0)
+        sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(texts), dtype=context.dtype)
+        return {"context": context, "pooled": pooled, "sizes": sizes.to(context.device)}
+
+    def _embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(B, L, C) and, with XL, (B, D)."""
+        asked = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        found = self.pipe.encode_prompt(prompt=list(texts), **asked)
+        context = found[0].float()
+        return context, found[2].float() if self.large else context[:, 0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""
+        z = latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
+        images = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0].float()
+        return ((images + 1) / 2).clamp(0, 1)
+
+    def encode_image(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """See `Backend`."""
+        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
+        drawn = [posterior.mode()] if generators is None else [posterior.sample(one) for one in generators]
+        shift = self.vae.config.get("shift_factor") or 0.0
+        return (torch.cat(drawn).float() - shift) * self.vae.config.scaling_factor
+
+
+class ControlProcessor:
+    """An attention processor that blends local contexts where it is given a control, and else is the usual one.
+
+    It names the control among its arguments, since a layer hands on only what its processor names.
+    """
+
+    def __init__(self, usual: Any) -> None:
+        self.usual = usual
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        control: tuple[Control, Tensor, tuple[int, int]] | None = None,
+    ) -> Tensor:
+        """hidden_states (R, P, C) to the same shape; control: the object, its weights, and the latents' (h, w)."""
+        if control is None or encoder_hidden_states is None:
+            return self.usual(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        whole, weights, size = control
+        local = whole.local_attention(*grid_of(hidden_states.shape[1], *size), weights)
+        if local is None:
+            return self.usual(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        q = attn.to_q(hidden_states)  # (R, P, H*D)
+        context = encoder_hidden_states
+        local = local._replace(local_contexts=[one.to(context.dtype) for one in local.local_contexts])
+        ((k, v),) = project(attn, [context], q.dtype, None, context)
+        out = attend(q, k, v, attn.heads)
+        return attn.to_out[1](attn.to_out[0](add_local(attn, out, q, local)))
+
+
+def grid_of(pixels: int, h: int, w: int) -> tuple[int, int]:
+    """The grid of a level of the U-Net with so many pixels, for latents of h x w: each level halves, rounding up."""
+    while h * w > pixels:
+        h, w = (h + 1) // 2, (w + 1) // 2
+    if h * w != pixels:
+        raise ValueError(f"{pixels} pixels are no level of these latents")
+    return h, w
+
+
+@contextlib.contextmanager
+def controlled(unet: Any) -> Iterator[None]:
+    """Processors that take a control are in place inside; the U-Net's own come back, after an error, too."""
+    with _PLACES:
+        own = dict(unet.attn_processors)
+        if all(isinstance(one, ControlProcessor) for one in own.values()):  # within another such block
+            yield
+            return
+        unet.set_attn_processor({name: ControlProcessor(one) for name, one in own.items()})
+        try:
+            yield
+        finally:
+            unet.set_attn_processor(own)
+
+
+def check_kind(name: str) -> None:
+    """UserError for a class of pipeline whose parts can't be used here."""
+    if name in PIPELINES:
+        return
+    what = next((text for start, text in OTHERS.items() if name.startswith(start)), f"a {name}")
+    raise UserError(f"this model is {what}; Stable Diffusion 1, 2 and XL can be used")
+
+
+def load(source: str | Path, device: torch.device, dtype: str = "float32", offload: bool = False) -> Diffusers:
+    """The backend of a folder or hub name.
+
+    Args:
+        dtype: of U-Net and text encoders, a key of `DTYPES`; XL's first stage stays float32.
+        offload: keep the parts in the main memory but for the one that runs (accelerate's).
+
+    Raises:
+        UserError: no such folder, a model of another kind, a missing part, or a hub that does not answer.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise UserError("models of diffusers need that package: pip install -e '.[diffusers]'") from None
+    from ldm import hub
+    from ldm.boundary import reason
+
+    folder = Path(source)
+    if folder.is_dir():
+        check_kind(_class_of(folder))
+    elif folder.suffix or str(source).count("/") != 1:
+        raise UserError(f"{source} is neither a folder of diffusers nor a hub name such as stabilityai/sdxl-base-1.0")
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            str(source),
+            torch_dtype=DTYPES[dtype],
+            local_files_only=folder.is_dir() or hub.unreachable(),
+            use_safetensors=True,
+            **({} if not folder.is_dir() or not _has_checker(folder) else {"safety_checker": None}),
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the library has many of its own
+        raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
+    backend = Diffusers(pipe)
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if backend.large and pipe.vae.config.get("force_upcast", False):
+        pipe.vae.to(torch.float32)
+    return backend
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{folder} is no folder of diffusers: it has no readable model_index.json")
+    return found
+
+
+def _class_of(folder: Path) -> str:
+    """The class of pipeline of a folder. UserError if a part of it is missing."""
+    index = _index(folder)
+    for part, what in index.items():
+        if isinstance(what, list) and len(what) == 2 and what[1] is not None and part != "safety_checker":
+            if not (folder / part).is_dir() and part != "feature_extractor":
+                near = did_you_mean(part, [path.name for path in folder.iterdir()])
+                raise UserError(f"{folder} lacks its part '{part}'{near}; download it again")
+    return str(index.get("_class_name"))
+
+
+def _has_checker(folder: Path) -> bool:
+    return "safety_checker" in _index(folder)

@@ -1,0 +1,101 @@
+"""Tiny random models of diffusers, as folders: Stable Diffusion 1, 2 (predicts v) and XL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = "a photo of cat dog the to left right and on in".split()
+WIDTH = 16
+
+
+def tokenizer(folder: Path) -> Any:
+    """A CLIP tokenizer that knows letters and a few words."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(c) for c in range(97, 123)]
+    entries = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(entries)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24)
+
+
+def text_encoder(projected: bool = False) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        projection_dim=WIDTH,
+        bos_token_id=52,
+        eos_token_id=53,
+        pad_token_id=53,
+    )
+    return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+
+
+def build(kind: str, folder: Path) -> Path:
+    """Write the model of a kind, "sd1", "sd2" or "xl", into a new folder."""
+    import diffusers
+
+    torch.manual_seed({"sd1": 1, "sd2": 2, "xl": 3}[kind])
+    large = kind == "xl"
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D" if not large else "CrossAttnDownBlock2D"),
+        up_block_types=("UpBlock2D" if not large else "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),
+        norm_num_groups=8,
+        cross_attention_dim=2 * WIDTH if large else WIDTH,
+        use_linear_projection=kind != "sd1",
+        **(
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": WIDTH + 6 * 8,
+                "transformer_layers_per_block": (1, 2),
+            }
+            if large
+            else {}
+        ),
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=16,
+    )
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type="v_prediction" if kind == "sd2" else "epsilon",
+    )
+    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": scheduler, "text_encoder": text_encoder()}
+    parts["tokenizer"] = tokenizer(folder.with_name(f"{folder.name}-words"))
+    if large:
+        parts |= {"text_encoder_2": text_encoder(projected=True), "tokenizer_2": parts["tokenizer"]}
+        pipe = diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        pipe = diffusers.StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    pipe.save_pretrained(folder)
+    return folder
