@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-WORDS = "a photo of cat dog the to left right and on in".split()
+WORDS = ["a", "photo", "of", "cat", "dog", "the", "to", "left", "right", "and", "on", "in"]
 WIDTH = 16
 
 

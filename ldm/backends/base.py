@@ -41,6 +41,10 @@ class Backend(Protocol):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Texts to their contexts (B, L, C)."""
 
+    def condition(self, texts: Sequence[str], height: int, width: int) -> Any:
+        """Texts to what `apply_model` is conditioned on for images of that size: contexts, or a dictionary of tensors
+        whose rows are the texts'."""
+
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""
 

@@ -78,6 +78,10 @@ class CompVis(nn.Module):
         self.tell_unread(texts, getattr(self.model.cond_stage_model, "unread", None))
         return self.model.get_learned_conditioning(list(texts))
 
+    def condition(self, texts: Sequence[str], height: int, width: int) -> Tensor:
+        """See `Backend`: their contexts, whatever the size."""
+        return self.encode(texts)
+
     def tell_unread(self, texts: Sequence[str], unread: Callable[[str], str] | None) -> None:
         """Warn of the ends of texts that a text encoder does not read, of each text once."""
         if unread is None:

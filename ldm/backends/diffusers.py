@@ -1,7 +1,7 @@
 """The models of the library `diffusers`: Stable Diffusion 1, 2 and XL, fine-tunes of them, as a folder or by hub name.
 
-The control reaches the U-Net's cross-attentions through processors that take it as an argument and are in place during a
-call only; nothing of it stays on a module.
+The control reaches the U-Net's cross-attentions through processors that take it as an argument and are in place during
+a call only; nothing of it stays on a module.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.modules.attention import Control, add_local, attend, project
-from ldm.suggest import did_you_mean
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Classes of pipelines whose parts are taken, and what is told of others.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 OTHERS = {
@@ -52,6 +50,11 @@ class Diffusers(nn.Module):
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
             if part is not None:
                 part.requires_grad_(False).eval()
+
+    @property
+    def model(self) -> nn.Module:
+        """The U-Net."""
+        return self.unet
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -227,7 +230,7 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
     """The backend of a folder or hub name.
 
     Args:
-        dtype: of U-Net and text encoders, a key of `DTYPES`; XL's first stage stays float32.
+        dtype: of U-Net and text encoders, "float32", "float16" or "bfloat16"; XL's first stage stays float32.
         offload: keep the parts in the main memory but for the one that runs (accelerate's).
 
     Raises:
@@ -248,7 +251,7 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             str(source),
-            torch_dtype=DTYPES[dtype],
+            torch_dtype=getattr(torch, dtype),
             local_files_only=folder.is_dir() or hub.unreachable(),
             use_safetensors=True,
             **({} if not folder.is_dir() or not _has_checker(folder) else {"safety_checker": None}),
@@ -281,10 +284,9 @@ def _class_of(folder: Path) -> str:
     """The class of pipeline of a folder. UserError if a part of it is missing."""
     index = _index(folder)
     for part, what in index.items():
-        if isinstance(what, list) and len(what) == 2 and what[1] is not None and part != "safety_checker":
-            if not (folder / part).is_dir() and part != "feature_extractor":
-                near = did_you_mean(part, [path.name for path in folder.iterdir()])
-                raise UserError(f"{folder} lacks its part '{part}'{near}; download it again")
+        named = isinstance(what, list) and len(what) == 2 and what[1] is not None
+        if named and part not in ("safety_checker", "feature_extractor") and not (folder / part).is_dir():
+            raise UserError(f"{folder} lacks its part '{part}'; download it again")
     return str(index.get("_class_name"))
 
 

@@ -19,7 +19,7 @@ from ldm import boundary
 from ldm.errors import UserError
 from ldm.generation.pipeline import set_threads as set_threads
 from ldm.generation.progress import Progress
-from ldm.generation.settings import NOISES, PRECISIONS, PRESET_NAMES, SAMPLERS
+from ldm.generation.settings import DTYPES, NOISES, PRECISIONS, PRESET_NAMES, SAMPLERS
 
 if TYPE_CHECKING:
     from ldm.generation.record import Outcome
@@ -238,6 +238,14 @@ def add_model_flags(parser: Parser, numbers: bool = True) -> None:
         add("--precision", choices=PRECISIONS, help="(autocast on CUDA, else full)")
         add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     add_device_flags(parser)
+
+
+def add_diffusers_flags(parser: Parser) -> None:
+    """A model of diffusers in place of config and checkpoint."""
+    add = parser.add_argument_group("a model of diffusers").add_argument
+    add("--model", metavar="DIR|NAME", help="a folder (Stable Diffusion 1, 2, XL) or a hub name")
+    add("--dtype", choices=DTYPES, help="of its U-Net and text encoders (float32)")
+    add("--offload", action="store_true", help="keep on the card only the part that runs")
 
 
 def add_device_flags(parser: Parser) -> None:

@@ -28,6 +28,7 @@ def build_parser() -> common.Parser:
     common.add_sampling_flags(parser, samplers=["plms"], scale="5")  # PLMS is refused, as published
     common.add_output_flags(parser, Path("outputs/img2img-samples"))
     common.add_model_flags(parser)
+    common.add_diffusers_flags(parser)
     common.add_guard_flags(parser, asked=True)
     parser.set_defaults(scale=5.0)
     return parser

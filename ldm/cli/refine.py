@@ -51,6 +51,7 @@ def build_parser() -> common.Parser:
     add("--block-checkpointing", action="store_true", help="less memory, more time")
     add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")
     common.add_model_flags(parser)
+    common.add_diffusers_flags(parser)
     add = parser.add_argument_group("the models around it").add_argument
     add("--clip", metavar="NAME|FILE", help="the CLIP of the loss (ViT-B/32, or the embedded one)")
     add("--predictor", type=Path, metavar="FILE", help="weights of the layout predictor")

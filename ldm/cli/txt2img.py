@@ -28,6 +28,7 @@ def build_parser() -> common.Parser:
     common.add_sampling_flags(parser)
     common.add_output_flags(parser, OUTDIR)
     common.add_model_flags(parser)
+    common.add_diffusers_flags(parser)
     parser.add_argument("--laion400m", action="store_true", default=False, help="the published LAION-400M model")
     common.add_guard_flags(parser)
     return parser

@@ -76,7 +76,9 @@ def draw(
         shape = latent_shape(backend, sampling)
         told = on_work if preset is None else None
         sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
-        chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
+        assert sampling.height and sampling.width
+        size = sampling.height, sampling.width
+        chain |= contexts(backend, prompts, negative_prompts(layouts, sampling), size)
         images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
         length = chain["on_step"].total // passes
         with torch.no_grad():  # of several rounds, the one that made the images
@@ -171,14 +173,23 @@ def negative_prompts(layouts: Sequence[Layout], sampling: Sampling) -> list[str]
 
 
 @torch.no_grad()
-def contexts(backend: Backend, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The sampler's contexts, each (B, L, C): of prompts and negative prompts. Equal texts are encoded once."""
+def contexts(
+    backend: Backend, prompts: Sequence[str], negatives: Sequence[str], size: tuple[int, int]
+) -> dict[str, Any]:
+    """The sampler's conditions, of prompts and of negative prompts, for images of a (height, width).
+
+    Equal texts are encoded once.
+    """
     texts = list(dict.fromkeys([*negatives, *prompts]))
-    encoded = backend.encode(texts)
-    return {
-        "conditioning": encoded[[texts.index(text) for text in prompts]],
-        "unconditional_conditioning": encoded[[texts.index(text) for text in negatives]],
-    }
+    encoded = backend.condition(texts, *size)
+
+    def rows(of: Sequence[str]) -> Any:
+        numbers = [texts.index(text) for text in of]
+        if isinstance(encoded, Mapping):
+            return {name: value[numbers] for name, value in encoded.items()}
+        return encoded[numbers]
+
+    return {"conditioning": rows(prompts), "unconditional_conditioning": rows(negatives)}
 
 
 def weights_and_losses(

@@ -112,7 +112,7 @@ def vary(
             sampler, chain = start_chain(
                 backend, sampling, seeds, latents.shape[1:], callback, passes, generators, None, told, taken
             )
-            chain |= contexts(backend, prompts, negative_prompts(layouts, sampling))
+            chain |= contexts(backend, prompts, negative_prompts(layouts, sampling), (image.shape[-2], image.shape[-1]))
             noiser = DDIMSampler(backend)
             noiser.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
             entry = min(taken, len(noiser.ddim_timesteps) - 1)  # strength 1 begins at the noisiest step

@@ -173,7 +173,7 @@ def _conditions(
         given: dict[str, Any] = {"conditioning": masked_condition(backend.model, 2 * x - 1, m)}
     elif key == "crossattn":
         given = {
-            **contexts(backend, [settings.prompt], negative_prompts([layout], settings)),
+            **contexts(backend, [settings.prompt], negative_prompts([layout], settings), (x.shape[-2], x.shape[-1])),
             "x0": backend.encode_image(x),
             "mask": 1 - F.max_pool2d(m, backend.factor),  # a cell with any pixel to paint is painted
         }
@@ -206,7 +206,7 @@ def text_and_masked(backend: CompVis, prompt: str, negative: str, image: Tensor,
             f"this model's U-Net takes {takes} channels and not {backend.channels + beside.shape[1]}, "
             "as inpainting models do; give one that does"
         )
-    texts = contexts(backend, [prompt], [negative])
+    texts = contexts(backend, [prompt], [negative], (image.shape[-2], image.shape[-1]))
     return {name: {"c_concat": [beside], "c_crossattn": [text]} for name, text in texts.items()}
 
 

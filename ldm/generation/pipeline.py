@@ -25,7 +25,6 @@ from ldm.weights import check_file
 if TYPE_CHECKING:
     import torch
 
-    from ldm.backends.compvis import CompVis
     from ldm.modules.encoders.openai_clip import ClipBundle
     from ldm.spacetime.layout import Layout
 
@@ -47,6 +46,7 @@ class ModelChoice:
     ckpt: Path
     embedded: bool
     notice: str | None = None
+    diffusers: str | None = None  # folder or hub name of a model of that library
 
     @property
     def clip(self) -> str | Path:
@@ -59,12 +59,19 @@ class ModelChoice:
         return 5.0 if self.embedded else 7.5
 
 
-def choose_model(config: Path | None = None, ckpt: Path | None = None) -> ModelChoice:
+def choose_model(config: Path | None = None, ckpt: Path | None = None, model: str | None = None) -> ModelChoice:
     """The model for these flags, either of which may be left out.
 
     Raises:
         UserError: a named file does not exist or is no checkpoint, or an unknown config comes without one.
     """
+    if model is not None and Path(model).is_file():
+        ckpt, model = ckpt or Path(model), None
+    if model is not None:
+        if config is not None or ckpt is not None:
+            raise UserError("--model names a whole model; leave out --config and --ckpt")
+        folder = Path(model)
+        return ModelChoice(folder / "model_index.json", folder, embedded=False, diffusers=model)
     if config is not None and not config.is_file():
         raise UserError(f"--config {config} is not a file; give the path of one that exists")
     if ckpt is not None:
@@ -89,7 +96,7 @@ def choose_model(config: Path | None = None, ckpt: Path | None = None) -> ModelC
 class Pipeline:
     """The loaded model with what the method puts around it; CLIP and predictor are loaded on first use."""
 
-    backend: CompVis  # frozen, in eval mode
+    backend: Any  # a `Backend`, frozen, in eval mode
     choice: ModelChoice
     clip_source: str | Path = SD_CLIP
     predictor_source: Path | None = None
@@ -97,7 +104,7 @@ class Pipeline:
 
     @property
     def model(self) -> Any:
-        """The LatentDiffusion."""
+        """The LatentDiffusion, or the U-Net of diffusers."""
         return self.backend.model
 
     @property
@@ -150,7 +157,13 @@ class Pipeline:
 
 
 def load_pipeline(
-    choice: ModelChoice, *, device: str | None = None, clip: str | Path | None = None, predictor: Path | None = None
+    choice: ModelChoice,
+    *,
+    device: str | None = None,
+    clip: str | Path | None = None,
+    predictor: Path | None = None,
+    dtype: str | None = None,
+    offload: bool = False,
 ) -> Pipeline:
     """Load the model of `choice`, frozen.
 
@@ -158,6 +171,7 @@ def load_pipeline(
         device: "cpu", "cuda", "cuda:1", "mps"; the best there is by default.
         clip: path or published name of the CLIP for the loss; the one that belongs to the model by default.
         predictor: weights of the layout predictor; the shipped ones by default.
+        dtype, offload: of a model of diffusers, see `ldm.backends.diffusers.load`.
 
     Raises:
         UserError: config or checkpoint cannot be read, or do not fit each other, or there is no such device.
@@ -165,6 +179,14 @@ def load_pipeline(
     from ldm.backends.compvis import CompVis
 
     where = pick_device(device)
+    if choice.diffusers is not None:
+        from ldm.backends import diffusers
+
+        return Pipeline(
+            diffusers.load(choice.diffusers, where, dtype or "float32", offload), choice, clip or SD_CLIP, predictor
+        )
+    if dtype is not None or offload:
+        raise UserError("--dtype and --offload go with --model, a folder of diffusers or a hub name")
     config = load_config(choice.config)
     backend = CompVis(load_model_from_config(config, choice.ckpt, device=where), config, choice.guidance_scale)
     categories: tuple[str, ...] = ()
@@ -210,14 +232,15 @@ def open_pipeline(
         UserError: what is named is not there, or cannot be used.
     """
     start(settings)
-    choice = choose_model(settings.config, settings.ckpt)
+    choice = choose_model(settings.config, settings.ckpt, settings.model)
     if choice.notice:
         logger.warning(choice.notice)
     if "clip" in needs:
         from ldm.modules.encoders.openai_clip import find_clip
 
         find_clip(clip or choice.clip)
-    check_texts(load_config(choice.config))
+    if choice.diffusers is None:
+        check_texts(load_config(choice.config))
     loaded = None
     if "predictor" in needs:
         from layout_predictor.inference import load_predictor
@@ -225,7 +248,14 @@ def open_pipeline(
         with stage(progress, "loading the layout predictor"):
             loaded = load_predictor(predictor)
     with stage(progress, f"loading {choice.ckpt}"):
-        pipeline = load_pipeline(choice, device=settings.device, clip=clip, predictor=predictor)
+        pipeline = load_pipeline(
+            choice,
+            device=settings.device,
+            clip=clip,
+            predictor=predictor,
+            dtype=settings.dtype,
+            offload=settings.offload,
+        )
     if loaded is not None:
         pipeline.predictor = loaded
     return pipeline

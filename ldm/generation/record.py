@@ -69,11 +69,19 @@ def describe_model(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "config": str(pipeline.choice.config),
         "ckpt": str(pipeline.choice.ckpt),
-        "ckpt_sha256": in_background(images.file_hash, pipeline.choice.ckpt),
+        "ckpt_sha256": in_background(_hash, pipeline.choice.ckpt),
         "clip": str(pipeline.clip_source),
         "embedded": pipeline.choice.embedded,
         "device": str(pipeline.device),
     }
+
+
+def _hash(ckpt: Path) -> str | None:
+    """Of a checkpoint, or of the U-Net in a folder of diffusers; None for what the hub keeps."""
+    if not ckpt.is_dir():
+        return images.file_hash(ckpt) if ckpt.is_file() else None
+    unet = sorted((ckpt / "unet").glob("*.safetensors"))
+    return images.file_hash(unet[0]) if unet else None
 
 
 def in_background(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -122,7 +130,7 @@ class Recorder:
             "CFG scale": s.scale,
             "Seed": outcome.seed,
             "Size": f"{s.width}x{s.height}",
-            "Model hash": self.model["ckpt_sha256"][:10],
+            "Model hash": (self.model["ckpt_sha256"] or "")[:10] or None,
             "Model": Path(self.model["ckpt"]).stem if not self.model["embedded"] else "emoji",
             "Eta": s.eta or None,
             "Noise": None if s.noise == "per-image" else f"{s.noise} (image {outcome.index + 1})",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PRESET_NAMES = ("per-step", "april-2023", "iccv-2023", "fixed")
 BLENDS = ("conditional", "unconditional")  # attention that the local one is measured against
 SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpm_solver": "DPM-Solver"}  # flag: name for people and web UIs
+DTYPES = ("float32", "float16", "bfloat16")
 PRECISIONS = ("full", "autocast")
 LAYOUT_FORMS = ("ours", "lmd", "gligen", "coco", "7bench")  # that are written, see ldm.generation.layouts
 NOISES = ("per-image", "published")  # one generator of the CPU an image, or the one that a CUDA card would draw from
@@ -31,6 +32,9 @@ class Run:
     outdir: Path | None = None  # where the files go; None writes none
     config: Path | None = None
     ckpt: Path | None = None
+    model: str | None = None  # a folder of diffusers or a hub name, instead of config and ckpt
+    dtype: str | None = None  # of such a model, one of DTYPES
+    offload: bool = False  # of such a model: on the card is only the part that runs
     seed: int = 42  # image number i starts from seed + i
     device: str | None = None
     threads: int | None = None  # of the CPU
@@ -106,6 +110,7 @@ def check_settings(settings: GenerateSettings) -> None:
         ("sampler", s.sampler, tuple(SAMPLERS)),
         ("blend", s.blend, BLENDS),
         ("precision", s.precision, PRECISIONS),
+        ("dtype", s.dtype, DTYPES),
         ("noise", s.noise, NOISES),
     ):
         if value is not None and value not in choices:

@@ -1,0 +1,203 @@
+"""The method on models of diffusers: tiny random ones of Stable Diffusion 1, 2 and XL, judged by the library itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm import hub
+from ldm.backends.diffusers import Diffusers, grid_of, load
+from ldm.errors import UserError
+from ldm.generation.draw import contexts
+from ldm.generation.pipeline import choose_model, load_pipeline
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.spacetime.control import SpatialControl
+from ldm.spacetime.layout import Layout, LayoutObject
+from ldm.spacetime.presets import PRESETS
+from ldm.spacetime.shapes import Box
+from tests import diffusers_folders
+from tests.scripts_under_test import refusal, run
+from tests.tiny_world import TinyWorld
+
+KINDS = ("sd1", "sd2", "xl")
+PROMPT, SIZE = "a cat to the left of a dog", (16, 32)  # height and width
+WHOLE = Layout((LayoutObject.shaped("a dog", Box(0.0, 0.0, 1.0, 1.0), negative_prompt="cat"),), PROMPT)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("diffusers")
+    return {kind: diffusers_folders.build(kind, root / kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def backends(folders: dict[str, Path]) -> dict[str, Diffusers]:
+    return {kind: load(folder, torch.device("cpu")) for kind, folder in folders.items()}
+
+
+def noise(batch: int = 1) -> Tensor:
+    generators = [torch.Generator().manual_seed(7 + b) for b in range(batch)]
+    return torch.stack([torch.randn(4, SIZE[0] // 2, SIZE[1] // 2, generator=g) for g in generators])
+
+
+def sampled(backend: Any, prompts: list[str], **more: Any) -> Tensor:
+    given = {"S": 4, "batch_size": len(prompts), "shape": (4, SIZE[0] // 2, SIZE[1] // 2), "x_T": noise(len(prompts))}
+    given |= {
+        "unconditional_guidance_scale": 3.0,
+        "verbose": False,
+        **contexts(backend, prompts, [""] * len(prompts), SIZE),
+    }
+    with torch.no_grad():
+        return DDIMSampler(backend).sample(**{**given, **more})[0]
+
+
+def control_of(backend: Diffusers, layouts: list[Layout]) -> dict[str, Any]:
+    control = SpatialControl.build(layouts, backend.encode)
+    return {"control": control, "weights": torch.ones(4, control.num_objects, len(layouts))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_sampling_is_the_librarys_own(
+    folders: dict[str, Path], backends: dict[str, Diffusers], kind: str
+) -> None:
+    import diffusers
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained(str(folders[kind]), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 4, "guidance_scale": 3.0}
+    want = pipe(PROMPT, latents=noise(), output_type="latent", **size).images
+    assert torch.allclose(sampled(backends[kind], [PROMPT]), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_region_at_weight_one_is_the_local_prompt(backends: dict[str, Diffusers], kind: str) -> None:
+    """And its negative text the negative prompt; the pooled embedding of XL stays that of the whole prompt."""
+    backend = backends[kind]
+    made = sampled(backend, [PROMPT], **control_of(backend, [WHOLE]))
+    local = contexts(backend, ["a photo of a dog"], ["cat"], SIZE)
+    if kind == "xl":
+        whole = contexts(backend, [PROMPT], [""], SIZE)
+        local = {key: {**whole[key], "context": value["context"]} for key, value in local.items()}
+    assert torch.allclose(made, sampled(backend, [PROMPT], **local), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_zero_is_plain_and_processors_come_back(backends: dict[str, Diffusers], kind: str) -> None:
+    backend = backends[kind]
+    own = dict(backend.unet.attn_processors)
+    given = control_of(backend, [Layout((LayoutObject("a dog", 0.5, 0.5),), PROMPT)])
+    plain = sampled(backend, [PROMPT])
+    assert torch.equal(sampled(backend, [PROMPT], **{**given, "weights": torch.zeros(4, 1, 1)}), plain)
+    assert not torch.allclose(sampled(backend, [PROMPT], **given), plain, atol=1e-3)
+    with pytest.raises(ValueError, match="control needs weights"):
+        backend.apply_model(noise(), torch.tensor([1]), backend.condition([PROMPT], *SIZE), given["control"], None)
+    assert backend.unet.attn_processors == own
+    assert torch.equal(sampled(backend, [PROMPT]), plain)
+
+
+def test_a_batch_is_its_images(backends: dict[str, Diffusers]) -> None:
+    layouts = [WHOLE, Layout((LayoutObject("a cat", 0.2, 0.5), LayoutObject("a dog", 0.8, 0.5)), PROMPT)]
+    backend = backends["xl"]
+    together = sampled(backend, [PROMPT, "a dog"], **control_of(backend, layouts))
+    for b, prompt in enumerate((PROMPT, "a dog")):
+        alone = sampled(backend, [prompt], x_T=noise(2)[b : b + 1], **control_of(backend, layouts[b : b + 1]))
+        assert torch.allclose(together[b : b + 1], alone, atol=1e-4)
+
+
+def test_the_gradient_reaches_the_weights(backends: dict[str, Diffusers]) -> None:
+    backend = backends["sd2"]
+    given = control_of(backend, [Layout((LayoutObject("a dog", 0.4, 0.5),), PROMPT)])
+    t, condition = torch.tensor([500]), backend.condition([PROMPT], *SIZE)
+
+    def loss(weight: Tensor) -> Tensor:
+        made = backend.apply_model(noise(), t, condition, given["control"], weight.view(1, 1))
+        return backend.decode(made).mean()
+
+    weight = torch.tensor(0.7, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(weight), weight)
+    with torch.no_grad():
+        difference = (loss(weight + 0.05) - loss(weight - 0.05)) / 0.1
+    assert gradient.item() == pytest.approx(difference.item(), rel=0.1, abs=1e-6) and gradient != 0
+
+
+def test_levels_of_odd_sizes() -> None:
+    assert [grid_of(pixels, 9, 13) for pixels in (117, 35, 12)] == [(9, 13), (5, 7), (3, 4)]
+    with pytest.raises(ValueError, match="no level"):
+        grid_of(100, 9, 13)
+
+
+# ---------------------------------------------------------------------------------------------------- scripts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_script_with_every_preset(
+    folders: dict[str, Path], world: TinyWorld, tmp_path: Path, kind: str, preset: str
+) -> None:
+    rounds = ["--rounds", "2"] if preset.endswith("2023") else []
+    words = ["--model", folders[kind], "--clip", world.clip, "--device", "cpu", "--preset", preset, *rounds]
+    words += ["--prompt", PROMPT, "--at", "a cat", "0.2", "0.5", "--box", "a dog", "0.5", "0", "1", "1"]
+    run("txt2img-refine", *words, "--ddim_steps", "3", "--W", "32", "--baseline", "--outdir", tmp_path)
+    details = json.loads((tmp_path / "details" / "00000" / "settings.json").read_text())
+    assert details["model"]["ckpt"] == str(folders[kind]) and len(details["model"]["ckpt_sha256"]) == 64
+    image, plain = (
+        np.asarray(Image.open(tmp_path / name)) for name in ("samples/00000.png", "details/00000/baseline.png")
+    )
+    assert image.shape == (16, 32, 3) and not np.array_equal(image, plain)
+
+
+def test_half_precision_keeps_latents_and_weights_in_full(folders: dict[str, Path]) -> None:
+    backend = load(folders["xl"], torch.device("cpu"), "bfloat16")
+    made = sampled(backend, [PROMPT], **control_of(backend, [WHOLE]))
+    assert backend.unet.dtype == torch.bfloat16 and made.dtype == torch.float32 and made.isfinite().all()
+
+
+def test_images_to_images(folders: dict[str, Path], tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "gray.png")
+    words = ["--model", folders["xl"], "--device", "cpu", "--init-img", tmp_path / "gray.png", "--prompt", PROMPT]
+    run("img2img", *words, "--ddim_steps", "3", "--n_samples", "1", "--outdir", tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "samples" / "00000.png").size == (16, 16)
+
+
+def broken(folder: Path, tmp_path: Path, **changed: Any) -> Path:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, **changed}))
+    return copy
+
+
+def test_what_cannot_be_used_is_said(
+    folders: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(model: str | Path, *more: str) -> str:
+        words = ["--model", model, "--prompt", PROMPT, "--at", "a cat", "0.5", "0.5", "--preset", "fixed", *more]
+        return refusal(capfd, "txt2img-refine", *words, "--device", "cpu", "--outdir", tmp_path / "out")
+
+    monkeypatch.setattr(hub, "unreachable", lambda: True)
+    flux = broken(folders["sd1"], tmp_path, _class_name="FluxPipeline")
+    assert "Flux, which has a transformer and no U-Net" in said(flux)
+    shutil.rmtree(flux)
+    assert "lacks its part 'vae_2'" in said(broken(folders["sd1"], tmp_path, vae_2=["diffusers", "AutoencoderKL"]))
+    (flux / "model_index.json").write_text("{")
+    assert "no readable model_index.json" in said(flux)
+    assert "neither a folder of diffusers nor a hub name" in said(tmp_path / "nowhere")
+    assert "can't be loaded" in said("nobody/nothing")
+    assert "leave out --config and --ckpt" in said(folders["sd1"], "--ckpt", "x.ckpt")
+    shutil.rmtree(flux)
+    odd = broken(folders["sd1"], tmp_path)
+    (odd / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 100)
+    assert "can't be loaded" in said(odd)
+
+
+def test_dtype_goes_with_a_model_of_diffusers(world: TinyWorld) -> None:
+    with pytest.raises(UserError, match="--dtype and --offload go with --model"):
+        load_pipeline(choose_model(world.config, world.ckpt), device="cpu", dtype="float16")
