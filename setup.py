@@ -49,7 +49,7 @@ EXTRAS = {
     ],
     "train": ["tensorboard>=2.18"],
     "watermark": ["invisible-watermark>=0.2,<0.3"],
-    "diffusers": ["diffusers>=0.36,<1"],
+    "diffusers": ["diffusers>=0.36,<1", "accelerate>=1,<2"],  # accelerate: --offload
     "open-clip": ["open_clip_torch>=3.3,<4"],  # the text encoder of Stable Diffusion 2
     "faiss": ["faiss-cpu>=1.9"],
     "scann": ["scann>=1.4"],

@@ -262,7 +262,10 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
     if offload:
-        pipe.enable_model_cpu_offload(device=device)
+        try:
+            pipe.enable_model_cpu_offload(device=device)
+        except (ImportError, RuntimeError) as error:  # no accelerate, or no card
+            raise UserError(f"--offload can't be done here: {reason(error)}") from error
     else:
         pipe.to(device)
     if backend.large and pipe.vae.config.get("force_upcast", False):
