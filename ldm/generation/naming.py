@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ldm.spacetime.layout import Layout, LayoutObject
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ldm.spacetime.layout import Layout
 
 
 def category_name(phrase: str) -> str:
@@ -16,6 +19,7 @@ def category_name(phrase: str) -> str:
 def named_objects(prompt: str) -> Layout:
     """The objects that a prompt names, all in the middle: no layout is predicted."""
     from layout_predictor.inference.understand import understand
+    from ldm.spacetime.layout import Layout, LayoutObject
 
     found = understand(prompt).objects
     return Layout(tuple(LayoutObject(item.phrase, 0.5, 0.5, name=item.name) for item in found), prompt)

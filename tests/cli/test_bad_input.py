@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,7 +78,8 @@ def test_flag_values(refused: Check, flags: list[str], words: list[str]) -> None
 
 
 def test_sizes_of_stable_diffusion_go_in_64() -> None:
-    model = CompVis(None, load_config(ROOT / SD_CONFIG), ModelChoice(SD_CONFIG, SD_CKPT, embedded=False).guidance_scale)
+    scale = ModelChoice(SD_CONFIG, SD_CKPT, embedded=False).guidance_scale
+    model = CompVis(SimpleNamespace(alphas_cumprod=torch.ones(1)), load_config(ROOT / SD_CONFIG), scale)
     fitted = fit_to_model(GenerateSettings(("a cat",)), model)
     assert (fitted.height, fitted.width, fitted.scale, fitted.factor, fitted.channels) == (512, 512, 7.5, 8, 4)
     with pytest.raises(UserError, match="--W 544 is not a multiple of 64"):

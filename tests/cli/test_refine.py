@@ -278,7 +278,7 @@ def test_objects_and_layouts_that_are_not_as_the_user_may_think(
     assert "does not name what is in the layout: A cat, a dog." in told(
         layout=tmp_path / "bom.json", prompts=("a horse above a boat",)
     )
-    assert "--all-nouns does nothing with --layout" in told(all_nouns=True)
+    assert "--all-nouns does nothing with a layout by hand" in told(all_nouns=True)
 
 
 def test_constants_that_a_preset_does_not_use_are_told(
