@@ -213,6 +213,17 @@ def test_checkpointed_gradients_equal_plain_ones(sampler: type[Sampler], tiny: T
     assert relative_error(grads[1], grads[0]) < 1e-6
 
 
+@every_sampler
+def test_a_trained_text_encoder_asks_for_no_gradient(sampler: type[Sampler], tiny: TinyDiffusion) -> None:
+    """Published programs sample without `no_grad` around them, and go on with `.numpy()`; a leaf is asked for."""
+    inputs = chain_inputs(1)
+    leaf = inputs["conditioning"].clone().requires_grad_()
+    out, _ = sampler(tiny).sample(S=3, **{**inputs, "conditioning": leaf * 1})
+    assert not out.requires_grad
+    out, _ = sampler(tiny).sample(S=3, **{**inputs, "conditioning": leaf})
+    assert torch.autograd.grad(out.sum(), leaf)[0].abs().max() > 0
+
+
 def saved_bytes(sampler: Sampler, steps: int) -> int:
     """Bytes of the distinct storages that a checkpointed chain saves for its backward pass."""
     storages: dict[int, int] = {}

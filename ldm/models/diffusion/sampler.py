@@ -308,7 +308,9 @@ class Sampler(ABC):
         if own_step:
             take_step = partial(self._own_step, own, guidance, options, quantize, original, len(steps))
         project = self.quantize if quantize else None
-        asked = any(tensor.requires_grad for tensor in tensors_of([guidance.conditioning, guidance.unconditional]))
+        # Leaves only: what a trainable text encoder gives has a gradient, too, and nobody asked for it.
+        given = tensors_of([guidance.conditioning, guidance.unconditional])
+        asked = any(tensor.requires_grad and tensor.is_leaf for tensor in given)
         history: History = ()
         inter: Intermediates = {"x_inter": [x.detach()], "pred_x0": [x.detach()]}
         for step in tqdm(steps, desc=type(self).__name__, disable=not options.verbose):
