@@ -22,7 +22,7 @@ def build_parser() -> common.Parser:
     """All flags; those of the published txt2img keep its names."""
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
-    common.add_number_flags(parser, size="the model's own: 512, or 64 embedded")
+    common.add_number_flags(parser, size="the model's own: 512, or 128 embedded")
     add = parser.add_argument_group("layout").add_argument
     add("--layout", type=Path, metavar="JSON", help="objects and centers by hand, no prediction")
     add("--all-nouns", action="store_true", help="control every noun, not only COCO's categories")
