@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,27 +19,34 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]  # (what, done, 
 
 
 class Steps:
-    """A sampler's callback: counts the steps, and keeps the predicted latents where they are wanted."""
+    """A sampler's callback: counts the steps, and keeps the predicted latents of the last `keep` of them."""
 
-    def __init__(self, callback: Callback | None, total: int, keep: bool = False) -> None:
-        self.callback, self.total, self.keep = callback, total, keep
+    def __init__(self, callback: Callback | None, total: int, keep: int = 0) -> None:
+        self.callback, self.total = callback, total
         self.done = 0
-        self.predicted: list[torch.Tensor] = []  # pred_x0 of every step, each (B, C, h, w), on the CPU
+        self.predicted = deque[torch.Tensor](maxlen=keep)  # pred_x0, each (B, C, h, w)
 
     def __call__(self, state: Mapping[str, Any]) -> None:
         self.done += 1
-        if self.keep:
-            self.predicted.append(state["pred_x0"].cpu())
+        self.predicted.append(state["pred_x0"])
         if self.callback is not None:
             self.callback({**state, "done": self.done, "total": self.total})
 
 
 def reporter(progress: Progress | None, what: str) -> Callback | None:
-    """A callback that tells the progress of `what`, with the mean losses where there are some."""
+    """A callback that tells the progress of `what`, with the mean losses where there are some.
+
+    It waits for the device when there is a new loss, between two steps.
+    """
+    seen: Mapping[str, torch.Tensor] = {}
+    losses: dict[str, float] = {}
 
     def report(state: Mapping[str, Any]) -> None:
+        nonlocal seen, losses
         assert progress is not None
-        losses = {name: float(values.mean()) for name, values in (state.get("loss") or {}).items()}
+        if (loss := state.get("loss") or {}) is not seen and loss:
+            means = torch.stack([*loss.values()]).mean(1).tolist()
+            seen, losses = loss, dict(zip(loss, means, strict=True))
         progress(what, state["done"], state["total"], losses)
 
     return None if progress is None else report
@@ -75,6 +83,6 @@ def start_chain(
         "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
         "eta": sampling.eta,
         "generator": generators,
-        "on_step": Steps(callback, length * passes, sampling.save_steps),
+        "on_step": Steps(callback, length * passes, length if sampling.save_steps else 0),
         "verbose": False,
     }

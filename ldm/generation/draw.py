@@ -86,9 +86,8 @@ def draw(
                 **chain,
             )
             images = result.images
-        length = chain["on_step"].total // passes
         with torch.no_grad():  # of several rounds, the one that made the images
-            predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
+            predicted = [backend.decode(x) for x in chain["on_step"].predicted]
         steps = [to_images(batch) for batch in predicted]
     made = zip(prompts, seeds, layouts, to_images(images), strict=True)
     return [

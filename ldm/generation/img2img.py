@@ -103,7 +103,7 @@ def vary(
         total = len(sampler.ddim_timesteps)
         if taken := int(strength * sampling.steps):  # of the steps asked for, though some counts give more
             entry = torch.full((len(seeds),), min(taken, total - 1))  # strength 1 begins at the noisiest step
-            noise = noise_like(latents.shape, generators).to(latents)
+            noise = noise_like(latents.shape, generators, latents.device).to(latents.dtype)
             texts = contexts(backend, prompts)
             assert sampling.scale is not None  # see fit_to_model
             latents = sampler.decode(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ldm.models.diffusion.chain import PredictX0
 from ldm.models.diffusion.sampler import Sampler
@@ -85,7 +86,8 @@ class _Chain:
         """The finished images; weights (S, N, B) are those of their chain."""
         latents = latents.detach()
         with torch.no_grad():
-            return Result(self.model.decode(latents), latents, weights.detach(), list(history))
+            images = self.model.decode(latents)
+        return Result(images, latents, weights.detach(), [_record(entry) for entry in history])
 
 
 def optimize(
@@ -170,7 +172,8 @@ def _whole_chain(
             images = chain.model.decode(latents)
             entry = _descend(adam, weights, objective(images))
         chain.loss = entry["loss"]
-        history.append({"round": round_, **entry, "latents": _keep(latents), "images": _keep(images)})
+        made = {"latents": latents.detach(), "images": images.detach()}
+        history.append(_record({"round": round_, **entry, **made}))
     return chain.result(latents, used, history)
 
 
@@ -181,9 +184,9 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
     used = start.new_zeros(chain.length, *start.shape)  # w (S, N, B)
     history: list[dict[str, Any]] = []
 
-    def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor:
+    def update(step: int, _: Tensor | None, predict_x0: PredictX0) -> Tensor | None:
         if not preset.holds(step, chain.length):
-            return used[step]  # zeros
+            return None
         if not preset.carry_over:
             weights.data.copy_(start)
         if not preset.keep_moments:
@@ -192,8 +195,9 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
             with torch.enable_grad():
                 losses = objective(chain.model.decode(predict_x0(weights * scales)))
                 entry = _descend(adam, weights, losses)
-            chain.loss = entry["loss"]
-            history.append({"step": step, "inner": inner, **entry})
+            chain.loss, entry = entry["loss"], {"step": step, "inner": inner, **entry}
+            # The numbers of another device are looked at when the chain is done: no step waits for them.
+            history.append(_record(entry) if start.device.type == "cpu" else entry)
         used[step] = weights.detach() * scales
         return used[step]
 
@@ -203,25 +207,26 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
 
 
 def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor]) -> dict[str, Any]:
-    """One Adam step on the weights alone; the record of it. Raises UserError where a loss is not finite.
+    """One Adam step on the weights alone; what `Result.history` tells of it, on the device.
 
     The losses of the images are summed: each image's weights get the gradient of its own loss.
     """
-    before = _keep(weights)
+    before = weights.detach().clone()
     total = losses["total"].sum()
     if total.requires_grad:
         (weights.grad,) = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
     else:  # every disc is empty on every grid
         weights.grad = torch.zeros_like(weights)
     adam.step()
-    kept = {name: _keep(value) for name, value in losses.items()}
-    check_finite(torch.stack(list(kept.values())), "the CLIP loss")
-    return {"loss": kept, "grad": _keep(weights.grad), "before": before, "after": _keep(weights)}
+    loss = {name: value.detach() for name, value in losses.items()}
+    return {"loss": loss, "grad": weights.grad, "before": before, "after": weights.detach().clone()}
 
 
-def _keep(value: Tensor) -> Tensor:
-    """A copy for the record."""
-    return value.detach().to("cpu", copy=True)
+def _record(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the history on the CPU. Raises UserError where a loss is not finite."""
+    kept: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, entry)
+    check_finite(torch.stack(list(kept["loss"].values())), "the CLIP loss")
+    return kept
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ldm.models.diffusion.sampling import Generators, Step, WeightedEpsFn, add_noise, noise_like, predict_x0
 
 PredictX0 = Callable[[Tensor], Tensor]  # weights (N,B) -> pred_x0 (B,C,H,W) of the present step
-WeightUpdate = Callable[[int, "Tensor | None", PredictX0], "Tensor | None"]
+WeightUpdate = Callable[[int, "Tensor | None", PredictX0], "Tensor | None"]  # None: this step is plain
 OnStep = Callable[[dict[str, Any]], None]
 
 
@@ -66,6 +66,13 @@ def check_weights(weights: Tensor | None, steps: int, control: Any, update: Weig
         raise ValueError("weights need the control that they belong to")
     if control is not None and weights is None and update is None:
         raise ValueError("a control needs weights (steps, objects, batch) or a weight_update")
+
+
+def idle_steps(weights: Tensor | None) -> list[bool]:
+    """Of every step, whether its weights (S, N, B) are all zero; read once for a chain. Empty where they may move."""
+    if weights is None or weights.requires_grad:
+        return []
+    return (weights == 0).flatten(1).all(1).tolist()
 
 
 def keep_known(x: Tensor, step: Step, options: ChainOptions) -> Tensor:

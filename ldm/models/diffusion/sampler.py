@@ -24,6 +24,7 @@ from ldm.models.diffusion.chain import (
     WeightUpdate,
     check_batch,
     check_weights,
+    idle_steps,
     keep_known,
     predicted_x0,
     recomputed,
@@ -294,7 +295,8 @@ class Sampler(ABC):
         """
         own: Any = getattr(self, self.step_name, None)
         own_step = own is not None and not getattr(own, "__module__", "").startswith("ldm.models.diffusion.")
-        eps_fn = guided_eps(self.model, guidance)
+        controlled, plain = (guided_eps(self.model, guidance, idle) for idle in (False, True))
+        idle = idle_steps(options.weights)
         take_step: Take = self._take
         if own_step:
             take_step = partial(self._own_step, own, guidance, options, quantize, original, len(steps))
@@ -306,8 +308,10 @@ class Sampler(ABC):
             left = len(steps) - step.index  # with this one
             x = keep_known(x, step, options)
             weights = None if options.weights is None else options.weights[step.index]  # (N, B)
+            eps_fn = plain if idle and idle[step.index] else controlled
             if options.weight_update is not None:
-                weights = options.weight_update(step.index, weights, partial(predicted_x0, eps_fn, x, step))
+                weights = options.weight_update(step.index, weights, partial(predicted_x0, controlled, x, step))
+                eps_fn = plain if weights is None else controlled
             # The noise is drawn outside the step, so that the step can be recomputed.
             noise = None
             if step.sigma != 0.0 and not own_step:
@@ -367,7 +371,7 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A subclass's own `p_sample_...` as a step; what is ours alone is handed on where it is given."""
         extra: dict[str, Any] = {}
-        if guidance.control is not None:
+        if guidance.control is not None and weights is not None:
             extra = {"control": guidance.control, "weights": weights}
         if options.generator is not None:
             extra["generator"] = options.generator

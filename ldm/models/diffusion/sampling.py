@@ -137,12 +137,16 @@ def noise_like(
     size and device. With one generator, or none (the global one), the batch is drawn as a whole.
     """
     if isinstance(generator, PhiloxGenerator):
-        return generator.randn(shape).to(device, dtype)
-    if generator is None or isinstance(generator, torch.Generator):
-        return torch.randn(*shape, generator=generator, dtype=dtype).to(device)
-    if len(generator) != shape[0]:
+        noise = generator.randn(shape).to(dtype)
+    elif generator is None or isinstance(generator, torch.Generator):
+        noise = torch.randn(*shape, generator=generator, dtype=dtype)
+    elif len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} images")
-    return torch.stack([torch.randn(*shape[1:], generator=g, dtype=dtype) for g in generator]).to(device)
+    else:
+        noise = torch.stack([torch.randn(*shape[1:], generator=g, dtype=dtype) for g in generator])
+    if torch.device(device).type == "cuda":  # from pinned memory, so that nobody waits for the copy
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
 
 
 def step_noise(
@@ -187,12 +191,13 @@ def check_correctable(model: Any) -> None:
         raise UserError("a score_corrector needs a model that predicts the noise (parameterization: eps)")
 
 
-def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
+def guided_eps(model: Any, guidance: Guidance, idle: bool = False) -> WeightedEpsFn:
     """The noise prediction with classifier-free guidance (Ho and Salimans 2022, eq. 6, scale = 1 + w).
 
     One model call on [unconditional; conditional] rows: eps_u + scale (eps_c - eps_u). Without guidance the
     model is called on the conditional rows alone, unless the control blends against the unconditional rows.
-    A model that predicts v gives eps by its definition.
+    A model that predicts v gives eps by its definition. `idle` is for weights that are all zero, which mean plain
+    attention: the local ones are not computed.
     """
     conditioning, unconditional, scale, control, corrector, corrector_kwargs = guidance
     if corrector is not None:
@@ -204,8 +209,6 @@ def guided_eps(model: Any, guidance: Guidance) -> WeightedEpsFn:
     context = join_conditions(unconditional, conditioning) if doubled else conditioning
 
     def call(x: Tensor, t: Tensor, weights: Tensor | None) -> Tensor:
-        # Weights of zero mean plain attention; a step that has only those does not pay for the local ones.
-        idle = weights is not None and not weights.requires_grad and not weights.any()
         if control is None or idle:
             return model.apply_model(x, t, context)
         return model.apply_model(x, t, context, control=control, weights=weights)
