@@ -93,6 +93,7 @@ def fake_device(device: str = "cuda:0") -> Iterator[FakeDevice]:
     with pytest.MonkeyPatch.context() as patch, FAKE, FakeDevice(device) as mode:
         if mode.kind == "cuda":
             patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+            patch.setattr(torch.cuda, "is_available", lambda: False)  # asked at every operation, and slow
             patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
         patch.setattr(torch.autograd, "grad", gradient)
         patch.setattr(Tensor, "backward", backward)
