@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ldm.backends.base import Backend
 from ldm.generation.chain import Callback, start_chain
+from ldm.generation.fitting import checkpoints_blocks
 from ldm.generation.images import ImageArray, to_images
 from ldm.generation.pipeline import Pipeline
 from ldm.generation.progress import OnWork
@@ -124,7 +125,7 @@ def run_chain(
         preset.objective(pipeline.clip, prompts, layouts) if preset.optimizes(layouts) else None,
         preset,
         checkpoint_steps=not sampling.keep_activations,
-        checkpoint_blocks=sampling.block_checkpointing,
+        checkpoint_blocks=checkpoints_blocks(backend, preset, sampling, len(prompts)),
         on_work=on_work,
         **chain,
     )

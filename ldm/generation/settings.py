@@ -52,7 +52,8 @@ class Sampling:
     height: int | None = None  # pixels
     width: int | None = None  # pixels
     precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
-    block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
+    # Recompute the U-Net's blocks in the backward pass: less memory, more time. None does so where a card has no room.
+    block_checkpointing: bool | None = None
     keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
     best_of: int = 1  # images of as many seeds, of which the one with the least loss is kept
     save_steps: bool = False  # also the predicted image of every step

@@ -263,13 +263,24 @@ def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor],
     before = weights.detach().clone()
     total = losses["total"].sum()
     if total.requires_grad:
-        (weights.grad,) = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+        scale = loss_scale(total.device.type)
+        (weights.grad,) = torch.autograd.grad(total * scale, weights, allow_unused=True, materialize_grads=True)
+        weights.grad /= scale
     else:  # every mask is empty on every grid
         weights.grad = torch.zeros_like(weights)
     weights.grad *= free
     adam.step()
     loss = {name: value.detach() for name, value in losses.items()}
     return {"loss": loss, "grad": weights.grad, "before": before, "after": weights.detach().clone()}
+
+
+def loss_scale(kind: str) -> float:
+    """What a loss is multiplied with before its gradient is taken on a device of that kind.
+
+    A power of two where the model runs in float16, in which the gradient of a single pixel would be rounded to 0.
+    """
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return 2.0**10 if half else 1.0
 
 
 def _record(entry: dict[str, Any]) -> dict[str, Any]:
