@@ -39,6 +39,11 @@ def fetch(repository: str, file: str, advice: str) -> Path:
     raise UserError(f"{file} of {repository} is not here and cannot be fetched ({why}); {advice}")
 
 
+def local_only(source: str | Path) -> bool:
+    """Whether a model is to be read from files that are here: a path, or any name where the hub does not answer."""
+    return Path(source).expanduser().exists() or unreachable()
+
+
 @functools.cache
 def unreachable(seconds: float = 3.0) -> bool:
     """Whether there is no answer within `seconds`."""

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-WORDS = ["a", "photo", "of", "cat", "dog", "the", "to", "left", "right", "and", "on", "in"]
 WIDTH = 16
 
 
 def tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer that knows letters and a few words."""
+    """A CLIP tokenizer that knows letters."""
     from transformers import CLIPTokenizer
 
     letters = [chr(c) for c in range(97, 123)]

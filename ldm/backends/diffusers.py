@@ -7,7 +7,6 @@ a call only; nothing of it stays on a module.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.modules.attention import Control, add_local, attend, project
+from ldm.files import read_json
+from ldm.modules.attention import Control, add_local, attend
 
 # Classes of pipelines whose parts are taken, and what is told of others.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -180,17 +180,16 @@ class ControlProcessor:
         control: tuple[Control, Tensor, tuple[int, int]] | None = None,
     ) -> Tensor:
         """hidden_states (R, P, C) to the same shape; control: the object, its weights, and the latents' (h, w)."""
-        if control is None or encoder_hidden_states is None:
-            return self.usual(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        whole, weights, size = control
-        local = whole.local_attention(*grid_of(hidden_states.shape[1], *size), weights)
-        if local is None:
+        local = None
+        if control is not None and encoder_hidden_states is not None:
+            whole, weights, size = control
+            local = whole.local_attention(*grid_of(hidden_states.shape[1], *size), weights)
+        if local is None or encoder_hidden_states is None:
             return self.usual(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         q = attn.to_q(hidden_states)  # (R, P, H*D)
         context = encoder_hidden_states
         local = local._replace(local_contexts=[one.to(context.dtype) for one in local.local_contexts])
-        ((k, v),) = project(attn, [context], q.dtype, None, context)
-        out = attend(q, k, v, attn.heads)
+        out = attend(q, attn.to_k(context), attn.to_v(context), attn.heads)
         return attn.to_out[1](attn.to_out[0](add_local(attn, out, q, local)))
 
 
@@ -243,18 +242,18 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
     from ldm import hub
     from ldm.boundary import reason
 
-    folder = Path(source)
+    folder, index = Path(source), dict[str, Any]()
     if folder.is_dir():
-        check_kind(_class_of(folder))
+        index = _index(folder)
     elif folder.suffix or str(source).count("/") != 1:
         raise UserError(f"{source} is neither a folder of diffusers nor a hub name such as stabilityai/sdxl-base-1.0")
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             str(source),
             torch_dtype=getattr(torch, dtype),
-            local_files_only=folder.is_dir() or hub.unreachable(),
+            local_files_only=hub.local_only(source),
             use_safetensors=True,
-            **({} if not folder.is_dir() or not _has_checker(folder) else {"safety_checker": None}),
+            **({"safety_checker": None} if "safety_checker" in index else {}),
         )
     except UserError:
         raise
@@ -274,24 +273,16 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
 
 
 def _index(folder: Path) -> dict[str, Any]:
+    """What a folder says of its pipeline. UserError for one that can't be used, or if a part of it is missing."""
     try:
-        found = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+        index = None
+    if not isinstance(index, dict):
         raise UserError(f"{folder} is no folder of diffusers: it has no readable model_index.json")
-    return found
-
-
-def _class_of(folder: Path) -> str:
-    """The class of pipeline of a folder. UserError if a part of it is missing."""
-    index = _index(folder)
     for part, what in index.items():
         named = isinstance(what, list) and len(what) == 2 and what[1] is not None
         if named and part not in ("safety_checker", "feature_extractor") and not (folder / part).is_dir():
             raise UserError(f"{folder} lacks its part '{part}'; download it again")
-    return str(index.get("_class_name"))
-
-
-def _has_checker(folder: Path) -> bool:
-    return "safety_checker" in _index(folder)
+    check_kind(str(index.get("_class_name")))
+    return index

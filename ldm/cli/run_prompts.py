@@ -33,8 +33,11 @@ IDLE: tuple[str, ...] = (
     "skip_grid",
     "skip_save",
     "ddim_eta",
+    "n_iter",
+    "n_rows",
+    "C",
+    "f",
 )
-IDLE += ("n_iter", "n_rows", "C", "f")
 
 
 def build_parser(name: str) -> Parser:

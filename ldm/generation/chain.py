@@ -13,6 +13,7 @@ from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling
 from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import Generators, noise_like, seeded_generators
+from ldm.spacetime.presets import Preset
 
 Callback = Callable[[Mapping[str, Any]], None]
 
@@ -48,7 +49,7 @@ def start_chain(
     seeds: Sequence[int],
     shape: Sequence[int],
     callback: Callback | None = None,
-    passes: int = 1,
+    preset: Preset | None = None,
     generator: Generators = None,
     x_T: torch.Tensor | None = None,
     on_work: OnWork | None = None,
@@ -59,10 +60,10 @@ def start_chain(
     Args:
         shape: (C, h, w) of a latent.
         callback: called after every step with the sampler's dict, and how many are "done" of the "total".
-        passes: through the chain.
+        preset: how the weights will come about, which decides how many passes there are; None is the plain model.
         generator: of the whole batch, instead of one for each seed.
         x_T: starting noise of at least as many images, instead of the generator's.
-        on_work: told of the steps, see `Steps`.
+        on_work: told of the steps of the plain model, see `Steps`; with a preset `optimize` tells of its work.
         last: how many of the steps are taken, the least noisy ones; None takes all.
     """
     sampler = make_sampler(sampling.sampler, backend)
@@ -70,6 +71,7 @@ def start_chain(
     noise = noise_like((len(seeds), *shape), generators) if x_T is None else x_T[: len(seeds)]  # (B, C, h, w)
     length = len(sampler.schedule(sampling.steps, sampling.eta))  # for some counts not the number asked for
     length = length if last is None else min(last, length)
+    total, told = (length, on_work) if preset is None else (length * preset.passes, None)
     return sampler, {
         "S": sampling.steps,
         "batch_size": len(seeds),
@@ -78,7 +80,7 @@ def start_chain(
         "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
         "eta": sampling.eta,
         "generator": generators,
-        "on_step": Steps(callback, length * passes, sampling.save_steps, on_work),
+        "on_step": Steps(callback, total, sampling.save_steps, told),
         "verbose": False,
         "last": last,
     }

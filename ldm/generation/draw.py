@@ -67,20 +67,21 @@ def draw(
         UserError: a size, step count or eta that model and sampler cannot do.
     """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
-    if sampling.best_of > 1:
-        return _best(pipeline, prompts, layouts, seeds, preset, sampling, callback=callback, on_work=on_work)
+    if (count := sampling.best_of) > 1:
+        repeated: Any = [[one for one in each for _ in range(count)] for each in (prompts, layouts)]
+        tried = [seed + k for seed in seeds for k in range(count)]
+        all_ = draw(pipeline, *repeated, tried, preset, replace(sampling, best_of=1), callback, on_work=on_work)
+        return [best_of(pipeline, all_[start : start + count], preset) for start in range(0, len(all_), count)]
     if not any(layout.objects for layout in layouts):
         preset = None
     with pipeline.precision(sampling.precision):
-        passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
         shape = latent_shape(backend, sampling)
-        told = on_work if preset is None else None
-        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, passes, generator, x_T, told)
+        sampler, chain = start_chain(backend, sampling, seeds, shape, callback, preset, generator, x_T, on_work)
         assert sampling.height and sampling.width
         size = sampling.height, sampling.width
         chain |= contexts(backend, prompts, negative_prompts(layouts, sampling), size)
         images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
-        length = chain["on_step"].total // passes
+        length = chain["on_step"].total // (1 if preset is None else preset.passes)
         with torch.no_grad():  # of several rounds, the one that made the images
             predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
         steps = [to_images(batch) for batch in predicted]
@@ -132,32 +133,16 @@ def run_chain(
     return result.images, result
 
 
-def _best(
-    pipeline: Pipeline,
-    prompts: Sequence[str],
-    layouts: Sequence[Layout],
-    seeds: Sequence[int],
-    preset: Preset | None,
-    sampling: Sampling,
-    **told: Any,
-) -> list[GeneratedImage]:
-    """Of each entry the image with the least total loss among those of `best_of` seeds, from its own on."""
-    count = sampling.best_of
-    rows = [i for i in range(len(prompts)) for _ in range(count)]
-    prompts, layouts = [prompts[i] for i in rows], [layouts[i] for i in rows]
-    tried = [seeds[i] + k % count for k, i in enumerate(rows)]
-    made = draw(pipeline, prompts, layouts, tried, preset, replace(sampling, best_of=1), **told)
+@torch.no_grad()
+def best_of(pipeline: Pipeline, images: Sequence[GeneratedImage], preset: Preset | None) -> GeneratedImage:
+    """The image with the least total loss, by the preset's constants; it notes all as its `candidates`."""
+    prompts, layouts = [one.prompt for one in images], [one.layout for one in images]
     objective = (preset or PRESETS["per-step"]).objective(pipeline.clip, prompts, layouts)
-    pixels = torch.stack([torch.from_numpy(one.image).permute(2, 0, 1) for one in made])  # (B * count, 3, H, W)
-    with torch.no_grad():
-        losses = objective(pixels.to(pipeline.backend.device, torch.float32) / 255)["total"].tolist()
-    kept = []
-    for start in range(0, len(rows), count):
-        own = list(zip(losses, made, strict=True))[start : start + count]
-        best = min(own, key=lambda pair: pair[0])[1]
-        best.candidates = [{"seed": one.seed, "loss": loss} for loss, one in own]
-        kept.append(best)
-    return kept
+    pixels = torch.stack([torch.from_numpy(one.image).permute(2, 0, 1) for one in images])  # (B, 3, H, W)
+    losses = objective(pixels.to(pipeline.device, torch.float32) / 255)["total"].tolist()
+    best = images[losses.index(min(losses))]
+    best.candidates = [{"seed": one.seed, "loss": loss} for one, loss in zip(images, losses, strict=True)]
+    return best
 
 
 def latent_shape(backend: Backend, sampling: Sampling) -> tuple[int, int, int]:

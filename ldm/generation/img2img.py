@@ -98,27 +98,23 @@ def vary(
     `generator` draws all noise but that of the image's latents.
     """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
-    if not any(layout.objects for layout in layouts):
-        preset = None
     own = seeded_generators(seeds)
     result = None
     with pipeline.precision(sampling.precision):
         with torch.no_grad():
             latents = backend.encode_image(image.to(backend.device), own)  # (B, C, h, w)
         if taken := int(strength * sampling.steps):  # of the steps asked for, though some counts give more
-            passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
-            told = on_work if preset is None else None
             generators: Generators = own if generator is None else generator
             sampler, chain = start_chain(
-                backend, sampling, seeds, latents.shape[1:], callback, passes, generators, None, told, taken
+                backend, sampling, seeds, latents.shape[1:], callback, preset, generators, None, on_work, taken
             )
             chain |= contexts(backend, prompts, negative_prompts(layouts, sampling), (image.shape[-2], image.shape[-1]))
-            noiser = DDIMSampler(backend)
-            noiser.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
-            entry = min(taken, len(noiser.ddim_timesteps) - 1)  # strength 1 begins at the noisiest step
+            assert isinstance(sampler, DDIMSampler)  # see `redraw`
+            sampler.make_schedule(sampling.steps, ddim_eta=sampling.eta, verbose=False)
+            entry = min(taken, len(sampler.ddim_timesteps) - 1)  # strength 1 begins at the noisiest step
             with torch.no_grad():
                 at = torch.full((len(seeds),), entry)
-                chain["x_T"] = noiser.stochastic_encode(latents, at, noise=chain["x_T"].to(latents))
+                chain["x_T"] = sampler.stochastic_encode(latents, at, noise=chain["x_T"].to(latents))
             images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
         else:
             with torch.no_grad():

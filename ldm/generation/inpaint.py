@@ -148,9 +148,7 @@ def inpaint(
         x, m, given, settings = _conditions(backend, image, mask, settings, layout)
     shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
     preset = PRESETS[settings.preset] if layout.objects else None
-    passes = preset.rounds if preset is not None and preset.mode == "whole-chain" else 1
-    told = on_work if preset is None else None
-    sampler, chain = start_chain(backend, settings, [settings.seed], shape, passes=passes, on_work=told)
+    sampler, chain = start_chain(backend, settings, [settings.seed], shape, preset=preset, on_work=on_work)
     painted, _ = run_chain(pipeline, sampler, chain | given, [settings.prompt], [layout], preset, settings, on_work)
     height, width = image.shape[-2:]
     return ((1 - m) * x + m * painted)[..., :height, :width].cpu()

@@ -15,7 +15,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ldm.generation.lmd import SIDE, in_image, read_answer
 from ldm.pixels import read_gray_mask
 from ldm.relations import with_article
 from ldm.spacetime.layout import Layout, LayoutObject
-from ldm.spacetime.shapes import Box, Mask
+from ldm.spacetime.shapes import Box, Mask, cut
 from ldm.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -130,11 +130,10 @@ def placed(boxes: Iterable[tuple[str, Sequence[float]]], width: float, height: f
     objects = []
     for number, (phrase, box) in enumerate(boxes, start=1):
         left, top, right, bottom = (float(value) / side for value, side in zip(box, (width, height) * 2, strict=True))
-        cut = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
         if not str(phrase).strip():
             raise UserError(f"layout: object {number} has no phrase")
         try:
-            objects.append(LayoutObject.shaped(str(phrase).strip(), Box(*cut)))
+            objects.append(LayoutObject.shaped(str(phrase).strip(), Box(*cut(left, top, right, bottom))))
         except UserError as error:
             raise UserError(f"layout: the box of object {number} ({phrase}) {error}") from None
     return Layout(tuple(objects), **texts)
@@ -208,11 +207,7 @@ def _from_annotations(content: Any) -> Found:
     for image in content["images"]:
         boxes = of_image.get(image["id"], [])
         layout = placed([(with_article(name), box) for name, box in boxes], image["width"], image["height"])
-        named = [
-            LayoutObject.shaped(thing.phrase, thing.shape, name=name)
-            for thing, (name, _) in zip(layout.objects, boxes, strict=True)
-            if thing.shape is not None
-        ]
+        named = [replace(thing, name=name) for thing, (name, _) in zip(layout.objects, boxes, strict=True)]
         yield str(image["id"]), Layout(tuple(named), image.get("caption"))
 
 

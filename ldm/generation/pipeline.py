@@ -182,9 +182,8 @@ def load_pipeline(
     if choice.diffusers is not None:
         from ldm.backends import diffusers
 
-        return Pipeline(
-            diffusers.load(choice.diffusers, where, dtype or "float32", offload), choice, clip or SD_CLIP, predictor
-        )
+        loaded = diffusers.load(choice.diffusers, where, dtype or "float32", offload)
+        return Pipeline(loaded, choice, clip or choice.clip, predictor)
     if dtype is not None or offload:
         raise UserError("--dtype and --offload go with --model, a folder of diffusers or a hub name")
     config = load_config(choice.config)

@@ -140,9 +140,8 @@ class SpatialControl:
         masks, pixels = self._grid(h, w)
         if self.share_overlaps:
             acting = masks * (weights.detach() != 0)[..., None]
-            masks = torch.cat(
-                [part / on.sum(0).clamp(min=1) for part, on in zip(*_split(n, masks, acting), strict=True)]
-            )
+            parts = (slice(n), slice(n, None))  # objects, negative texts
+            masks = torch.cat([masks[part] / acting[part].sum(0).clamp(min=1) for part in parts])
         return LocalAttention(
             self.local_contexts.unbind(),
             masks.unbind(),
@@ -197,11 +196,6 @@ def _table(layouts: Sequence[Layout]) -> list[list[LayoutObject | None]]:
     rows = list(zip_longest(*(layout.objects for layout in layouts)))
     negative = [[one if one and one.negative_prompt is not None else None for one in row] for row in rows]
     return [*map(list, rows), *(row for row in negative if any(row))]
-
-
-def _split(count: int, *tensors: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Each tensor as its first `count` rows and the others."""
-    return [(tensor[:count], tensor[count:]) for tensor in tensors]
 
 
 def _encode_distinct(texts: list[list[str]], encode: Callable[[list[str]], Tensor]) -> Tensor:

@@ -136,10 +136,9 @@ def optimize(
     The model is frozen and in eval mode while this runs. Without any object this is plain sampling.
 
     Args:
-        control: takes the preset's blend and discs.
-        objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized; None for fixed
-            weights.
-        layouts: of the control; an object of them that carries a weight starts from it.
+        control: takes the preset's blend and masks; an object of its layouts that carries a weight starts from it.
+        objective: images (B, 3, H, W) in [0, 1] to losses (B,) by name, of which "total" is minimized; None where no
+            weight moves.
         on_step: called after every denoising step with the sampler's dict, "round" and the latest "loss".
         on_work: told how much of the work is done, in calls of the U-Net that it takes as long as.
         checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations

@@ -98,6 +98,11 @@ class Preset:
         names = ("blend", "mask_dtype", "clamp", "share_overlaps", "radius")
         return replace(control, **{name: getattr(self, name) for name in names})
 
+    @property
+    def passes(self) -> int:
+        """How often the whole chain is sampled."""
+        return self.rounds if self.mode == "whole-chain" else 1
+
     def optimizes(self, layouts: Sequence[Layout]) -> bool:
         """Whether the weight of any object moves, so that an objective is needed."""
         return self.mode != "fixed" and any(thing.optimize for layout in layouts for thing in layout.objects)

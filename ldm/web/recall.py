@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from ldm.boundary import one_line
 from ldm.errors import UserError
-from ldm.files import read_json
+from ldm.files import parse_json, read_json
 from ldm.generation.images import read_parameters
 from ldm.generation.settings import PRESET_NAMES, SAMPLERS
 from ldm.pixels import read_texts
@@ -48,8 +47,6 @@ def recall(path: Path, name: str, most: Mapping[str, int]) -> Recalled:
         found = _from_json(path) if start[:1] in (b"{", b"[") else _from_image(path)
     except UserError as error:
         raise UserError(one_line(str(error).replace(str(path), name))) from error
-    except RecursionError as error:
-        raise UserError(f"{name} is nested too deeply to be read") from error
     if found.layout is not None:
         texts = {"prompt": found.layout.prompt, "negative_prompt": found.layout.negative_prompt}
         found.settings |= {key: text for key, text in texts.items() if text is not None}
@@ -120,13 +117,13 @@ def _places(text: str, prompt: str, notes: list[str]) -> Layout | None:
         return None
     try:
         if text.startswith("["):
-            return Layout.from_json({"objects": json.loads(text), "prompt": prompt})
+            return Layout.from_json({"objects": parse_json(text), "prompt": prompt})
         places = [PLACE.fullmatch(part) for part in text.split("; ")]
         objects = [{"phrase": p["phrase"], **_place(p["kind"], *map(float, p["numbers"].split()))} for p in places if p]
         if len(objects) < len(places):
             notes.append("Not all objects of its layout could be read.")
         return Layout.from_json({"objects": objects, "prompt": prompt})
-    except (ValueError, UserError, RecursionError):
+    except (ValueError, UserError):
         notes.append("Its layout could not be read.")
         return None
 

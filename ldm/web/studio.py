@@ -23,7 +23,7 @@ from layout_predictor.inference import load_predictor
 from ldm.boundary import one_line, sentence
 from ldm.errors import UserError
 from ldm.files import write_json
-from ldm.generation.draw import GeneratedImage, draw
+from ldm.generation.draw import GeneratedImage, best_of, draw
 from ldm.generation.generate import make_preset
 from ldm.generation.images import ImageArray, to_images
 from ldm.generation.naming import unnamed_objects
@@ -31,7 +31,7 @@ from ldm.generation.pipeline import ModelChoice, Pipeline, load_pipeline
 from ldm.generation.record import Outcome, Recorder, describe_model
 from ldm.generation.settings import check_settings, fit_to_model
 from ldm.spacetime.layout import Layout
-from ldm.spacetime.presets import PRESETS, Preset
+from ldm.spacetime.presets import Preset
 from ldm.web.asked import Limits, WebSettings
 
 logger = logging.getLogger(__name__)
@@ -304,7 +304,7 @@ class Studio:
             if not watch.done:
                 raise UserError("stopped before the first step, so there is no image") from None
             drawn, settings = watch.so_far(prompt, layout, seeds), replace(settings, stopped=watch.done)
-        best, losses = self._best(pipeline, drawn, preset)
+        best = drawn[0] if len(drawn) == 1 else best_of(pipeline, drawn, preset)
         plain = None
         if preset is not None and settings.baseline and settings.stopped is None:
             watch = Watch(pipeline, "plain model, same noise", session.stop, tell)
@@ -315,16 +315,10 @@ class Studio:
                 pass  # the image itself is whole
         if session.gone:
             raise UserError("nobody waits for this image any more")
-        return self._keep(session, settings, preset, Outcome(**vars(best), baseline=plain), losses, start)
+        return self._keep(session, settings, preset, Outcome(**vars(best), baseline=plain), start)
 
     def _keep(
-        self,
-        session: Session,
-        settings: WebSettings,
-        preset: Preset | None,
-        outcome: Outcome,
-        losses: list[float],
-        start: float,
+        self, session: Session, settings: WebSettings, preset: Preset | None, outcome: Outcome, start: float
     ) -> Drawn:
         """Write the files of an image into the visitor's folder."""
         assert self._loaded is not None
@@ -343,26 +337,13 @@ class Studio:
             "stopped": "" if settings.stopped is None else f"after step {settings.stopped}",
             "time": f"{time.monotonic() - start:.1f} s",
             "memory": used_memory(pipeline.device),
-            "losses": ", ".join(f"{loss:.3f}" for loss in losses),
+            "losses": ", ".join(f"{one['loss']:.3f}" for one in outcome.candidates),
             "not in the sentence": one_line(", ".join(unnamed_objects(outcome.layout, outcome.prompt)), 100),
         }
         told = {name: value for name, value in facts.items() if value}
         drawn = Drawn(outcome.files, told, model, replace(settings, outdir=None), outcome.layout)
         session.add(drawn)
         return drawn
-
-    @torch.no_grad()
-    def _best(
-        self, pipeline: Pipeline, drawn: list[GeneratedImage], preset: Preset | None
-    ) -> tuple[GeneratedImage, list[float]]:
-        """The image with the least loss, and the losses of all where there are several."""
-        if len(drawn) == 1:
-            return drawn[0], []
-        judge = preset if preset is not None and preset.mode != "fixed" else PRESETS["per-step"]
-        pixels = torch.stack([torch.from_numpy(image.image) for image in drawn]).permute(0, 3, 1, 2) / 255.0
-        objective = judge.objective(pipeline.clip, [image.prompt for image in drawn], [image.layout for image in drawn])
-        losses = objective(pixels.to(pipeline.device))["total"].tolist()
-        return drawn[min(range(len(drawn)), key=losses.__getitem__)], losses
 
 
 def used_memory(device: torch.device) -> str:

@@ -83,7 +83,7 @@ def load_pretrained_encoder(model: LayoutModel, name: str) -> None:
     source = str(Path(name).expanduser()) if looks_local else name
     try:
         loaded = RobertaModel.from_pretrained(
-            source, add_pooling_layer=False, use_safetensors=True, local_files_only=looks_local or hub.unreachable()
+            source, add_pooling_layer=False, use_safetensors=True, local_files_only=hub.local_only(source)
         )
     except DAMAGED as error:
         reason = boundary.reason(error)

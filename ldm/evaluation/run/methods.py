@@ -148,7 +148,8 @@ def _value(text: str, kind: Any, whole: str) -> Any:
 # ----------------------------------------------------------------------------------------------- constants
 
 
-_LATER: dict[str, Any] = {"box": None, "best_of": 1}  # constants that methods got later, with what they were before
+# Constants that methods got later, with what they were before.
+_LATER = {field.name: field.default for field in dataclasses.fields(Method) if field.name in ("box", "best_of")}
 
 
 def constants_of(method: Method) -> dict[str, Any]:

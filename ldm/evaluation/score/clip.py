@@ -55,7 +55,7 @@ def open_clip_score(source: str) -> tuple[ClipScore, str]:
     try:
         from transformers import CLIPModel, CLIPProcessor
 
-        where: Any = {"local_files_only": Path(source).exists() or hub.unreachable()}
+        where: Any = {"local_files_only": hub.local_only(source)}
         model, processor = CLIPModel.from_pretrained(source, **where), CLIPProcessor.from_pretrained(source, **where)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise UserError(f"the CLIP '{source}' can't be loaded: {boundary.reason(error)}") from None

@@ -139,8 +139,7 @@ class TransformersDetector:
                 MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
             )
 
-            local = Path(source).expanduser().exists() or hub.unreachable()
-            kind = transformers.AutoConfig.from_pretrained(source, local_files_only=local).model_type
+            kind = transformers.AutoConfig.from_pretrained(source, local_files_only=hub.local_only(source)).model_type
             self.zero_shot = kind in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
             self.masks, self.together = kind == "mask2former", together and kind in ("owlvit", "owlv2")
             if not self.zero_shot and not self.masks and kind not in MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES:
