@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench.counting import Call, in_turn
+from ldm.backends.diffusers import controlled
 from ldm.extensions.packed import pack, paused
 from ldm.paths import SD_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
@@ -51,7 +52,16 @@ def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[st
             weights = torch.ones(control.num_objects, 1)
             _run(lambda w: own(x, t, context, control=control, weights=w), weights, gradient)
 
+    def theirs(control: SpatialControl | None) -> None:
+        assert control is not None
+        weights = torch.ones(control.num_objects, 1)
+        with controlled(library):
+            told = lambda w: {"control": (control, w, (side, side))}  # noqa: E731
+            _run(lambda w: library(x, t, context, cross_attention_kwargs=told(w)).sample, weights, gradient, False)
+
     calls: dict[str, Call] = {LIBRARY: lambda: _run(lambda y: library(y, t, context).sample, x, gradient, False)}
+    for objects in (1, 2):
+        calls[f"diffusers, {objects} object{'s' * (objects > 1)}"] = partial(theirs, make_control(objects, texts))
     for packed in (True, False):
         for objects in (0, 1, 2, 3) if packed else (0, 2):
             name = f"ours, {f'{objects} objects' if objects else 'plain'}{', packed weights' if packed else ''}"

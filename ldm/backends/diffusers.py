@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ldm.errors import UserError
 from ldm.files import read_json
@@ -44,7 +46,8 @@ class Diffusers(nn.Module):
 
     def __init__(self, pipe: Any) -> None:
         super().__init__()
-        check_kind(type(pipe).__name__)
+        check_kind(*(kind.__name__ for kind in type(pipe).__mro__))
+        self.use_checkpoint = False  # recompute the blocks of U-Net and decoder in the backward pass
         self.pipe, self.unet, self.vae = pipe, pipe.unet, pipe.vae
         self.large = getattr(pipe, "text_encoder_2", None) is not None
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
@@ -111,12 +114,32 @@ class Diffusers(nn.Module):
             added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["sizes"]}
             added = {name: value.to(self.unet.dtype) for name, value in added.items()}
         given: dict[str, Any] = {"encoder_hidden_states": context.to(self.unet.dtype), "added_cond_kwargs": added}
-        place: Any = contextlib.nullcontext()
+        place: Any = contextlib.nullcontext
         if control is not None:
-            place = controlled(self.unet)
+            place = partial(controlled, self.unet)
             given["cross_attention_kwargs"] = {"control": (control, weights, tuple(x.shape[-2:]))}
-        with place:
+        with place(), self._checkpoints(self.unet, place):
             return self.unet(x.to(self.unet.dtype), t, **given, return_dict=False)[0].to(x.dtype)
+
+    @contextlib.contextmanager
+    def _checkpoints(self, part: Any, place: Callable[[], Any] = contextlib.nullcontext) -> Iterator[None]:
+        """Blocks of a part that run inside are recomputed in the backward pass, in a `place` again, if wanted."""
+        before = part.is_gradient_checkpointing
+        if not ((self.use_checkpoint or before) and torch.is_grad_enabled()):
+            yield
+            return
+        contexts = lambda: (contextlib.nullcontext(), place())  # noqa: E731  of the first run, and of the second
+
+        def recomputed(block: Any, *arguments: Any) -> Any:
+            return checkpoint(block.__call__, *arguments, use_reentrant=False, context_fn=contexts)
+
+        part.enable_gradient_checkpointing(recomputed)
+        try:
+            yield
+        finally:
+            part.disable_gradient_checkpointing()
+            if before:
+                part.enable_gradient_checkpointing()
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -150,7 +173,8 @@ class Diffusers(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""
         z = latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
-        images = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0].float()
+        with self._checkpoints(self.vae):
+            images = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0].float()
         return ((images + 1) / 2).clamp(0, 1)
 
     def encode_image(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -217,9 +241,9 @@ def controlled(unet: Any) -> Iterator[None]:
             unet.set_attn_processor(own)
 
 
-def check_kind(name: str) -> None:
-    """UserError for a class of pipeline whose parts can't be used here."""
-    if name in PIPELINES:
+def check_kind(name: str, *bases: str) -> None:
+    """UserError for a class of pipeline, with its bases, whose parts can't be used here."""
+    if not {name, *bases}.isdisjoint(PIPELINES):
         return
     what = next((text for start, text in OTHERS.items() if name.startswith(start)), f"a {name}")
     raise UserError(f"this model is {what}; Stable Diffusion 1, 2 and XL can be used")
@@ -261,6 +285,9 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
     if offload:
+        # U-Net and decoder stay on the card together, since gradients pass through both.
+        pipe.model_cpu_offload_seq = "text_encoder->text_encoder_2->unet"
+        pipe._exclude_from_cpu_offload = ("safety_checker", "vae")  # noqa: SLF001
         try:
             pipe.enable_model_cpu_offload(device=device)
         except (ImportError, RuntimeError) as error:  # no accelerate, or no card
@@ -286,3 +313,12 @@ def _index(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder} lacks its part '{part}'; download it again")
     check_kind(str(index.get("_class_name")))
     return index
+
+
+def __getattr__(name: str) -> Any:
+    """The pipelines of `ldm.generation.spacetime_pipeline`, by the name that users were told of."""
+    if name in ("SpaceTimePipeline", "SpaceTimeXLPipeline"):
+        from ldm.generation import spacetime_pipeline
+
+        return getattr(spacetime_pipeline, name)
+    raise AttributeError(name)

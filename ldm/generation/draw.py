@@ -68,9 +68,10 @@ def draw(
     """
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
     if (count := sampling.best_of) > 1:
-        repeated: Any = [[one for one in each for _ in range(count)] for each in (prompts, layouts)]
+        prompts = [prompt for prompt in prompts for _ in range(count)]
+        layouts = [layout for layout in layouts for _ in range(count)]
         tried = [seed + k for seed in seeds for k in range(count)]
-        all_ = draw(pipeline, *repeated, tried, preset, replace(sampling, best_of=1), callback, on_work=on_work)
+        all_ = draw(pipeline, prompts, layouts, tried, preset, replace(sampling, best_of=1), callback, on_work=on_work)
         return [best_of(pipeline, all_[start : start + count], preset) for start in range(0, len(all_), count)]
     if not any(layout.objects for layout in layouts):
         preset = None
@@ -127,6 +128,7 @@ def run_chain(
         preset,
         checkpoint_steps=not sampling.keep_activations,
         checkpoint_blocks=sampling.block_checkpointing,
+        half_decode=sampling.half_decode,
         on_work=on_work,
         **chain,
     )

@@ -53,6 +53,7 @@ class Sampling:
     width: int | None = None  # pixels
     precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
     block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
+    half_decode: bool = False  # the loss looks at images of half the size: less memory, a gradient that is only near
     keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
     best_of: int = 1  # images of as many seeds, of which the one with the least loss is kept
     save_steps: bool = False  # also the predicted image of every step

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.models.diffusion.chain import PredictX0
@@ -64,8 +65,10 @@ class _Chain:
         on_step: Callback | None,
         arguments: dict[str, Any],
         on_work: OnWork | None = None,
+        half_decode: bool = False,
     ) -> None:
         self.model, self.sampler, self.control, self.on_step = model, sampler, control, on_step
+        self.half_decode = half_decode
         self.arguments = arguments  # of Sampler.sample
         every = sampler.schedule(arguments["S"], arguments.get("eta", 0.0))
         self.length = min(len(every), arguments.get("last") or len(every))
@@ -94,6 +97,10 @@ class _Chain:
         if weights.requires_grad:
             weights.register_hook(lambda _: self.worked(GRADIENT))
         return weights
+
+    def look(self, latents: Tensor) -> Tensor:
+        """The images that the loss looks at (B, 3, H, W), of half the size from latents of half the size."""
+        return self.model.decode(F.avg_pool2d(latents, 2) if self.half_decode else latents)
 
     def sample(self, round_: int = 0, **extra: Any) -> Tensor:
         """One pass: latents (B, C, h, w). Random steps draw the same noise in every pass."""
@@ -129,6 +136,7 @@ def optimize(
     on_work: OnWork | None = None,
     checkpoint_steps: bool = True,
     checkpoint_blocks: bool = False,
+    half_decode: bool = False,
     **chain: Any,
 ) -> Result:
     """Sample images while the weights of `control` come about as `preset` says.
@@ -144,6 +152,7 @@ def optimize(
         checkpoint_steps: recompute every step of a differentiated chain in the backward pass. Without, the activations
             of the whole chain are kept: a quarter less time for a small model, far too much memory for a large one.
         checkpoint_blocks: recompute the blocks of the U-Net and of the decoder too.
+        half_decode: the loss looks at images of half the size, decoded from area means of the latents.
         chain: arguments of `Sampler.sample`, x_T (B, C, h, w) among them.
 
     Raises:
@@ -151,7 +160,9 @@ def optimize(
     """
     x_T, present = chain["x_T"], control.present
     with frozen(model), block_checkpoints(model, checkpoint_blocks):
-        passes = _Chain(model, sampler, preset.adapt(control), on_step, {"verbose": False, **chain}, on_work)
+        passes = _Chain(
+            model, sampler, preset.adapt(control), on_step, {"verbose": False, **chain}, on_work, half_decode
+        )
         if not present.any():
             passes.begin(passes.length)
             with torch.no_grad():
@@ -202,9 +213,12 @@ def _whole_chain(
                 checkpoint_steps=checkpoint_steps,
                 gradient_steps=preset.gradient_steps,
             )
-            images = chain.model.decode(latents)
+            images = chain.look(latents)
             entry = _descend(adam, weights, objective(images), chain.free)
         chain.loss = entry["loss"]
+        if chain.half_decode:
+            with torch.no_grad():
+                images = chain.model.decode(latents)
         history.append({"round": round_, **entry, "latents": _keep(latents), "images": _keep(images)})
     return chain.result(latents, used, history)
 
@@ -229,7 +243,7 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
             adam.state.clear()
         for inner in range(preset.inner_steps if moving[step] else 0):
             with torch.enable_grad():
-                losses = objective(chain.model.decode(predict_x0(weights * scales)))
+                losses = objective(chain.look(predict_x0(weights * scales)))
                 entry = _descend(adam, weights, losses, chain.free)
             chain.loss = entry["loss"]
             chain.worked(EVALUATION)

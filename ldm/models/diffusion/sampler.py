@@ -71,6 +71,7 @@ class Sampler(ABC):
     # The published names of the loop and of one step. A subclass's own step is taken instead of `take_step`.
     loop_name = "denoise"
     step_name = ""
+    predicted_x0 = staticmethod(predicted_x0)
 
     def __init__(self, model: Any, schedule: str = "linear", **options: Any) -> None:
         if getattr(model, "parameterization", "eps") not in ("eps", "v"):
@@ -319,7 +320,7 @@ class Sampler(ABC):
             acting = partial(_acting, guidance.control, step.index, len(steps))
             weights = None if options.weights is None else options.weights[step.index]  # (N, B)
             if options.weight_update is not None:
-                predict = partial(predicted_x0, lambda y, t, w: eps_fn(y, t, acting(w)), x, step)  # noqa: B023  of this step
+                predict = partial(self.predicted_x0, lambda y, t, w: eps_fn(y, t, acting(w)), x, step)  # noqa: B023  of this step
                 weights = options.weight_update(step.index, weights, predict)
             weights = acting(weights)  # (N + M, B)
             # The noise is drawn outside the step, so that the step can be recomputed.
