@@ -4,6 +4,8 @@ python -m bench                        # all of it: three quarters of an hour on
 python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of diffusers
 python -m bench gradient               # the same, forward and backward
 python -m bench memory                 # what a differentiated image of 512x512 keeps alive, counted
+python -m bench cards                  # what models of diffusers need under the presets, counted: a quarter of an hour
+python -m bench half                   # the gradient of the loss on half-size images beside the exact one
 python -m bench presets                # the presets beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
@@ -24,7 +26,7 @@ from ldm import boundary
 from ldm.paths import SD_CONFIG, project_file
 
 RESULTS = Path("docs/results")
-PARTS = ("calls", "gradient", "memory", "presets", "cost", "startup")
+PARTS = ("calls", "gradient", "memory", "cards", "half", "presets", "cost", "startup")
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -38,6 +40,14 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         from bench import memory
 
         return {"rows": memory.measure(options.size or 512, options.config)}
+    if name == "cards":
+        from bench import cards
+
+        return {"rows": cards.measure()}
+    if name == "half":
+        from bench import half
+
+        return half.measure()
     if name == "presets":
         from bench import presets
 

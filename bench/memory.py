@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -29,7 +31,7 @@ from ldm.util import instantiate_from_config, load_config
 
 PROMPT = "The motorcycle is parking to the right of a bus."
 LAYOUT = Layout((LayoutObject("the motorcycle", 0.75, 0.5), LayoutObject("a bus", 0.25, 0.5)))
-PER_STEP = "per-step"
+PER_STEP, FIXED = "per-step", "fixed"
 CLIP_SIDE, CLIP_WIDTH = 224, 512  # of ViT-B/32
 
 
@@ -38,11 +40,13 @@ class Case:
     """One way of differentiating an image.
 
     Attributes:
-        preset: "whole chain", as the published ones, or "per-step": the predicted image of one step.
+        preset: "whole chain", as the published ones, "per-step": the predicted image of one step, or "fixed": no
+            gradient.
         size: pixels a side.
         blocks: whether the blocks of U-Net and decoder are checkpointed too.
         autocast: U-Net and decoder in bfloat16; latents, weights, CLIP and the loss stay float32.
         whole: chain, decoder and CLIP; else the chain alone.
+        half: the loss looks at images of half the size.
     """
 
     preset: str = "whole chain"
@@ -51,6 +55,7 @@ class Case:
     blocks: bool = False
     autocast: bool = False
     whole: bool = False
+    half: bool = False
 
 
 CASES = (
@@ -72,16 +77,21 @@ def measure(size: int = 512, config: Path = SD_CONFIG) -> list[dict[str, Any]]:
 
 
 def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: bool = True) -> int:
+    """`counted` of the model of a config, whose U-Net and decoder get random weights."""
+    return counted(case, lambda: Model(config), sampler, fake)
+
+
+def counted(case: Case, build: Callable[[], Any], sampler: str = "plms", fake: bool = True) -> int:
     """Peak in bytes of the gradient of a guided image's loss with respect to the weights of every step.
 
     Args:
-        config: of the diffusion model; its U-Net and decoder get random weights.
+        build: makes the model, see `Model`.
         fake: count shapes only; else compute, which takes hours at full size.
     """
     # One for all: the tensors of another would be taken for new ones.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
     with mode:
-        model = Model(config)
+        model = build()
         clip = _clip() if case.whole else None
     latent = torch.randn(1, model.channels, case.size // model.factor, case.size // model.factor)
     width = model.context_dim
@@ -103,13 +113,17 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
                 "S": case.steps,
                 "batch_size": 1,
                 "shape": latent.shape[1:],
-                "conditioning": torch.randn(1, 77, width),
-                "unconditional_conditioning": torch.randn(1, 77, width),
+                "conditioning": model.condition(case.size),
+                "unconditional_conditioning": model.condition(case.size),
                 "unconditional_guidance_scale": 7.5,
                 "x_T": latent,
                 "control": control,
                 "verbose": False,
             }
+            if case.preset == FIXED:
+                with torch.no_grad():
+                    model.decode(chain.sample(**guided, weights=weights)[0])
+                return counter.peak
             if case.preset == PER_STEP:
                 latents = _predicted(chain, guided, weights)
             else:
@@ -117,7 +131,7 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
             if objective is None:
                 loss = latents.square().sum()
             else:
-                images = ((model.decode_first_stage(latents) + 1.0) / 2.0).clamp(0.0, 1.0)
+                images = model.decode(F.avg_pool2d(latents, 2) if case.half else latents)
                 loss = objective(images)["total"].sum()
             torch.autograd.grad(loss, weights)
     return counter.peak
@@ -159,9 +173,13 @@ class Model(nn.Module):
         """Noise (B, C, h, w) in latents of the same shape."""
         return self.unet(x, t, context, control=control, weights=weights)
 
-    def decode_first_stage(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W), about [-1, 1], of latents (B, C, h, w)."""
-        return self.first_stage_model.decode(z / self.scale)
+    def condition(self, size: int) -> Tensor:
+        """A context (1, 77, C) of a text."""
+        return torch.randn(1, 77, self.context_dim)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of latents (B, C, h, w)."""
+        return ((self.first_stage_model.decode(z / self.scale) + 1.0) / 2.0).clamp(0.0, 1.0)
 
 
 def _clip() -> Any:

@@ -72,6 +72,32 @@ def _memory(result: Result) -> Table:
     )
 
 
+def _cards(result: Result) -> Table:
+    rows = (
+        {
+            **row,
+            "recomputed": "nothing" if row["preset"] == "fixed" else f"steps{' and blocks' * row['blocks']}",
+            "loss": "none" if row["preset"] == "fixed" else "half size" if row["half"] else "full size",
+            "fits": "none of these" if row["card"] is None else f"{row['card']} GB",
+        }
+        for row in result["rows"]
+    )
+    names = ("model", "size", "dtype", "preset", "recomputed", "loss")
+    counted = {"weights, GiB": "{weights:.1f}", "peak beside them, GiB": "{peak:.1f}", "card": "{fits}"}
+    return _table(rows, {**{name: f"{{{name}}}" for name in names}, **counted})
+
+
+def _half(result: Result) -> Table:
+    rows = (
+        {"name": name, "low": low, "middle": middle, "high": high}
+        for name, (low, middle, high) in (
+            ("cosine with the exact gradient", result["cosine"]),
+            ("length, of the exact one's", result["length"]),
+        )
+    )
+    return _table(rows, {"": "{name}", "lower quartile": "{low:.2f}", "median": "{middle:.2f}", "upper": "{high:.2f}"})
+
+
 def _presets(result: Result) -> Table:
     plain = result["rows"]["plain"]
     rows = (
@@ -125,6 +151,8 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "calls": _calls,
     "gradient": _calls,
     "memory": _memory,
+    "cards": _cards,
+    "half": _half,
     "presets": _presets,
     "cost": _cost,
     "startup": startup_table,

@@ -29,7 +29,7 @@ OTHERS = {
     "PixArt": "PixArt, which has a transformer and no U-Net",
     "Kandinsky": "Kandinsky, whose U-Net is conditioned by images",
 }
-_PLACES = threading.Lock()  # of the processors of any U-Net
+_PLACES = threading.RLock()  # of what is in place on the parts of any model during a call
 
 
 class Diffusers(nn.Module):
@@ -124,22 +124,24 @@ class Diffusers(nn.Module):
     @contextlib.contextmanager
     def _checkpoints(self, part: Any, place: Callable[[], Any] = contextlib.nullcontext) -> Iterator[None]:
         """Blocks of a part that run inside are recomputed in the backward pass, in a `place` again, if wanted."""
-        before = part.is_gradient_checkpointing
-        if not ((self.use_checkpoint or before) and torch.is_grad_enabled()):
-            yield
-            return
-        contexts = lambda: (contextlib.nullcontext(), place())  # noqa: E731  of the first run, and of the second
 
         def recomputed(block: Any, *arguments: Any) -> Any:
-            return checkpoint(block.__call__, *arguments, use_reentrant=False, context_fn=contexts)
+            first_and_again = contextlib.nullcontext(), place()
+            return checkpoint(block.__call__, *arguments, use_reentrant=False, context_fn=lambda: first_and_again)
 
-        part.enable_gradient_checkpointing(recomputed)
-        try:
+        if not torch.is_grad_enabled():
             yield
-        finally:
-            part.disable_gradient_checkpointing()
-            if before:
-                part.enable_gradient_checkpointing()
+            return
+        with _PLACES:
+            before = part.is_gradient_checkpointing
+            if self.use_checkpoint or before:
+                part.enable_gradient_checkpointing(recomputed)
+            try:
+                yield
+            finally:
+                part.disable_gradient_checkpointing()
+                if before:
+                    part.enable_gradient_checkpointing()
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:

@@ -30,6 +30,8 @@ OnWork = Callable[[float, float, Mapping[str, float]], None]  # (done, total, me
 # What takes about how long, a step's call of the U-Net being 1 (measured on the embedded model).
 EVALUATION = 4.0  # of the loss within a step: the U-Net and the decoder, there and back
 GRADIENT = 3.0  # of a step of the whole chain: its call again, and back
+# The gradient of an image's pixels is too small for float16; a power of two changes nothing in float32.
+LOSS_SCALE = 1024.0
 
 
 class Decoder(Protocol):
@@ -264,7 +266,8 @@ def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor],
     before = _keep(weights)
     total = losses["total"].sum()
     if total.requires_grad:
-        (weights.grad,) = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+        (scaled,) = torch.autograd.grad(LOSS_SCALE * total, weights, allow_unused=True, materialize_grads=True)
+        weights.grad = scaled / LOSS_SCALE
     else:  # every mask is empty on every grid
         weights.grad = torch.zeros_like(weights)
     weights.grad *= free

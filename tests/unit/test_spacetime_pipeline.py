@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,14 +116,38 @@ def test_blocks_are_recomputed_with_the_control(pipes: dict[str, Any], world: Ti
     """And afterwards the U-Net is as it was: its processors, and what its user chose."""
     pipe = pipes["xl"]
     own = dict(pipe.unet.attn_processors)
-    made = [latents(pipe, PROMPT, LAYOUT, clip=world.clip, block_checkpointing=wanted) for wanted in (False, True)]
-    assert torch.allclose(*made, atol=1e-4) and not pipe.unet.is_gradient_checkpointing
+    kept, made = (latents(pipe, PROMPT, LAYOUT, clip=world.clip, block_checkpointing=on) for on in (False, True))
+    assert torch.allclose(kept, made, atol=1e-4) and not pipe.unet.is_gradient_checkpointing
     pipe.unet.enable_gradient_checkpointing()
     try:
-        assert torch.allclose(made[0], latents(pipe, PROMPT, LAYOUT, clip=world.clip), atol=1e-4)
+        assert torch.allclose(kept, latents(pipe, PROMPT, LAYOUT, clip=world.clip), atol=1e-4)
         assert pipe.unet.is_gradient_checkpointing and pipe.unet.attn_processors == own
     finally:
         pipe.unet.disable_gradient_checkpointing()
+
+
+def test_two_threads_share_a_model(pipes: dict[str, Any], world: TinyWorld) -> None:
+    """Each gets its own image, with recomputed blocks or without."""
+    pipe = pipes["sd1"]
+    shared = quiet(SpaceTimePipeline.from_pipe(pipe))
+    other = Layout((LayoutObject("a dog", 0.7, 0.4),))
+    calls = [
+        lambda: latents(pipe, PROMPT, LAYOUT, clip=world.clip, block_checkpointing=True),
+        lambda: latents(shared, PROMPT, other, clip=world.clip),
+        lambda: latents(shared, PROMPT, preset=None),
+    ]
+    alone = [call() for call in calls]
+    with ThreadPoolExecutor(3) as pool:
+        together = [job.result() for job in [pool.submit(call) for call in calls * 2]]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(alone * 2, together, strict=True))
+    assert not pipe.unet.is_gradient_checkpointing
+
+
+def test_a_refiner_goes_on_from_its_latents(pipes: dict[str, Any]) -> None:
+    pipe = pipes["xl"]
+    refiner = quiet(diffusers.StableDiffusionXLImg2ImgPipeline(**pipe.components))
+    made = pipe(PROMPT, LAYOUT, "fixed", output_type="latent", **ASKED).images
+    assert refiner(PROMPT, image=made, strength=0.3, num_inference_steps=4).images[0].size == (32, 16)
 
 
 def test_the_loss_may_look_at_half_the_size(pipes: dict[str, Any], world: TinyWorld) -> None:
