@@ -40,6 +40,7 @@ EXTRAS = {
         "pre-commit>=4",
         "hypothesis>=6",
         "open_clip_torch>=3.3,<4",
+        "peft>=0.17,<1",
         "diffusers>=0.36,<1",  # these four so that what is optional is tested, too
         "faiss-cpu>=1.9",
         "scipy>=1.13",
@@ -49,7 +50,7 @@ EXTRAS = {
     ],
     "train": ["tensorboard>=2.18"],
     "watermark": ["invisible-watermark>=0.2,<0.3"],
-    "diffusers": ["diffusers>=0.36,<1", "accelerate>=1,<2"],  # accelerate: --offload
+    "diffusers": ["diffusers>=0.36,<1", "accelerate>=1,<2", "peft>=0.17,<1"],  # for --model, --offload, --lora
     "open-clip": ["open_clip_torch>=3.3,<4"],  # the text encoder of Stable Diffusion 2
     "faiss": ["faiss-cpu>=1.9"],
     "scann": ["scann>=1.4"],

@@ -41,7 +41,7 @@ def text_encoder(projected: bool = False) -> Any:
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
 
 
-def build(kind: str, folder: Path) -> Path:
+def build(kind: str, folder: Path, inpainting: bool = False) -> Path:
     """Write the model of a kind, "sd1", "sd2" or "xl", into a new folder."""
     import diffusers
 
@@ -49,7 +49,7 @@ def build(kind: str, folder: Path) -> Path:
     large = kind == "xl"
     unet = diffusers.UNet2DConditionModel(
         sample_size=8,
-        in_channels=4,
+        in_channels=9 if inpainting else 4,
         out_channels=4,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -91,10 +91,24 @@ def build(kind: str, folder: Path) -> Path:
     parts["tokenizer"] = tokenizer(folder.with_name(f"{folder.name}-words"))
     if large:
         parts |= {"text_encoder_2": text_encoder(projected=True), "tokenizer_2": parts["tokenizer"]}
-        pipe = diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+        pipe = getattr(diffusers, f"StableDiffusionXL{'Inpaint' * inpainting}Pipeline")(**parts, add_watermarker=False)
     else:
-        pipe = diffusers.StableDiffusionPipeline(
+        pipe = getattr(diffusers, f"StableDiffusion{'Inpaint' * inpainting}Pipeline")(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     pipe.save_pretrained(folder)
     return folder
+
+
+def write_lora(folder: Path, path: Path, targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")) -> Path:
+    """A random adapter for the U-Net of a model in a folder, as the library writes them."""
+    import diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(5)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(targets), init_lora_weights=False))
+    layers = get_peft_model_state_dict(unet)
+    diffusers.StableDiffusionPipeline.save_lora_weights(path.parent, unet_lora_layers=layers, weight_name=path.name)
+    return path

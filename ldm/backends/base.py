@@ -25,6 +25,12 @@ class Backend(Protocol):
     def channels(self) -> int: ...  # of the latents
 
     @property
+    def in_channels(self) -> int: ...  # that the U-Net takes: more than `channels` where it sees a masked image
+
+    @property
+    def conditioning_key(self) -> str | None: ...  # how a condition reaches it: "crossattn", "concat", "hybrid", "adm"
+
+    @property
     def factor(self) -> int: ...  # pixels per latent pixel
 
     @property
@@ -44,6 +50,9 @@ class Backend(Protocol):
     def condition(self, texts: Sequence[str], height: int, width: int) -> Any:
         """Texts to what `apply_model` is conditioned on for images of that size: contexts, or a dictionary of tensors
         whose rows are the texts'."""
+
+    def beside(self, condition: Any, latents: Tensor) -> Any:
+        """What `condition` gives, with latents (1 or B, ...) that the U-Net sees beside the noisy ones."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""

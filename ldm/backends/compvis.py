@@ -65,6 +65,15 @@ class CompVis(nn.Module):
         """How a condition reaches the U-Net: "crossattn", "concat", "hybrid", "adm"; None without one."""
         return self.model.model.conditioning_key
 
+    @property
+    def in_channels(self) -> int:
+        """Channels that the U-Net takes."""
+        return int(self.params["unet_config"]["params"]["in_channels"])
+
+    def beside(self, condition: Tensor, latents: Tensor) -> dict[str, list[Tensor]]:
+        """See `Backend`."""
+        return {"c_concat": [latents], "c_crossattn": [condition]}
+
     def apply_model(
         self, x: Tensor, t: Tensor, conditioning: Any, control: Any = None, weights: Tensor | None = None
     ) -> Tensor:

@@ -7,6 +7,7 @@ a call only; nothing of it stays on a module.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,15 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.boundary import reason
 from ldm.errors import UserError
 from ldm.files import read_json
 from ldm.modules.attention import Control, add_local, attend
 
 # Classes of pipelines whose parts are taken, and what is told of others.
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)
 OTHERS = {
     "StableDiffusion3": "Stable Diffusion 3, which has a transformer and no U-Net",
     "Flux": "Flux, which has a transformer and no U-Net",
@@ -102,7 +110,16 @@ class Diffusers(nn.Module):
     @property
     def conditioning_key(self) -> str:
         """As that of `LatentDiffusion`: "hybrid" for U-Nets that see the masked image, too."""
-        return "hybrid" if self.unet.config.in_channels > self.channels else "crossattn"
+        return "hybrid" if self.in_channels > self.channels else "crossattn"
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the U-Net takes."""
+        return int(self.unet.config.in_channels)
+
+    def beside(self, condition: Any, latents: Tensor) -> dict[str, Tensor]:
+        """See `Backend`."""
+        return {**(condition if isinstance(condition, dict) else {"context": condition}), "beside": latents}
 
     def apply_model(
         self, x: Tensor, t: Tensor, conditioning: Any, control: Control | None = None, weights: Tensor | None = None
@@ -111,8 +128,11 @@ class Diffusers(nn.Module):
         context, added = conditioning, None
         if isinstance(conditioning, dict):
             context = conditioning["context"]
-            added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["sizes"]}
-            added = {name: value.to(self.unet.dtype) for name, value in added.items()}
+            if "pooled" in conditioning:
+                added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["sizes"]}
+                added = {name: value.to(self.unet.dtype) for name, value in added.items()}
+            if "beside" in conditioning:
+                x = torch.cat([x, conditioning["beside"]], dim=1)
         given: dict[str, Any] = {"encoder_hidden_states": context.to(self.unet.dtype), "added_cond_kwargs": added}
         place: Any = contextlib.nullcontext
         if control is not None:
@@ -251,22 +271,26 @@ def check_kind(name: str, *bases: str) -> None:
     raise UserError(f"this model is {what}; Stable Diffusion 1, 2 and XL can be used")
 
 
-def load(source: str | Path, device: torch.device, dtype: str = "float32", offload: bool = False) -> Diffusers:
+def load(
+    source: str | Path, device: torch.device, dtype: str = "float32", offload: bool = False, lora: Sequence[str] = ()
+) -> Diffusers:
     """The backend of a folder or hub name.
 
     Args:
         dtype: of U-Net and text encoders, "float32", "float16" or "bfloat16"; XL's first stage stays float32.
-        offload: keep the parts in the main memory but for the one that runs (accelerate's).
+        offload: keep text encoders in the main memory but while they run (accelerate's).
+        lora: adapters, FILE or FILE:SCALE.
 
     Raises:
-        UserError: no such folder, a model of another kind, a missing part, or a hub that does not answer.
+        UserError: no such folder, a model of another kind, a missing part, a hub that does not answer, or an adapter
+            that does not go with the model.
     """
+    adapters = [parse_adapter(text) for text in lora]
     try:
         import diffusers
     except ImportError:
         raise UserError("models of diffusers need that package: pip install -e '.[diffusers]'") from None
     from ldm import hub
-    from ldm.boundary import reason
 
     folder, index = Path(source), dict[str, Any]()
     if folder.is_dir():
@@ -286,6 +310,7 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
     except Exception as error:  # the library has many of its own
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
+    add_adapters(pipe, adapters)
     if offload:
         # U-Net and decoder stay on the card together, since gradients pass through both.
         pipe.model_cpu_offload_seq = "text_encoder->text_encoder_2->unet"
@@ -299,6 +324,44 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
     if backend.large and pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
     return backend
+
+
+def parse_adapter(text: str) -> tuple[Path, float]:
+    """The file and the scale of "FILE" or "FILE:SCALE". UserError for what is no file of safetensors."""
+    name, _, scale = text.rpartition(":")
+    path, strength = Path(text), 1.0
+    with contextlib.suppress(ValueError):
+        if name and not path.exists():
+            path, strength = Path(name), float(scale)
+    if not math.isfinite(strength):
+        raise UserError(f"--lora {text} needs a finite scale")
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except Exception as error:  # the library's own, and those of the file system
+        raise UserError(f"--lora {path} cannot be read as safetensors: {reason(error)}") from error
+    return path, strength
+
+
+def add_adapters(pipe: Any, adapters: Sequence[tuple[Path, float]]) -> None:
+    """Load LoRA adapters (Hu et al., 2021) into a pipeline. UserError for one that does not go with the model."""
+    names: list[str] = []
+    for number, (path, _) in enumerate(adapters):
+        names.append(f"adapter_{number}")
+        try:
+            pipe.load_lora_weights(
+                str(path.parent), weight_name=path.name, adapter_name=names[-1], local_files_only=True
+            )
+        except ValueError as error:
+            if "PEFT" in str(error):
+                raise UserError("--lora needs the package peft: pip install -e '.[diffusers]'") from error
+            raise UserError(f"--lora {path} does not go with this model: {reason(error)}") from error
+        except Exception as error:  # of another shape, or with names of its own
+            raise UserError(f"--lora {path} does not go with this model: {reason(error)}") from error
+        if names[-1] not in {name for found in pipe.get_list_adapters().values() for name in found}:
+            raise UserError(f"--lora {path} does not go with this model: it names none of its layers")
+    if names:
+        pipe.set_adapters(names, [scale for _, scale in adapters])
 
 
 def _index(folder: Path) -> dict[str, Any]:

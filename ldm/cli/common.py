@@ -245,7 +245,8 @@ def add_diffusers_flags(parser: Parser) -> None:
     add = parser.add_argument_group("a model of diffusers").add_argument
     add("--model", metavar="DIR|NAME", help="a folder (Stable Diffusion 1, 2, XL) or a hub name")
     add("--dtype", choices=DTYPES, help="of its U-Net and text encoders (float32)")
-    add("--offload", action="store_true", help="keep on the card only the part that runs")
+    add("--lora", action="append", metavar="FILE[:SCALE]", help="an adapter for it, .safetensors; may stand repeatedly")
+    add("--offload", action="store_true", help="text encoders are on the card only while they run")
 
 
 def add_device_flags(parser: Parser) -> None:

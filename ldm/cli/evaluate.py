@@ -157,6 +157,7 @@ def _add_models(add: Any, outdir: Path) -> None:
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"images ({outdir})")
     add("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
     add("--ckpt", type=Path, metavar="FILE", help="weights of another model")
+    add("--model", metavar="DIR|NAME", help="another model, of diffusers: a folder or hub name")
     add("--clip", type=Path, metavar="FILE", help="weights of another CLIP")
     add("--device", metavar="NAME", help="cpu, cuda, mps (the best there is)")
 

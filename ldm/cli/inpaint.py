@@ -29,6 +29,7 @@ def build_parser() -> common.Parser:
     common.add_layout_flags(parser)
     common.add_preset_flags(parser, "per-step")
     common.add_model_flags(parser, numbers=False)
+    common.add_diffusers_flags(parser)
     common.add_guard_flags(parser, asked=True)
     return parser
 

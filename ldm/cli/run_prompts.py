@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ldm import boundary
-from ldm.cli.common import Parser, Progress, add_device_flags, run_script
+from ldm.cli.common import Parser, Progress, add_device_flags, add_diffusers_flags, run_script
 from ldm.generation.settings import PRECISIONS
 from ldm.util import UserError
 
@@ -83,8 +83,9 @@ def add_run_flags(parser: Parser, outdir: Path, methods: str, seeds: Sequence[in
     add = parser.add_argument_group("the models").add_argument
     for flag, word in (("--config", "YAML"), ("--ckpt", "FILE"), ("--clip", "FILE"), ("--predictor", "FILE")):
         add(flag, type=Path, default=None, metavar=word, help="see txt2img-refine.py")
+    add_diffusers_flags(parser)
     add_device_flags(parser)
-    parser.set_defaults(device=None, threads=None, resumes=True)
+    parser.set_defaults(device=None, threads=None, model=None, dtype=None, offload=False, lora=None, resumes=True)
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> int:

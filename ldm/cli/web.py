@@ -16,6 +16,7 @@ from pathlib import Path
 from ldm import boundary
 from ldm.cli import common
 from ldm.errors import UserError
+from ldm.generation.settings import DTYPES
 
 
 def build_parser() -> common.Parser:
@@ -28,6 +29,8 @@ def build_parser() -> common.Parser:
     add = parser.add_argument_group("the models").add_argument
     add("--config", type=Path, metavar="YAML", help="of the checkpoints")
     add("--ckpt", type=Path, nargs="+", default=[], metavar="FILE", help=".ckpt or .safetensors, to choose from")
+    add("--model", nargs="+", default=[], metavar="DIR|NAME", help="folders or hub names of diffusers, to choose from")
+    add("--dtype", choices=DTYPES, help="of their U-Nets and text encoders (float32)")
     add("--clip", metavar="NAME|FILE", help="the CLIP of the loss, for the first of the models")
     add("--predictor", type=Path, metavar="FILE", help="weights of the layout predictor")
     common.add_device_flags(parser)
@@ -45,6 +48,9 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     from ldm.generation.pipeline import choose_model
 
     given = [choose_model(options.config, path) for path in options.ckpt]
+    given += [choose_model(model=name, dtype=options.dtype) for name in options.model]
+    if options.dtype is not None and not options.model:
+        raise UserError("--dtype goes with --model; name a folder of diffusers or a hub name")
     if options.config is not None and not given:
         given = [choose_model(options.config)]
     try:

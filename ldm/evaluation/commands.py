@@ -88,7 +88,12 @@ def _workshop(
     options: Namespace, plan: Plan, judges: Judges, weights: Path | None = None, discs: bool = False
 ) -> Workshop:
     """Where the images of a plan are made and judged; `weights` of the detector, if they aren't the shipped ones."""
-    choice = choose_model(options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT))
+    config, ckpt = (
+        (options.config, options.ckpt)
+        if options.model
+        else (options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT))
+    )
+    choice = choose_model(config, ckpt, options.model)
     kept = getattr(options, "keep_activations", False)
     sampling = Sampling(sampler="plms", steps=plan.steps, scale=plan.scale, keep_activations=kept)
     clip, spread = options.clip or project_file(EMOJI_CLIP), RULE_SPREAD if discs else 1.0

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.backends.compvis import CompVis
+from ldm.backends.base import Backend
 from ldm.errors import UserError
 from ldm.generation.chain import start_chain
 from ldm.generation.draw import contexts, negative_prompts, run_chain
 from ldm.generation.generate import Guard
 from ldm.generation.images import image_tensor, save_png, to_images
 from ldm.generation.layouts import layouts_by_hand
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, start
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, open_pipeline, start
 from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling
 from ldm.locks import hold
@@ -115,6 +115,8 @@ def inpaint_folder(settings: InpaintSettings, guard: Guard = list, progress: Pro
 def open_inpainter(settings: InpaintSettings) -> Pipeline:
     """The model that the flags name; else the published inpainting model; else the text-to-image model in place."""
     config, ckpt = settings.config, settings.ckpt
+    if settings.model is not None:
+        return open_pipeline(settings, settings.clip)
     there = [path for path in map(project_file, (INPAINT_CKPT, INPAINT_ZIPPED)) if path.is_file()]
     if config is None and ckpt is None and there:
         config, ckpt = project_file(INPAINT_CONFIG), there[0]
@@ -155,7 +157,7 @@ def inpaint(
 
 
 def _conditions(
-    backend: CompVis, image: Tensor, mask: Tensor, settings: InpaintSettings, layout: Layout
+    backend: Any, image: Tensor, mask: Tensor, settings: InpaintSettings, layout: Layout
 ) -> tuple[Tensor, Tensor, dict[str, Any], InpaintSettings]:
     """Image and mask in a size that the model can do, what the sampler is given of them, and the settings to take."""
     # Any size works: what is padded counts as known and is cut off again.
@@ -185,7 +187,7 @@ def _conditions(
     return x, m, given, settings
 
 
-def text_and_masked(backend: CompVis, prompt: str, negative: str, image: Tensor, mask: Tensor) -> dict[str, Any]:
+def text_and_masked(backend: Backend, prompt: str, negative: str, image: Tensor, mask: Tensor) -> dict[str, Any]:
     """The sampler's conditions for the inpainting models of Stable Diffusion: the text as context, and (1, 1 + C, h, w)
     beside the noisy latents, the mask in {0, 1} and the latents of the image with gray in its place.
 
@@ -198,14 +200,13 @@ def text_and_masked(backend: CompVis, prompt: str, negative: str, image: Tensor,
     """
     latents = backend.encode_image(image * (1 - mask) + 0.5 * mask)
     beside = torch.cat([F.interpolate(mask, size=latents.shape[-2:]), latents], dim=1)
-    takes = backend.params["unet_config"]["params"]["in_channels"]
-    if takes != backend.channels + beside.shape[1]:
+    if backend.in_channels != backend.channels + beside.shape[1]:
         raise UserError(
-            f"this model's U-Net takes {takes} channels and not {backend.channels + beside.shape[1]}, "
+            f"this model's U-Net takes {backend.in_channels} channels and not {backend.channels + beside.shape[1]}, "
             "as inpainting models do; give one that does"
         )
     texts = contexts(backend, [prompt], [negative], (image.shape[-2], image.shape[-1]))
-    return {name: {"c_concat": [beside], "c_crossattn": [text]} for name, text in texts.items()}
+    return {name: backend.beside(text, beside) for name, text in texts.items()}
 
 
 def pad_to_multiple(x: Tensor, multiple: int, mode: str = "replicate") -> Tensor:

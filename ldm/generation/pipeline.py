@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,9 @@ class ModelChoice:
     embedded: bool
     notice: str | None = None
     diffusers: str | None = None  # folder or hub name of a model of that library
+    dtype: str = "float32"  # of such a model, one of DTYPES
+    offload: bool = False  # of such a model: on the card is only the part that runs
+    lora: tuple[str, ...] = ()  # of such a model: FILE, or FILE:SCALE
 
     @property
     def clip(self) -> str | Path:
@@ -59,8 +62,15 @@ class ModelChoice:
         return 5.0 if self.embedded else 7.5
 
 
-def choose_model(config: Path | None = None, ckpt: Path | None = None, model: str | None = None) -> ModelChoice:
-    """The model for these flags, either of which may be left out.
+def choose_model(
+    config: Path | None = None,
+    ckpt: Path | None = None,
+    model: str | None = None,
+    dtype: str | None = None,
+    offload: bool = False,
+    lora: Sequence[str] = (),
+) -> ModelChoice:
+    """The model for these flags, each of which may be left out.
 
     Raises:
         UserError: a named file does not exist or is no checkpoint, or an unknown config comes without one.
@@ -70,8 +80,17 @@ def choose_model(config: Path | None = None, ckpt: Path | None = None, model: st
     if model is not None:
         if config is not None or ckpt is not None:
             raise UserError("--model names a whole model; leave out --config and --ckpt")
-        folder = Path(model)
-        return ModelChoice(folder / "model_index.json", folder, embedded=False, diffusers=model)
+        return ModelChoice(
+            Path(model) / "model_index.json",
+            Path(model),
+            embedded=False,
+            diffusers=model,
+            dtype=dtype or "float32",
+            offload=offload,
+            lora=tuple(lora),
+        )
+    if dtype is not None or offload or lora:
+        raise UserError("--dtype, --offload and --lora go with --model, a folder of diffusers or a hub name")
     if config is not None and not config.is_file():
         raise UserError(f"--config {config} is not a file; give the path of one that exists")
     if ckpt is not None:
@@ -157,13 +176,7 @@ class Pipeline:
 
 
 def load_pipeline(
-    choice: ModelChoice,
-    *,
-    device: str | None = None,
-    clip: str | Path | None = None,
-    predictor: Path | None = None,
-    dtype: str | None = None,
-    offload: bool = False,
+    choice: ModelChoice, *, device: str | None = None, clip: str | Path | None = None, predictor: Path | None = None
 ) -> Pipeline:
     """Load the model of `choice`, frozen.
 
@@ -171,7 +184,6 @@ def load_pipeline(
         device: "cpu", "cuda", "cuda:1", "mps"; the best there is by default.
         clip: path or published name of the CLIP for the loss; the one that belongs to the model by default.
         predictor: weights of the layout predictor; the shipped ones by default.
-        dtype, offload: of a model of diffusers, see `ldm.backends.diffusers.load`.
 
     Raises:
         UserError: config or checkpoint cannot be read, or do not fit each other, or there is no such device.
@@ -182,10 +194,8 @@ def load_pipeline(
     if choice.diffusers is not None:
         from ldm.backends import diffusers
 
-        loaded = diffusers.load(choice.diffusers, where, dtype or "float32", offload)
+        loaded = diffusers.load(choice.diffusers, where, choice.dtype, choice.offload, choice.lora)
         return Pipeline(loaded, choice, clip or choice.clip, predictor)
-    if dtype is not None or offload:
-        raise UserError("--dtype and --offload go with --model, a folder of diffusers or a hub name")
     config = load_config(choice.config)
     backend = CompVis(load_model_from_config(config, choice.ckpt, device=where), config, choice.guidance_scale)
     categories: tuple[str, ...] = ()
@@ -231,7 +241,9 @@ def open_pipeline(
         UserError: what is named is not there, or cannot be used.
     """
     start(settings)
-    choice = choose_model(settings.config, settings.ckpt, settings.model)
+    choice = choose_model(
+        settings.config, settings.ckpt, settings.model, settings.dtype, settings.offload, settings.lora
+    )
     if choice.notice:
         logger.warning(choice.notice)
     if "clip" in needs:
@@ -247,14 +259,7 @@ def open_pipeline(
         with stage(progress, "loading the layout predictor"):
             loaded = load_predictor(predictor)
     with stage(progress, f"loading {choice.ckpt}"):
-        pipeline = load_pipeline(
-            choice,
-            device=settings.device,
-            clip=clip,
-            predictor=predictor,
-            dtype=settings.dtype,
-            offload=settings.offload,
-        )
+        pipeline = load_pipeline(choice, device=settings.device, clip=clip, predictor=predictor)
     if loaded is not None:
         pipeline.predictor = loaded
     return pipeline

@@ -34,7 +34,7 @@ from ldm.files import write_json
 from ldm.generation import images
 from ldm.generation.draw import GeneratedImage, negative_prompts
 from ldm.generation.images import ImageArray
-from ldm.generation.pipeline import Pipeline
+from ldm.generation.pipeline import ModelChoice, Pipeline
 from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import SAMPLERS, GenerateSettings
 from ldm.spacetime.layout import Layout, LayoutObject
@@ -69,14 +69,26 @@ def describe_model(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "config": str(pipeline.choice.config),
         "ckpt": str(pipeline.choice.ckpt),
-        "ckpt_sha256": in_background(_hash, pipeline.choice.ckpt),
+        "ckpt_sha256": in_background(model_hash, pipeline.choice.ckpt),
         "clip": str(pipeline.clip_source),
         "embedded": pipeline.choice.embedded,
+        **describe_adapted(pipeline.choice),
         "device": str(pipeline.device),
     }
 
 
-def _hash(ckpt: Path) -> str | None:
+def describe_adapted(choice: ModelChoice) -> dict[str, Any]:
+    """Of a model of diffusers: its precision, and its adapters with their hashes."""
+    if choice.diffusers is None:
+        return {}
+    from ldm.backends.diffusers import parse_adapter
+
+    adapters = [(path, scale) for path, scale in map(parse_adapter, choice.lora)]
+    lora = [{"file": str(path), "sha256": images.file_hash(path), "scale": scale} for path, scale in adapters]
+    return {"dtype": choice.dtype, "lora": lora}
+
+
+def model_hash(ckpt: Path) -> str | None:
     """Of a checkpoint, or of the U-Net in a folder of diffusers; None for what the hub keeps."""
     if not ckpt.is_dir():
         return images.file_hash(ckpt) if ckpt.is_file() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +36,7 @@ class Run:
     model: str | None = None  # a folder of diffusers or a hub name, instead of config and ckpt
     dtype: str | None = None  # of such a model, one of DTYPES
     offload: bool = False  # of such a model: on the card is only the part that runs
+    lora: Sequence[str] = ()  # of such a model: FILE, or FILE:SCALE
     seed: int = 42  # image number i starts from seed + i
     device: str | None = None
     threads: int | None = None  # of the CPU

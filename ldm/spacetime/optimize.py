@@ -31,7 +31,7 @@ OnWork = Callable[[float, float, Mapping[str, float]], None]  # (done, total, me
 EVALUATION = 4.0  # of the loss within a step: the U-Net and the decoder, there and back
 GRADIENT = 3.0  # of a step of the whole chain: its call again, and back
 # The gradient of an image's pixels is too small for float16; a power of two changes nothing in float32.
-LOSS_SCALE = 1024.0
+LOSS_SCALE = 256.0
 
 
 class Decoder(Protocol):

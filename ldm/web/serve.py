@@ -27,7 +27,8 @@ def named(given: Sequence[ModelChoice]) -> dict[str, ModelChoice]:
     models: dict[str, ModelChoice] = {}
     for choice in (*given, choose_model(), choose_model(project_file(EMOJI_CONFIG))):
         path = choice.ckpt
-        name = "emoji scenes (embedded)" if choice.embedded else path.stem if path.stem not in models else str(path)
+        short = path.stem if choice.diffusers is None else path.name
+        name = "emoji scenes (embedded)" if choice.embedded else short if short not in models else str(path)
         if choice not in models.values() and not (choice.embedded and name in models):
             models[name] = choice
     return models

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm import hub
 from ldm.backends.diffusers import Diffusers, grid_of, load
 from ldm.errors import UserError
 from ldm.generation.draw import contexts
-from ldm.generation.pipeline import choose_model, load_pipeline
+from ldm.generation.inpaint import text_and_masked
+from ldm.generation.pipeline import choose_model
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
@@ -168,6 +170,117 @@ def test_images_to_images(folders: dict[str, Path], tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out" / "samples" / "00000.png").size == (16, 16)
 
 
+@pytest.mark.parametrize("kind", ["sd1", "xl"])
+def test_inpainting_models_are_the_librarys_own(tmp_path: Path, kind: str) -> None:
+    """The mask and the latents of the masked image beside the noisy ones, in its order."""
+    import diffusers
+
+    folder = diffusers_folders.build(kind, tmp_path / "model", inpainting=True)
+    backend = load(folder, torch.device("cpu"))
+    image, mask = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 1, *SIZE)
+    mask[..., 16:] = 1.0
+    with torch.no_grad():
+        given = text_and_masked(backend, PROMPT, "", image, mask)
+        made = sampled(backend, [PROMPT], **given)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    hidden = backend.encode_image(image * (1 - mask) + 0.5 * mask)
+    size = {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 4, "guidance_scale": 3.0, "strength": 1.0}
+    asked = {"image": image, "mask_image": mask, "masked_image_latents": hidden, "latents": noise(), **size}
+    want = pipe(PROMPT, output_type="latent", **asked).images
+    assert torch.allclose(made, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "xl", "inpainting"])
+def test_the_script_paints_into_images(folders: dict[str, Path], world: TinyWorld, tmp_path: Path, kind: str) -> None:
+    model = folders.get(kind) or diffusers_folders.build("sd1", tmp_path / "model", inpainting=True)
+    given = np.full((16, 32, 3), 90, np.uint8)
+    mask = np.zeros((16, 32), np.uint8)
+    mask[:, 16:] = 255
+    (tmp_path / "in").mkdir()
+    Image.fromarray(given).save(tmp_path / "in" / "a.png")
+    Image.fromarray(mask).save(tmp_path / "in" / "a_mask.png")
+    words: list[str | Path] = [
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--prompt",
+        PROMPT,
+        "--steps",
+        "3",
+        "--clip",
+        world.clip,
+    ]
+    words += ["--box", "a dog", "0.5", "0", "1", "1", "--indir", tmp_path / "in", "--outdir", tmp_path / "out"]
+    run("inpaint", *words)
+    made = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(made[:, :16], given[:, :16]) and not np.array_equal(made[:, 16:], given[:, 16:])
+
+
+def test_adapters_are_the_librarys_own(folders: dict[str, Path], world: TinyWorld, tmp_path: Path) -> None:
+    import diffusers
+
+    path = diffusers_folders.write_lora(folders["xl"], tmp_path / "style.safetensors")
+    plain, half, none = (
+        load(folders["xl"], torch.device("cpu"), lora=lora) for lora in ([], [f"{path}:0.5"], [f"{path}:0"])
+    )
+    pipe = diffusers.DiffusionPipeline.from_pretrained(str(folders["xl"]), local_files_only=True)
+    pipe.load_lora_weights(tmp_path, weight_name=path.name, adapter_name="style", local_files_only=True)
+    pipe.set_adapters(["style"], [0.5])
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 4, "guidance_scale": 3.0}
+    want = pipe(PROMPT, latents=noise(), output_type="latent", **size).images
+    made = sampled(half, [PROMPT])
+    assert torch.allclose(made, want, atol=1e-4) and not torch.allclose(made, sampled(plain, [PROMPT]), atol=1e-3)
+    assert torch.allclose(sampled(none, [PROMPT]), sampled(plain, [PROMPT]), atol=1e-5)
+    # The local prompt goes through the adapter as well.
+    local = contexts(half, ["a photo of a dog"], ["cat"], SIZE)
+    whole = contexts(half, [PROMPT], [""], SIZE)
+    local = {key: {**whole[key], "context": value["context"]} for key, value in local.items()}
+    controlled = sampled(half, [PROMPT], **control_of(half, [WHOLE]))
+    assert torch.allclose(controlled, sampled(half, [PROMPT], **local), atol=1e-4)
+    words = [
+        "--model",
+        folders["xl"],
+        "--lora",
+        f"{path}:0.5",
+        "--clip",
+        world.clip,
+        "--device",
+        "cpu",
+        "--prompt",
+        PROMPT,
+    ]
+    run("txt2img-refine", *words, "--at", "a cat", "0.2", "0.5", "--ddim_steps", "2", "--outdir", tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "details" / "00000" / "settings.json").read_text())["model"]
+    assert told["dtype"] == "float32" and told["lora"][0]["scale"] == 0.5 and len(told["lora"][0]["sha256"]) == 64
+
+
+def test_a_run_of_the_evaluation(
+    folders: dict[str, Path], world: TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It goes on with the same model only."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Objects: cat, dog\nRelation: left of\nSentence: A cat to the left of a dog.\n")
+    words: list[str | Path] = [
+        "--prompts",
+        prompts,
+        "--methods",
+        "base",
+        "fixed:weight=1",
+        "--clip",
+        world.clip,
+        "--device",
+        "cpu",
+    ]
+    words += ["--ddim_steps", "2", "--outdir", tmp_path / "out"]
+    run("txt2img-gpt", *words, "--model", folders["sd1"])
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+    run("txt2img-gpt", *words, "--model", folders["sd1"])
+    assert "another" in refusal(capfd, "txt2img-gpt", *words, "--model", folders["sd1"], "--dtype", "bfloat16")
+
+
 def broken(folder: Path, tmp_path: Path, **changed: Any) -> Path:
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
@@ -199,6 +312,23 @@ def test_what_cannot_be_used_is_said(
     assert "can't be loaded" in said(odd)
 
 
-def test_dtype_goes_with_a_model_of_diffusers(world: TinyWorld) -> None:
-    with pytest.raises(UserError, match="--dtype and --offload go with --model"):
-        load_pipeline(choose_model(world.config, world.ckpt), device="cpu", dtype="float16")
+def test_adapters_that_cannot_be_used_are_said(folders: dict[str, Path], tmp_path: Path) -> None:
+    def said(*lora: str | Path) -> str:
+        with pytest.raises(UserError) as caught:
+            load(folders["xl"], torch.device("cpu"), lora=[str(one) for one in lora])
+        return str(caught.value)
+
+    other = diffusers_folders.write_lora(folders["sd1"], tmp_path / "other.safetensors", ("to_k",))
+    assert "other.safetensors does not go with this model" in said(other)
+    save_file({"some.weight": torch.ones(2)}, tmp_path / "strange.safetensors")
+    assert "does not go with this model" in said(tmp_path / "strange.safetensors")
+    (tmp_path / "noise.safetensors").write_bytes(b"\1" * 64)
+    assert "cannot be read as safetensors" in said(tmp_path / "noise.safetensors")
+    assert "cannot be read as safetensors" in said(tmp_path / "nowhere.safetensors:0.5")
+    assert "finite scale" in said(f"{other}:nan")
+
+
+def test_what_goes_with_a_model_of_diffusers(world: TinyWorld) -> None:
+    for more in ({"dtype": "float16"}, {"offload": True}, {"lora": ["a.safetensors"]}):
+        with pytest.raises(UserError, match="--dtype, --offload and --lora go with --model"):
+            choose_model(world.config, world.ckpt, **more)

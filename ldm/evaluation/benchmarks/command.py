@@ -39,7 +39,11 @@ def benchmark(options: Namespace) -> Iterator[str]:
     Raises:
         UserError: a flag, file or folder can't be used; or, once the others are scored, images are missing.
     """
-    emoji = options.detector is None and options.images is None and choose_model(options.config, options.ckpt).embedded
+    emoji = (
+        options.detector is None
+        and options.images is None
+        and choose_model(options.config, options.ckpt, options.model).embedded
+    )
     detector = "emoji" if emoji else options.detector
     threshold = options.threshold
     if threshold is None and (detector or "").partition(":")[0] == "emoji":

@@ -7,6 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from ldm.evaluation.prompts.prompt import EvalPrompt
 from ldm.evaluation.run.harness import Summary, Task, make_tasks, run_tasks
@@ -37,6 +38,8 @@ def make_images(options: Namespace, prompts: Sequence[EvalPrompt]) -> tuple[Shar
     for key in _PATHS:  # a Ray task has another folder
         if (path := getattr(options, key)) is not None:
             setattr(options, key, path.absolute())
+    if options.model is not None and Path(options.model).exists():
+        options.model = str(Path(options.model).absolute())
     if options.ray is None:
         shard = parse_shard(options.shard) if options.shard else shard_of(os.environ)
         return shard, make_shard(options, prompts, shard)
@@ -53,7 +56,9 @@ def make_shard(options: Namespace, prompts: Sequence[EvalPrompt], shard: Shard) 
     """One shard of the run that the flags describe."""
     tasks = read_tasks(options, prompts)
     set_threads(options.threads)
-    choice = choose_model(options.config, options.ckpt)
+    choice = choose_model(
+        options.config, options.ckpt, options.model, options.dtype, options.offload, options.lora or ()
+    )
     scale = options.scale if options.scale is not None else choice.guidance_scale
     given = {name: getattr(options, name) for name in ("height", "width", "precision")}
     sampling = Sampling(sampler="plms", steps=options.steps, scale=scale, **given)

@@ -12,8 +12,8 @@ from layout_predictor.inference.checkpoints import default_weights
 from ldm.evaluation.prompts.prompt import EvalPrompt, given_layout, prompts_hash, rule_layout
 from ldm.evaluation.run.methods import Method, Placing
 from ldm.generation.draw import GeneratedImage, draw
-from ldm.generation.images import file_hash
 from ldm.generation.pipeline import ModelChoice, Pipeline, load_pipeline
+from ldm.generation.record import describe_adapted, model_hash
 from ldm.generation.settings import Sampling
 from ldm.spacetime.layout import Layout
 from ldm.util import UserError
@@ -56,10 +56,11 @@ class Studio:
 
     def settings(self, prompts: Sequence[EvalPrompt]) -> dict[str, Any]:
         """What all images of a run share."""
-        predictor = self.predictor or default_weights()
-        named = {"model": self.choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
+        predictor, choice = self.predictor or default_weights(), self.choice
+        named = {"model": choice.ckpt, "clip": self.clip, "predictor": predictor if predictor.is_file() else None}
         return {
-            **{f"{key}_sha256": file_hash(path) for key, path in named.items() if path is not None},
+            **{f"{key}_sha256": model_hash(path) for key, path in named.items() if path is not None},
+            **({} if choice.diffusers is None else {"model": choice.diffusers, **describe_adapted(choice)}),
             "prompts_sha256": prompts_hash(prompts),
             "sampler": self.sampling.sampler,
             "steps": self.sampling.steps,
