@@ -298,13 +298,14 @@ def load(
     elif folder.suffix or str(source).count("/") != 1:
         raise UserError(f"{source} is neither a folder of diffusers nor a hub name such as stabilityai/sdxl-base-1.0")
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            str(source),
-            torch_dtype=getattr(torch, dtype),
-            local_files_only=hub.local_only(source),
-            use_safetensors=True,
-            **({"safety_checker": None} if "safety_checker" in index else {}),
-        )
+        with _no_bars():
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                str(source),
+                torch_dtype=getattr(torch, dtype),
+                local_files_only=hub.local_only(source),
+                use_safetensors=True,
+                **({"safety_checker": None} if "safety_checker" in index else {}),
+            )
     except UserError:
         raise
     except Exception as error:  # the library has many of its own
@@ -324,6 +325,22 @@ def load(
     if backend.large and pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
     return backend
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """The libraries draw no bars of their own inside, for each part and its weights."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    switches = [one for one in (of_diffusers, of_transformers) if one.is_progress_bar_enabled()]
+    for switch in switches:
+        switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.enable_progress_bar()
 
 
 def parse_adapter(text: str) -> tuple[Path, float]:

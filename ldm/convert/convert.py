@@ -15,6 +15,7 @@ from ldm.convert import configs, names
 from ldm.errors import DAMAGED
 from ldm.files import read_json, write_json
 from ldm.locks import whole_folder
+from ldm.modules.encoders.tokenizer import WordTokenizer
 from ldm.suggest import did_you_mean
 from ldm.util import (
     UserError,
@@ -196,10 +197,11 @@ def write_folder(model: Any, config: Any, target: Path, half: bool = False) -> P
             save_safetensors(folder / name / file, weights, {"format": "pt"})
         (folder / "scheduler").mkdir()
         write_json(folder / "scheduler" / "scheduler_config.json", configs.scheduler_to_diffusers(params))
-        tokenizer = (
-            {} if _write_tokenizer(model.cond_stage_model, folder / "tokenizer") else {"tokenizer": [None, None]}
-        )
-        write_json(folder / "model_index.json", {**configs.TABLES["index"], **kind, **tokenizer})
+        tokenizer: Any = model.cond_stage_model.tokenizer
+        tokenizer = tokenizer.for_transformers() if isinstance(tokenizer, WordTokenizer) else tokenizer
+        tokenizer.save_pretrained(folder / "tokenizer")
+        named = {"tokenizer": ["transformers", type(tokenizer).__name__]}
+        write_json(folder / "model_index.json", {**configs.TABLES["index"], **kind, **named})
     return target
 
 
@@ -211,16 +213,6 @@ def _part(state: State, prefix: str, without: str | None = None) -> State:
 def _text(state: State) -> State:
     """Without `position_ids`, which transformers makes itself."""
     return {k: v for k, v in state.items() if not k.endswith("position_ids")}
-
-
-def _write_tokenizer(encoder: Any, folder: Path) -> bool:
-    """Save CLIP's tokenizer; a word-level one has no counterpart and is left out."""
-    tokenizer: Any = getattr(encoder, "tokenizer", None)
-    if not hasattr(tokenizer, "save_pretrained"):
-        logger.warning("The folder has no tokenizer: the model's own works word by word and stays with this project.")
-        return False
-    tokenizer.save_pretrained(folder)
-    return True
 
 
 def unet_state_from_diffusers(state: Mapping[str, torch.Tensor], params: Mapping[str, Any]) -> State:

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from ldm import hub
 from ldm.backends.diffusers import Diffusers, grid_of, load
+from ldm.convert.convert import convert
 from ldm.errors import UserError
-from ldm.generation.draw import contexts
+from ldm.generation.draw import contexts, draw
 from ldm.generation.inpaint import text_and_masked
-from ldm.generation.pipeline import choose_model
+from ldm.generation.pipeline import choose_model, load_pipeline
+from ldm.generation.settings import Sampling
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout, LayoutObject
@@ -279,6 +281,23 @@ def test_a_run_of_the_evaluation(
     assert len(list((tmp_path / "out").rglob("*.png"))) == 2
     run("txt2img-gpt", *words, "--model", folders["sd1"])
     assert "another" in refusal(capfd, "txt2img-gpt", *words, "--model", folders["sd1"], "--dtype", "bfloat16")
+
+
+@pytest.mark.parametrize("preset", [None, "fixed", "per-step", "iccv-2023"])
+def test_an_exported_checkpoint_gives_the_same_image(world: TinyWorld, tmp_path: Path, preset: str | None) -> None:
+    """Of words, too, whose tokenizer the folder holds."""
+    folder = convert(world.ckpt, tmp_path / "folder", world.config)[0]
+    ours = load_pipeline(choose_model(world.config, world.ckpt), device="cpu", clip=world.clip)
+    theirs = load_pipeline(choose_model(model=str(folder)), device="cpu", clip=world.clip)
+    texts = [PROMPT, "", "Don't! 12 ZEBRAS-42, on a tarpaulin", "a " * 50]
+    assert torch.allclose(ours.backend.encode(texts), theirs.backend.encode(texts), atol=1e-5)
+    layout = Layout((LayoutObject("a cat", 0.2, 0.5), LayoutObject.shaped("a dog", Box(0.5, 0, 1, 1))), PROMPT)
+    method = None if preset is None else PRESETS[preset]
+    sampling = Sampling(sampler="plms", steps=4, height=32, width=64, scale=5.0)
+    a, b = (draw(one, [PROMPT], [layout], [3], method, sampling)[0] for one in (ours, theirs))
+    assert np.abs(a.image.astype(int) - b.image).max() <= 1
+    if a.weights is not None and b.weights is not None:
+        assert np.allclose(a.weights, b.weights, atol=1e-4)
 
 
 def broken(folder: Path, tmp_path: Path, **changed: Any) -> Path:

@@ -16,7 +16,7 @@ from ldm.paths import ROOT
 from ldm.util import UserError
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -70,6 +70,28 @@ class WordTokenizer:
         """The numbers of one text with its start and end marks, cut to the context length, unpadded."""
         ids = [self.ids.get(word, UNKNOWN_ID) for word in split_words(text)]
         return [self.start_id, *ids[: self.context_length - 2], self.end_id]
+
+    def for_transformers(self) -> PreTrainedTokenizerFast:
+        """The same tokenizer as one of `transformers`."""
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+        from transformers import PreTrainedTokenizerFast
+
+        marks = {"<|pad|>": PAD_ID, "<|unknown|>": UNKNOWN_ID, "<|start|>": self.start_id, "<|end|>": self.end_id}
+        pad, unknown, start, end = marks
+        made = Tokenizer(models.WordLevel({**self.ids, **marks}, unk_token=unknown))
+        made.normalizer = normalizers.Lowercase()
+        made.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN.pattern), behavior="removed", invert=True)
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A {end}", special_tokens=[(mark, marks[mark]) for mark in (start, end)]
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=made,
+            model_max_length=self.context_length,
+            bos_token=start,
+            eos_token=end,
+            unk_token=unknown,
+            pad_token=pad,
+        )
 
     def unread(self, text: str) -> str:
         """The end of the text that is cut off, "" where nothing is."""
