@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ PARTS_IN_IT = (
     (_UNET + r"joint_blocks\.", f"Stable Diffusion 3; {_V1}"),
     (_UNET + r"(double_blocks|single_blocks)\.", f"Flux; {_V1}"),
     (r"^(single_)?transformer_blocks\.", f"a transformer of diffusers, as Stable Diffusion 3 and Flux have; {_V1}"),
-    (r"^conditioner\.embedders\.|" + _UNET + r"label_emb\.", f"Stable Diffusion XL; {_V1}"),
+    (r"^conditioner\.embedders\.|" + _UNET + r"label_emb\.", f"Stable Diffusion XL; name it with --model, or {_V1}"),
     (
         r"^(cond_stage_model\.)?model\.transformer\.resblocks\.",
         "Stable Diffusion 2; give configs/stable-diffusion/v2-inference-v.yaml with --config, or v2-inference.yaml for "
@@ -115,6 +116,13 @@ def other_keys(keys: Iterable[Any]) -> str | None:
 def is_safetensors(head: bytes) -> bool:
     """Whether a file with these first bytes (9 or more) is one: the length of a JSON header, and the header."""
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
+
+
+def is_xl(path: Path) -> bool:
+    """Whether a file of safetensors has the names of a checkpoint of Stable Diffusion XL."""
+    with path.open("rb") as file:
+        head = file.read(9)
+        return is_safetensors(head) and b'"conditioner.embedders.' in file.read(int.from_bytes(head[:8], "little"))
 
 
 def what_it_is(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str | None:

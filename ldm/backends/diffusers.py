@@ -274,7 +274,7 @@ def check_kind(name: str, *bases: str) -> None:
 def load(
     source: str | Path, device: torch.device, dtype: str = "float32", offload: bool = False, lora: Sequence[str] = ()
 ) -> Diffusers:
-    """The backend of a folder or hub name.
+    """The backend of a folder, a hub name, or a single file of XL.
 
     Args:
         dtype: of U-Net and text encoders, "float32", "float16" or "bfloat16"; XL's first stage stays float32.
@@ -285,6 +285,8 @@ def load(
         UserError: no such folder, a model of another kind, a missing part, a hub that does not answer, or an adapter
             that does not go with the model.
     """
+    if offload and device.type == "cpu":
+        raise UserError("--offload keeps parts off a card, and there is none; leave it out")
     adapters = [parse_adapter(text) for text in lora]
     try:
         import diffusers
@@ -293,22 +295,26 @@ def load(
     from ldm import hub
 
     folder, index = Path(source), dict[str, Any]()
-    if folder.is_dir():
+    given: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "local_files_only": hub.local_only(source)}
+    read: Callable[..., Any] = partial(diffusers.DiffusionPipeline.from_pretrained, use_safetensors=True)
+    if folder.is_file():  # its weights are here, what describes them is the hub's
+        read, given["local_files_only"] = diffusers.StableDiffusionXLPipeline.from_single_file, hub.unreachable()
+    elif folder.is_dir():
         index = _index(folder)
+        given |= {"safety_checker": None} if "safety_checker" in index else {}
     elif folder.suffix or str(source).count("/") != 1:
         raise UserError(f"{source} is neither a folder of diffusers nor a hub name such as stabilityai/sdxl-base-1.0")
     try:
         with _no_bars():
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
-                str(source),
-                torch_dtype=getattr(torch, dtype),
-                local_files_only=hub.local_only(source),
-                use_safetensors=True,
-                **({"safety_checker": None} if "safety_checker" in index else {}),
-            )
+            pipe = read(str(source), **given)
     except UserError:
         raise
     except Exception as error:  # the library has many of its own
+        if folder.is_file() and hub.unreachable():
+            raise UserError(
+                f"{source} can't be loaded: its configs and tokenizers are on the hub, which does not answer; "
+                "convert it to a folder of diffusers elsewhere, and name that"
+            ) from error
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
     add_adapters(pipe, adapters)

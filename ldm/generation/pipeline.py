@@ -18,6 +18,7 @@ from ldm.errors import UserError
 from ldm.generation.naming import category_name
 from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import Run, check_writable
+from ldm.kinds import is_xl
 from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
 from ldm.util import instantiate_from_config, load_config, load_model_from_config, pick_device
 from ldm.weights import check_file
@@ -75,7 +76,7 @@ def choose_model(
     Raises:
         UserError: a named file does not exist or is no checkpoint, or an unknown config comes without one.
     """
-    if model is not None and Path(model).is_file():
+    if model is not None and Path(model).is_file() and not is_xl(Path(model)):
         ckpt, model = ckpt or Path(model), None
     if model is not None:
         if config is not None or ckpt is not None:

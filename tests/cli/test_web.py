@@ -21,7 +21,9 @@ from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.web.asked import Limits, WebSettings, layout_of
 from ldm.web.recall import Recalled, recall
+from ldm.web.serve import named
 from ldm.web.studio import Drawn, Progress, Session, Studio
+from tests import diffusers_folders
 from tests.scripts_under_test import refusal
 
 pytest.importorskip("gradio", reason="the page needs the extra [web]")
@@ -192,6 +194,19 @@ def png(path: Path, **texts: str) -> Path:
 
 def read(path: Path) -> Recalled:
     return recall(path, path.name, MOST)
+
+
+def test_a_model_of_diffusers(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    choice = choose_model(model=str(diffusers_folders.build("xl", tmp_path / "tiny-1.5")))
+    models = named([choice])
+    assert next(iter(models)) == "tiny-1.5"
+    studio = Studio(models, device="cpu")
+    try:
+        *_, last = studio.draw(studio.session("a"), "tiny-1.5", wish(width=32, height=16), LAYOUT)
+        assert isinstance(last, Drawn) and Image.open(last.files["image"]).size == (32, 16)
+    finally:
+        studio.close()
 
 
 def test_images_of_web_uis_are_recalled(tmp_path: Path) -> None:

@@ -324,7 +324,16 @@ def test_what_cannot_be_used_is_said(
     assert "no readable model_index.json" in said(flux)
     assert "neither a folder of diffusers nor a hub name" in said(tmp_path / "nowhere")
     assert "can't be loaded" in said("nobody/nothing")
+    assert "--offload keeps parts off a card" in said(folders["sd1"], "--offload")
     assert "leave out --config and --ckpt" in said(folders["sd1"], "--ckpt", "x.ckpt")
+    single = tmp_path / "single.safetensors"
+    names = {
+        "conditioner.embedders.0.x": "configs and tokenizers are on the hub",
+        "model.diffusion_model.joint_blocks.0.x": "Stable Diffusion 3",
+    }
+    for name, text in {**names, "double_blocks.0.x": "Flux"}.items():
+        save_file({name: torch.ones(2)}, single)
+        assert text in said(single)
     shutil.rmtree(flux)
     odd = broken(folders["sd1"], tmp_path)
     (odd / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 100)
