@@ -76,7 +76,9 @@ def _cards(result: Result) -> Table:
     rows = (
         {
             **row,
-            "recomputed": "nothing" if row["preset"] == "fixed" else f"steps{' and blocks' * row['blocks']}",
+            "recomputed": " and ".join(
+                ["steps"] * (row["preset"] == "whole chain") + ["blocks"] * row["blocks"] or ["nothing"]
+            ),
             "loss": "none" if row["preset"] == "fixed" else "half size" if row["half"] else "full size",
             "fits": "none of these" if row["card"] is None else f"{row['card']} GB",
         }

@@ -81,7 +81,7 @@ def describe_adapted(choice: ModelChoice) -> dict[str, Any]:
     """Of a model of diffusers: its precision, and its adapters with their hashes."""
     if choice.diffusers is None:
         return {}
-    from ldm.backends.diffusers import parse_adapter
+    from ldm.backends.adapters import parse_adapter
 
     adapters = [(path, scale) for path, scale in map(parse_adapter, choice.lora)]
     lora = [{"file": str(path), "sha256": images.file_hash(path), "scale": scale} for path, scale in adapters]

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from layout_predictor.inference import load_predictor
 from ldm.backends.diffusers import Diffusers, check_kind
 from ldm.backends.schedulers import SchedulerSampler
 from ldm.errors import UserError
@@ -27,6 +29,7 @@ from ldm.generation.pipeline import SD_CLIP, ModelChoice, Pipeline
 from ldm.generation.settings import Sampling
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampler import Sampler
+from ldm.modules.encoders.openai_clip import ClipBundle, load_clip
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.presets import PRESETS, Preset
 
@@ -93,7 +96,7 @@ class _SpaceTime:
             latents: starting noise (B, C, h, w), instead of the generator's.
             output_type: "pil", "np", "pt" or "latent".
             callback_on_step_end: called after every step with the pipeline, the step's number, its timestep and
-                {"latents": (B, C, h, w)}, which it can read and not change.
+                {"latents": (B, C, h, w)}, as DDIM's whatever the scheduler, which it can read and not change.
             clip: name or file of the CLIP of the loss.
             predictor: file of the layout predictor; the shipped one by default.
             block_checkpointing: recompute blocks in the backward pass: less memory, more time.
@@ -109,7 +112,7 @@ class _SpaceTime:
             raise UserError(f"there is no preset '{preset}'; choose {', '.join(PRESETS)} or None")
         method = PRESETS[preset] if isinstance(preset, str) else preset
         choice = ModelChoice(Path(), Path(), embedded=False, diffusers=str(self.config.get("_name_or_path")))
-        around = Pipeline(backend, choice, clip, predictor)
+        around = _Around(backend, choice, clip, predictor)
         layouts = [Layout(())] * len(prompts) if method is None else _layouts(layout, prompts, around)
         method = method if any(one.objects for one in layouts) else None
         negatives = [one.negative_prompt or "" for one in layouts]
@@ -202,6 +205,28 @@ class SpaceTimePipeline(_SpaceTime, diffusers.StableDiffusionPipeline):  # type:
 
 class SpaceTimeXLPipeline(_SpaceTime, diffusers.StableDiffusionXLPipeline):  # type: ignore[misc]  # untyped there
     """Stable Diffusion XL; see `SpaceTimePipeline`."""
+
+
+class _Around(Pipeline):
+    """What is loaded around the model lasts from one call to the next."""
+
+    @cached_property
+    def clip(self) -> ClipBundle:
+        return _loaded_clip(self.clip_source, self.device)
+
+    @cached_property
+    def predictor(self) -> Any:
+        return _loaded_predictor(self.predictor_source)
+
+
+@lru_cache(maxsize=1)
+def _loaded_clip(source: str | Path, device: torch.device) -> ClipBundle:
+    return load_clip(source, device)
+
+
+@lru_cache(maxsize=1)
+def _loaded_predictor(source: Path | None) -> Any:
+    return load_predictor(source)
 
 
 def _each(texts: Texts, times: int) -> list[str]:
