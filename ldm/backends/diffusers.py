@@ -55,6 +55,10 @@ class Diffusers(nn.Module):
         super().__init__()
         check_kind(*(kind.__name__ for kind in type(pipe).__mro__))
         self.use_checkpoint = False  # recompute the blocks of U-Net and decoder in the backward pass
+        if pipe.unet.config.get("time_cond_proj_dim") is not None:
+            raise UserError(
+                "this U-Net is given the guidance as a number (a distilled LCM); take the LoRA of LCM on its base model"
+            )
         self.pipe, self.unet, self.vae = pipe, pipe.unet, pipe.vae
         self.large = getattr(pipe, "text_encoder_2", None) is not None
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
@@ -295,12 +299,13 @@ def load(
 
     folder, index = Path(source), dict[str, Any]()
     given: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "local_files_only": hub.local_only(source)}
-    read: Callable[..., Any] = partial(diffusers.DiffusionPipeline.from_pretrained, use_safetensors=True)
+    read: Callable[..., Any] = diffusers.DiffusionPipeline.from_pretrained
     if folder.is_file():  # its weights are here, what describes them is the hub's
         read, given["local_files_only"] = diffusers.StableDiffusionXLPipeline.from_single_file, hub.unreachable()
     elif folder.is_dir():
         index = _index(folder)
         given |= {"safety_checker": None} if "safety_checker" in index else {}
+        given |= {"variant": variant} if (variant := variant_of(folder / "unet")) else {}
     elif folder.suffix or str(source).count("/") != 1:
         raise UserError(f"{source} is neither a folder of diffusers nor a hub name such as stabilityai/sdxl-base-1.0")
     try:
@@ -330,6 +335,13 @@ def load(
     if backend.large and pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
     return backend
+
+
+def variant_of(part: Path) -> str | None:
+    """The variant that a part's weights are all of, as "fp16"; None where some have none."""
+    weights = [file.name.split(".") for file in part.iterdir() if file.suffix in (".safetensors", ".bin")]
+    variants = [words[1].split("-")[0] if len(words) > 2 else None for words in weights]  # shards are counted after it
+    return None if None in variants or not variants else variants[0]
 
 
 @contextlib.contextmanager

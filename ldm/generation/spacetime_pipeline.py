@@ -89,7 +89,7 @@ class _SpaceTime:
             layout: where the objects are, one for all prompts or one each; None predicts them from the prompts.
             preset: how the weights come about, a name of `PRESETS` or a preset; None is the plain model.
             height, width: in pixels, multiples of the first stage's factor; by default the model's own.
-            guidance_scale: by default 5 for XL and 7.5 for others.
+            guidance_scale: by default 5 for XL and 7.5 for others; up to 1 is none, as in the library.
             negative_prompt: what images shall not show; by default the layout's.
             eta: DDIM's noise, 0 to 1.
             generator: one for all images, or one each.
@@ -124,6 +124,7 @@ class _SpaceTime:
             raise UserError(
                 f"there are {len(negatives)} negative prompts for {len(prompts)} images; give one, or one each"
             )
+        guidance = backend.guidance_scale if guidance_scale is None else max(guidance_scale, 1.0)
         ours = method is not None and method.mode == "whole-chain"
         sampler: Sampler = DDIMSampler(backend) if ours else SchedulerSampler(backend)
         total = len(sampler.schedule(num_inference_steps, eta)) * (1 if method is None else method.passes)
@@ -137,7 +138,7 @@ class _SpaceTime:
             "batch_size": len(prompts),
             "shape": shape[1:],
             "x_T": latents.to(backend.device, torch.float32),
-            "unconditional_guidance_scale": backend.guidance_scale if guidance_scale is None else guidance_scale,
+            "unconditional_guidance_scale": guidance,
             "eta": eta,
             "generator": generator,
             "verbose": False,

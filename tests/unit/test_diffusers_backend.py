@@ -300,6 +300,33 @@ def test_an_exported_checkpoint_gives_the_same_image(world: TinyWorld, tmp_path:
         assert np.allclose(a.weights, b.weights, atol=1e-4)
 
 
+def test_folders_of_one_variant_or_of_torch_files(folders: dict[str, Path], tmp_path: Path) -> None:
+    import diffusers
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained(str(folders["sd1"]), local_files_only=True)
+    pipe.save_pretrained(tmp_path / "variant", variant="fp16")
+    pipe.save_pretrained(tmp_path / "torch", safe_serialization=False)
+    want = sampled(load(folders["sd1"], torch.device("cpu")), [PROMPT])
+    for name in ("variant", "torch"):
+        assert torch.equal(sampled(load(tmp_path / name, torch.device("cpu")), [PROMPT]), want)
+
+
+def test_a_torch_file_runs_no_code(folders: dict[str, Path], tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.write_text, (tmp_path / "harm", "done")
+
+    folder = tmp_path / "model"
+    shutil.copytree(folders["sd1"], folder)
+    for part in ("unet", "text_encoder", "vae"):
+        for file in (folder / part).glob("*.safetensors"):
+            torch.save({"weight": Evil()}, file.with_suffix(".bin"))
+            file.unlink()
+    with pytest.raises(UserError, match="can't be loaded"):
+        load(folder, torch.device("cpu"))
+    assert not (tmp_path / "harm").exists()
+
+
 def broken(folder: Path, tmp_path: Path, **changed: Any) -> Path:
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)

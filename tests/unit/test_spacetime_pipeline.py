@@ -87,6 +87,16 @@ def test_without_objects_it_is_the_librarys_chain(pipes: dict[str, Any], kind: s
         pipe.scheduler = own
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_no_guidance_is_the_librarys(pipes: dict[str, Any], scale: float) -> None:
+    """As models distilled to few steps are called."""
+    pipe = pipes["xl"]
+    want = latents(librarys(pipe), PROMPT, guidance_scale=scale)
+    assert torch.allclose(latents(pipe, PROMPT, preset=None, guidance_scale=scale), want, atol=1e-4)
+    still = Layout((LayoutObject("a cat", 0.2, 0.5, weight=0.0),), PROMPT)
+    assert torch.allclose(latents(pipe, PROMPT, still, "fixed", guidance_scale=scale), want, atol=1e-4)
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_moves_the_image(pipes: dict[str, Any], world: TinyWorld, preset: str) -> None:
     pipe = pipes["xl"]
