@@ -11,7 +11,7 @@ EMOJI  := --config configs/emoji/inference.yaml --steps 25 --batch-size 8 --meth
 
 .DEFAULT_GOAL := help
 FONT   := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
-.PHONY: help install font browser demo web test test-slow fuzz bench benchmark lint clean
+.PHONY: help install font browser demo web test test-slow fuzz bench gpu-check benchmark lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ fuzz: $(STAMP)  ## try all readers and kills for long, and write docs/reliabilit
 
 bench: $(STAMP)  ## time sampling and one optimized image, count the memory of a differentiated chain
 	$(PY) -m bench $(ARGS)
+
+gpu-check: $(STAMP)  ## golden vectors, images, noise, time and memory on a card (ARGS=--device NAME --out DIR)
+	$(PY) -m bench.card $(ARGS)
 
 benchmark: $(STAMP)  ## GenEval's tasks and VISOR's relations on the embedded model (docs/benchmarks.md)
 	$(PY) scripts/evaluate.py benchmark geneval $(EMOJI) --prompts data/prompts/geneval-emoji.jsonl --seeds 42 \

@@ -94,6 +94,20 @@ class LivePeak(TorchDispatchMode):
         return result
 
 
+class CardPeak:
+    """The same, inside its `with` block, as the allocator of a card of CUDA has it: with scratch memory."""
+
+    peak = 0  # bytes
+
+    def __enter__(self) -> CardPeak:
+        torch.cuda.reset_peak_memory_stats()
+        self.before = torch.cuda.memory_allocated()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = torch.cuda.max_memory_allocated() - self.before
+
+
 @dataclass(frozen=True)
 class Work:
     """What a call does. flops: two a multiply-add. bytes: of the inputs and outputs of every operation."""

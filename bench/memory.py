@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.counting import LivePeak
+from bench.counting import CardPeak, LivePeak
 from ldm.generation.pipeline import make_sampler
 from ldm.models.diffusion.sampler import Sampler
 from ldm.paths import SD_CONFIG, project_file
@@ -81,12 +81,25 @@ def count(case: Case, config: Path = SD_CONFIG, sampler: str = "plms", fake: boo
     return counted(case, lambda: Model(config), sampler, fake)
 
 
-def counted(case: Case, build: Callable[[], Any], sampler: str = "plms", fake: bool = True) -> int:
+def measured(case: Case, device: torch.device, config: Path = SD_CONFIG) -> int:
+    """The same as `count`, by the allocator of a card of CUDA, which computes it."""
+    with torch.device(device):
+        return counted(case, lambda: Model(config), fake=False, counter=CardPeak)
+
+
+def counted(
+    case: Case,
+    build: Callable[[], Any],
+    sampler: str = "plms",
+    fake: bool = True,
+    counter: Callable[[], Any] = LivePeak,
+) -> int:
     """Peak in bytes of the gradient of a guided image's loss with respect to the weights of every step.
 
     Args:
         build: makes the model, see `Model`.
-        fake: count shapes only; else compute, which takes hours at full size.
+        fake: count shapes only; else compute, which takes hours at full size on a CPU.
+        counter: what counts, `LivePeak` or `CardPeak`.
     """
     # One for all: the tensors of another would be taken for new ones.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
@@ -108,7 +121,7 @@ def counted(case: Case, build: Callable[[], Any], sampler: str = "plms", fake: b
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
     with frozen(model), block_checkpoints(model, case.blocks), mode, autocast:
         weights = torch.ones(len(schedule), 2, 1, requires_grad=True)
-        with LivePeak() as counter:
+        with counter() as found:
             guided = {
                 "S": case.steps,
                 "batch_size": 1,
@@ -123,7 +136,7 @@ def counted(case: Case, build: Callable[[], Any], sampler: str = "plms", fake: b
             if case.preset == FIXED:
                 with torch.no_grad():
                     model.decode(chain.sample(**guided, weights=weights)[0])
-                return counter.peak
+                return int(found.peak)
             if case.preset == PER_STEP:
                 latents = _predicted(chain, guided, weights)
             else:
@@ -134,7 +147,7 @@ def counted(case: Case, build: Callable[[], Any], sampler: str = "plms", fake: b
                 images = model.decode(F.avg_pool2d(latents, 2) if case.half else latents)
                 loss = objective(images)["total"].sum()
             torch.autograd.grad(loss, weights)
-    return counter.peak
+    return int(found.peak)
 
 
 class _Seen(Exception):

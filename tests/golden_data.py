@@ -5,6 +5,8 @@ the published state-dict names can be filled with the very weights of the refere
 compared with the stored arrays (`golden`). A case is looked for in `tests/golden/`, then in
 `../shared/golden/` beside the checkout; a test whose case is in neither place is skipped.
 
+`make gpu-check` runs some of the tests on a card, which GOLDEN_DEVICE names.
+
 Bars on `relative_error`: 1e-4 for one module or a sampling chain, 1e-3 for a gradient through a chain.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +30,15 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN_FOLDERS = (ROOT / "tests" / "golden", ROOT.parent / "shared" / "golden")
 SPEC_FOLDER = ROOT.parent / "shared" / "spec"
 SEED = 1
+DEVICE = torch.device(os.environ.get("GOLDEN_DEVICE", "cpu"))
+if DEVICE.type == "cuda":  # of convolutions, which otherwise round to ten bits
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def tensor(seed: int, name: str, shape: Sequence[int], scale: float = 1.0) -> Tensor:
     """Standard normal float32 numbers of `shape` times `scale`, drawn for this name."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
-    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32)) * scale
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32)).to(DEVICE) * scale
 
 
 def parameter(seed: int, name: str, shape: Sequence[int]) -> Tensor:
@@ -47,7 +53,8 @@ def parameter(seed: int, name: str, shape: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def fill_(module: nn.Module, seed: int = SEED, prefix: str = "") -> nn.Module:
-    """Give every parameter of `module` (not its buffers) its reference value, in place."""
+    """Give every parameter of `module` (not its buffers) its reference value, in place, on the device."""
+    module.to(DEVICE)
     for name, p in module.named_parameters():
         p.copy_(parameter(seed, prefix + name, p.shape))
     return module

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm.util import instantiate_from_config
-from tests.golden_data import fill_
+from tests.golden_data import DEVICE, fill_
 
 
 def golden_diffusion(config: Mapping[str, Any]) -> Any:
@@ -14,4 +14,4 @@ def golden_diffusion(config: Mapping[str, Any]) -> Any:
     model = instantiate_from_config({"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": config})
     fill_(model.model, 1, "model.")
     fill_(model.first_stage_model, 1, "first_stage_model.")
-    return model.eval().requires_grad_(False)
+    return model.to(DEVICE).eval().requires_grad_(False)

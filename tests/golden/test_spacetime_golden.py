@@ -18,7 +18,7 @@ from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.objective import ClipObjective
 from ldm.spacetime.optimize import optimize
 from ldm.spacetime.presets import PRESETS, Preset
-from tests.golden_data import fill_, golden, relative_error, tensor
+from tests.golden_data import DEVICE, fill_, golden, relative_error, tensor
 from tests.golden_model import golden_diffusion
 
 CASES = [  # (case, rounds of it); one of each release is quick
@@ -97,11 +97,11 @@ def test_one_guided_call(case: str) -> None:
     preset = PRESETS["iccv-2023" if case.startswith("head") else "april-2023"]
     model, control, _ = make_case(config, preset)
     x_T, conditional, unconditional = inputs()
-    weights = torch.from_numpy(arrays["coef"])[:, None] * preset.scales(control.present)  # (N, 1)
+    weights = (torch.from_numpy(arrays["coef"])[:, None] * preset.scales(control.present)).to(DEVICE)  # (N, 1)
     with torch.no_grad():
         out = model.apply_model(
             torch.cat([x_T, x_T]),
-            torch.tensor([981, 981]),
+            torch.tensor([981, 981], device=DEVICE),
             torch.cat([unconditional, conditional]),
             control=preset.adapt(control),
             weights=weights,

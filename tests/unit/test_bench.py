@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,33 @@ def test_a_call_beside_the_library() -> None:
 
     rows = measure(size=64, rounds=1)
     assert rows[LIBRARY]["ratio"] == 1 and all(row["median"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_check_of_a_card_on_a_cpu(tmp_path: Path, capsys: Any) -> None:
+    from bench.card import main as check
+
+    assert check(["--device", "cpu", "--small", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "gpu-check.json").read_text())["found"]
+    assert {one["check"] for one in found} == {"golden vectors", "noise", "images", "seconds", "memory"}
+    assert not [one for one in found if one["good"] is False] and (tmp_path / "images.png").exists()
+
+
+def test_a_check_that_breaks_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from bench import card
+
+    def breaks(_: Any) -> Any:
+        raise RuntimeError("no kernel image")
+        yield
+
+    def works(_: Any) -> Any:
+        yield card.Found("noise", "published noise", "0", "0", True)
+
+    monkeypatch.setattr(card, "CHECKS", (breaks, works))
+    assert card.main(["--device", "cpu", "--out", str(tmp_path)]) == 2
+    found = json.loads((tmp_path / "gpu-check.json").read_text())["found"]
+    assert [one["good"] for one in found] == [False, True]
+    assert "no kernel image" in (tmp_path / "gpu-check.md").read_text()
+    assert "not as it should be: breaks, stopped" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.spacetime.control import Blend, SpatialControl, disc_mask
 from ldm.spacetime.layout import Layout, LayoutObject
-from tests.golden_data import fill_, golden, relative_error, tensor
+from tests.golden_data import DEVICE, fill_, golden, relative_error, tensor
 
 BAR = 1e-4
 TINY: dict[str, Any] = {
@@ -92,7 +92,7 @@ def test_clamp_moves_centers_into_the_image() -> None:
 )
 def test_guided_call_is_the_published_one(case: str) -> None:
     config, arrays = golden("control/guided_call")
-    centers, coefficients = config[case]["centres"], torch.from_numpy(arrays[f"{case}.coef"])[:, None]
+    centers, coefficients = config[case]["centres"], torch.from_numpy(arrays[f"{case}.coef"])[:, None].to(DEVICE)
     n = len(centers)
     contexts = torch.stack([tensor(1, f"st/local{i}", (1, 7, 48)) for i in range(n)])
     if case.startswith("init"):  # April 2023
@@ -104,7 +104,7 @@ def test_guided_call_is_the_published_one(case: str) -> None:
     x = tensor(1, "st/xT", (1, 4, 8, 8)).repeat(2, 1, 1, 1)
     context = torch.cat([tensor(1, "st/uc", (1, 7, 48)), tensor(1, "st/c", (1, 7, 48))])
     with torch.no_grad():
-        out = model(x, torch.tensor([981, 981]), context, control=control, weights=weights)
+        out = model(x, torch.tensor([981, 981], device=DEVICE), context, control=control, weights=weights)
     assert relative_error(out, arrays[f"{case}.eps"]) < BAR
 
 

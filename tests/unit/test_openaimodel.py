@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.modules.diffusionmodules import util
 from ldm.modules.diffusionmodules.openaimodel import AttentionBlock, Downsample, EncoderUNetModel, UNetModel, Upsample
 from ldm.util import UserError
-from tests.golden_data import fill_, golden, listing, relative_error, tensor
+from tests.golden_data import DEVICE, fill_, golden, listing, relative_error, tensor
 
 BAR = 1e-4
 UNETS = (
@@ -63,8 +63,8 @@ def test_unet_is_the_published_one(case: str, use_checkpoint: bool) -> None:
     model = fill_(UNetModel(**{**config, "use_checkpoint": use_checkpoint}))
     x = tensor(1, f"{case}/x", (2, config["in_channels"], 16, 16)).requires_grad_()
     context = tensor(1, f"{case}/context", (2, 7, config["context_dim"])) if "context_dim" in config else None
-    y = torch.tensor([3, 7]) if "num_classes" in config else None
-    out = model(x, torch.tensor([981, 1]), context, y)
+    y = torch.tensor([3, 7], device=DEVICE) if "num_classes" in config else None
+    out = model(x, torch.tensor([981, 1], device=DEVICE), context, y)
     (grad,) = torch.autograd.grad((out**2).sum(), x)
     assert relative_error(out, arrays["out"]) < BAR
     assert relative_error(grad, arrays["grad_x"]) < BAR
