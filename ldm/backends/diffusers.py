@@ -260,6 +260,8 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
     except Exception as error:  # the library has many of its own
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
+    if backend.large and pipe.vae.config.get("force_upcast", False):
+        pipe.vae.to(torch.float32)
     if offload:
         try:
             pipe.enable_model_cpu_offload(device=device)
@@ -267,8 +269,6 @@ def load(source: str | Path, device: torch.device, dtype: str = "float32", offlo
             raise UserError(f"--offload can't be done here: {reason(error)}") from error
     else:
         pipe.to(device)
-    if backend.large and pipe.vae.config.get("force_upcast", False):
-        pipe.vae.to(torch.float32)
     return backend
 
 
