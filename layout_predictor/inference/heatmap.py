@@ -26,7 +26,7 @@ def density_maps(mixture: Mixture, width: int, height: int) -> np.ndarray:
     x = (torch.arange(width, dtype=torch.float64) + 0.5) / width
     y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # (height, width, 2) in (x, y)
-    each = Mixture(*(values.double().cpu()[:, None, None, :] for values in mixture))  # (n, 1, 1, 5)
+    each = Mixture(*(values.cpu().double()[:, None, None, :] for values in mixture))  # (n, 1, 1, 5)
     return density(each, grid).numpy()
 
 

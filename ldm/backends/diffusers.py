@@ -322,6 +322,8 @@ def load(
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
     add_adapters(pipe, adapters)
+    if backend.large and pipe.vae.config.get("force_upcast", False):
+        pipe.vae.to(torch.float32)
     if offload:
         # U-Net and decoder stay on the card together, since gradients pass through both.
         pipe.model_cpu_offload_seq = "text_encoder->text_encoder_2->unet"
@@ -332,8 +334,6 @@ def load(
             raise UserError(f"--offload can't be done here: {reason(error)}") from error
     else:
         pipe.to(device)
-    if backend.large and pipe.vae.config.get("force_upcast", False):
-        pipe.vae.to(torch.float32)
     return backend
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,24 +20,22 @@ Callback = Callable[[Mapping[str, Any]], None]
 
 
 class Steps:
-    """A sampler's callback: counts the steps, and keeps the predicted latents where they are wanted.
+    """A sampler's callback: counts the steps, and keeps the predicted latents of the last `keep` of them.
 
     `on_work` is told at once that nothing is done yet, and then after every step.
     """
 
-    def __init__(
-        self, callback: Callback | None, total: int, keep: bool = False, on_work: OnWork | None = None
-    ) -> None:
-        self.callback, self.total, self.keep, self.on_work = callback, total, keep, on_work
+    def __init__(self, callback: Callback | None, total: int, keep: int = 0, on_work: OnWork | None = None) -> None:
+        self.callback, self.total, self.on_work = callback, total, on_work
         self.done = 0
         if on_work is not None:
             on_work(0, total, {})
-        self.predicted: list[torch.Tensor] = []  # pred_x0 of every step, each (B, C, h, w), on the CPU
+        self.predicted = deque[torch.Tensor](maxlen=keep)  # pred_x0, each (B, C, h, w)
 
     def __call__(self, state: Mapping[str, Any]) -> None:
         self.done += 1
-        if self.keep:
-            self.predicted.append(state["pred_x0"].cpu())
+        if self.predicted.maxlen:
+            self.predicted.append(state["pred_x0"])
         if self.callback is not None:
             self.callback({**state, "done": self.done, "total": self.total})
         if self.on_work is not None:
@@ -80,7 +79,7 @@ def start_chain(
         "unconditional_guidance_scale": 1.0 if sampling.scale is None else sampling.scale,
         "eta": sampling.eta,
         "generator": generators,
-        "on_step": Steps(callback, total, sampling.save_steps, told),
+        "on_step": Steps(callback, total, length if sampling.save_steps else 0, told),
         "verbose": False,
         "last": last,
     }

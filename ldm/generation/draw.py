@@ -82,9 +82,8 @@ def draw(
         size = sampling.height, sampling.width
         chain |= contexts(backend, prompts, negative_prompts(layouts, sampling), size)
         images, result = run_chain(pipeline, sampler, chain, prompts, layouts, preset, sampling, on_work)
-        length = chain["on_step"].total // (1 if preset is None else preset.passes)
         with torch.no_grad():  # of several rounds, the one that made the images
-            predicted = [backend.decode(x.to(backend.device)) for x in chain["on_step"].predicted[-length:]]
+            predicted = [backend.decode(x) for x in chain["on_step"].predicted]
         steps = [to_images(batch) for batch in predicted]
     history = result.history if result is not None and sampling.save_rounds else []
     rounds = [to_images(entry["images"]) for entry in history if "round" in entry]

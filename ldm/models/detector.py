@@ -117,7 +117,7 @@ class EmojiDetector(pl.LightningModule):
     @torch.no_grad()
     def detect(self, images: Tensor, threshold: float = THRESHOLD) -> list[list[Detection]]:
         """Objects of each of the images (B, 3, H, W) in [0, 1], surest first, with a score of at least `threshold`."""
-        logits, offset = self(images)
+        logits, offset = (values.cpu() for values in self(images))
         heat, peaks = _peaks(logits, threshold)
         height, width = heat.shape[-2:]
         found: list[list[Detection]] = [[] for _ in images]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm.modules.attention import LocalAttention, Projections
+from ldm.modules.diffusionmodules.util import send
 from ldm.spacetime.layout import RADIUS, Layout, LayoutObject
 
 Blend = Literal["conditional", "unconditional"]
@@ -120,7 +121,8 @@ class SpatialControl:
         if all(acts) and len(self._regions) == len(weights):
             return weights
         if acts not in self._acting:
-            self._acting[acts] = torch.tensor(acts).view(-1, len(self.layouts)).to(self.local_contexts)
+            coefficients = torch.tensor(acts, dtype=self.local_contexts.dtype).view(-1, len(self.layouts))
+            self._acting[acts] = send(coefficients, self.local_contexts.device)
         return self._with_negatives(weights) * self._acting[acts].to(weights)
 
     def local_attention(self, h: int, w: int, weights: Tensor | None) -> LocalAttention | None:

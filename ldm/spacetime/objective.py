@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from ldm.spacetime.shapes import Bounds
 HALF_SIDE = RADIUS  # of a crop, as a fraction of the image side
 
 
-@lru_cache(maxsize=16)
 def area_matrix(size: int, resolution: int) -> Tensor:
     """(resolution, size) matrix of nearest upsampling followed by average pooling along one axis.
 
@@ -38,10 +36,16 @@ def area_matrix(size: int, resolution: int) -> Tensor:
     return matrix
 
 
-def resize_area(image: Tensor, resolution: int) -> Tensor:
-    """image (B, 3, H, W) to (B, 3, resolution, resolution), each axis on its own; see `area_matrix`."""
-    rows = area_matrix(image.shape[-2], resolution).to(image)  # (R, H)
-    columns = area_matrix(image.shape[-1], resolution).to(image)  # (R, W)
+def resize_area(image: Tensor, resolution: int, matrices: dict[int, Tensor] | None = None) -> Tensor:
+    """image (B, 3, H, W) to (B, 3, resolution, resolution), each axis on its own; see `area_matrix`.
+
+    `matrices`, by size, are made at their first use and kept for the next call.
+    """
+    kept = {} if matrices is None else matrices
+    for size in image.shape[-2:]:
+        if size not in kept:
+            kept[size] = area_matrix(size, resolution).to(image)
+    rows, columns = (kept[size].to(image) for size in image.shape[-2:])  # (R, H), (R, W)
     return rows @ image @ columns.T
 
 
@@ -85,6 +89,11 @@ class ClipObjective:
         self.num_objects = max((len(layout.objects) for layout in layouts), default=0)
         self._places = [(b, i) for b, layout in enumerate(layouts) for i in range(len(layout.objects))]
         local_texts = [layouts[b].objects[i].clip_text for b, i in self._places]
+        device = next(bundle.model.parameters()).device
+        # Made once: a copy to the device at every step would be waited for.
+        self._object_of, self._image_of = (torch.tensor([p[k] for p in self._places], device=device) for k in (1, 0))
+        self._mean, self._std = (torch.as_tensor(v, device=device).view(3, 1, 1) for v in (bundle.mean, bundle.std))
+        self._matrices: dict[int, Tensor] = {}  # of `resize_area`
         with torch.no_grad():
             texts = self._encode_texts([*prompts, *local_texts])
         self._prompt_features = texts[: len(prompts)]  # (B, D)
@@ -97,7 +106,9 @@ class ClipObjective:
         with torch.autocast(image.device.type, enabled=False):
             image = image.to(torch.promote_types(image.dtype, torch.float32))
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.global_weight != 0):
-                whole = self._distance(resize_area(image, self.bundle.resolution), self._prompt_features)  # (B,)
+                whole = self._distance(
+                    resize_area(image, self.bundle.resolution, self._matrices), self._prompt_features
+                )  # (B,)
             rows = self._local(image)  # (N, B)
             local = rows.sum(0)
             numbered = {f"local_{i}": row for i, row in enumerate(rows)}
@@ -112,8 +123,7 @@ class ClipObjective:
         crops = [self._crop(image[b : b + 1], b, i) for b, i in self._places]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.local_weight != 0):
             distance = self._distance(torch.cat(crops), self._object_features)
-        images, objects = (torch.tensor(column, device=image.device) for column in zip(*self._places, strict=True))
-        return local.index_put((objects, images), distance)
+        return local.index_put((self._object_of, self._image_of), distance)
 
     def _crop(self, image: Tensor, b: int, i: int) -> Tensor:
         """(1, 3, R, R): object i of image b, resized bilinearly without antialiasing."""
@@ -124,8 +134,7 @@ class ClipObjective:
     def _distance(self, pixels: Tensor, texts: Tensor) -> Tensor:
         """(B,) 1 - cos between pixels (B, 3, R, R) in [0, 1] and normalized text features (B, D)."""
         if self.normalize:
-            mean, std = (torch.as_tensor(v).to(pixels).view(3, 1, 1) for v in (self.bundle.mean, self.bundle.std))
-            pixels = (pixels - mean) / std
+            pixels = (pixels - self._mean.to(pixels)) / self._std.to(pixels)
         features = F.normalize(self.bundle.model.encode_image(pixels), dim=-1)
         return 1.0 - (features * texts.to(features)).sum(-1)
 

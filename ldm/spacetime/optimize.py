@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ldm.models.diffusion.chain import PredictX0
 from ldm.models.diffusion.sampler import Sampler
@@ -81,6 +82,7 @@ class _Chain:
         self.generators = (given,) if isinstance(given, torch.Generator) else tuple(given)
         self.states = [generator.get_state() for generator in self.generators]
         self.loss: dict[str, Tensor] = {}  # the latest, for `on_step`
+        self.means: dict[str, float] = {}  # of the latest losses, for `on_work`
         self.on_work, self.done, self.total = on_work, 0.0, float(self.length)
 
     def begin(self, total: float) -> None:
@@ -92,7 +94,13 @@ class _Chain:
         """Tell that so much more is done."""
         self.done = self.done + amount
         if self.on_work is not None:
-            self.on_work(self.done, self.total, {name: float(value.mean()) for name, value in self.loss.items()})
+            self.on_work(self.done, self.total, self.means)
+
+    def found(self, loss: dict[str, Tensor]) -> None:
+        """Take the losses of an evaluation. Their means are for whoever watches the work, and are waited for."""
+        self.loss = loss
+        if self.on_work is not None:
+            self.means = dict(zip(loss, torch.stack([*loss.values()]).mean(1).tolist(), strict=True))
 
     def counted(self, weights: Tensor) -> Tensor:
         """Weights (N, B) of a step, whose gradient is told as work when it is there."""
@@ -122,7 +130,8 @@ class _Chain:
         with torch.no_grad():
             used = (self.control.at_step(i, self.length, w) for i, w in enumerate(weights.detach()))
             shown = [torch.zeros_like(weights[0]) if w is None else w[: self.control.num_objects] for w in used]
-            made = Result(self.model.decode(latents), latents, torch.stack(shown), list(history))
+            images = self.model.decode(latents)
+        made = Result(images, latents, torch.stack(shown), [_record(entry) for entry in history])
         self.worked(self.total - self.done)
         return made
 
@@ -217,11 +226,12 @@ def _whole_chain(
             )
             images = chain.look(latents)
             entry = _descend(adam, weights, objective(images), chain.free)
-        chain.loss = entry["loss"]
+        chain.found(entry["loss"])
         if chain.half_decode:
             with torch.no_grad():
                 images = chain.model.decode(latents)
-        history.append({"round": round_, **entry, "latents": _keep(latents), "images": _keep(images)})
+        made = {"latents": latents.detach(), "images": images.detach()}
+        history.append(_record({"round": round_, **entry, **made}))
     return chain.result(latents, used, history)
 
 
@@ -247,9 +257,11 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
             with torch.enable_grad():
                 losses = objective(chain.look(predict_x0(weights * scales)))
                 entry = _descend(adam, weights, losses, chain.free)
-            chain.loss = entry["loss"]
+            entry = {"step": step, "inner": inner, **entry}
+            # The numbers of another device are looked at when the chain is done: no step waits for them.
+            history.append(_record(entry) if start.device.type == "cpu" else entry)
+            chain.found(entry["loss"])
             chain.worked(EVALUATION)
-            history.append({"step": step, "inner": inner, **entry})
         used[step] = weights.detach() * scales
         return used[step]
 
@@ -259,11 +271,11 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
 
 
 def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor], free: Tensor) -> dict[str, Any]:
-    """One Adam step on the weights that are `free` (N, B); the record of it. UserError where a loss is not finite.
+    """One Adam step on the weights that are `free` (N, B); what `Result.history` tells of it, on the device.
 
     The losses of the images are summed: each image's weights get the gradient of its own loss.
     """
-    before = _keep(weights)
+    before = weights.detach().clone()
     total = losses["total"].sum()
     if total.requires_grad:
         (scaled,) = torch.autograd.grad(LOSS_SCALE * total, weights, allow_unused=True, materialize_grads=True)
@@ -272,14 +284,15 @@ def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor],
         weights.grad = torch.zeros_like(weights)
     weights.grad *= free
     adam.step()
-    kept = {name: _keep(value) for name, value in losses.items()}
-    stop_at_nan(torch.stack(list(kept.values())), "the CLIP loss")
-    return {"loss": kept, "grad": _keep(weights.grad), "before": before, "after": _keep(weights)}
+    loss = {name: value.detach() for name, value in losses.items()}
+    return {"loss": loss, "grad": weights.grad, "before": before, "after": weights.detach().clone()}
 
 
-def _keep(value: Tensor) -> Tensor:
-    """A copy for the record."""
-    return value.detach().to("cpu", copy=True)
+def _record(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the history on the CPU. Raises UserError where a loss is not finite."""
+    kept: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, entry)
+    stop_at_nan(torch.stack(list(kept["loss"].values())), "the CLIP loss")
+    return kept
 
 
 @contextmanager

@@ -55,11 +55,11 @@ class DDIMSampler(Sampler):
     ) -> Tensor:
         """Noises latents x0 (B, C, H, W) to entry t (B,) of the rising schedule in one step, DDPM eq. 4."""
         steps = self.steps(use_original_steps)[::-1]
-        alphas = torch.tensor([steps[int(i)].alpha for i in t], device=x0.device, dtype=torch.float64)
+        alphas = torch.tensor([steps[i].alpha for i in t.tolist()], dtype=torch.float64)  # no device need have float64
         alphas = alphas.view(-1, *[1] * (x0.dim() - 1))  # (B, 1, 1, 1)
         if noise is None:
             noise = noise_like(x0.shape, generator, x0.device, x0.dtype)
-        return alphas.sqrt().to(x0.dtype) * x0 + (1.0 - alphas).sqrt().to(x0.dtype) * noise
+        return alphas.sqrt().to(x0) * x0 + (1.0 - alphas).sqrt().to(x0) * noise
 
     def decode(
         self,

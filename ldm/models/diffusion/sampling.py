@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
+from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps, send
 from ldm.philox import PhiloxGenerator
 from ldm.util import UserError
 
@@ -137,12 +137,12 @@ def noise_like(
     size and device. With one generator, or none (the global one), the batch is drawn as a whole.
     """
     if isinstance(generator, PhiloxGenerator):
-        return generator.randn(shape).to(device, dtype)
+        return send(generator.randn(shape).to(dtype), device)
     if generator is None or isinstance(generator, torch.Generator):
-        return torch.randn(*shape, generator=generator, dtype=dtype).to(device)
+        return send(torch.randn(*shape, generator=generator, dtype=dtype), device)
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} images")
-    return torch.stack([torch.randn(*shape[1:], generator=g, dtype=dtype) for g in generator]).to(device)
+    return send(torch.stack([torch.randn(*shape[1:], generator=g, dtype=dtype) for g in generator]), device)
 
 
 def step_noise(

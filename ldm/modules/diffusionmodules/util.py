@@ -110,6 +110,13 @@ def noise_like(shape: Sequence[int], device: torch.device | str, repeat: bool = 
     return torch.randn((1, *shape[1:]), device=device).repeat(shape[0], *((1,) * (len(shape) - 1)))
 
 
+def send(values: Tensor, device: torch.device | str) -> Tensor:
+    """The values on `device`; those that come from the host go to a CUDA card without anybody waiting for them."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False) -> Tensor:
     """Sinusoidal embedding: cosines then sines of t at `dim // 2` geometric frequencies, zero-padded if odd.
 

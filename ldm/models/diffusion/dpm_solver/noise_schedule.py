@@ -58,8 +58,8 @@ class NoiseScheduleVP:
                 raise UserError("a discrete noise schedule needs betas or alphas_cumprod")
             logs = torch.log(1 - betas).cumsum(0) if betas is not None else torch.log(alphas_cumprod)  # type: ignore[arg-type]
             self.total_N = len(logs)
-            times = torch.arange(1, self.total_N + 1, dtype=torch.float64, device=logs.device) / self.total_N
-            self.t_array = times.to(logs.dtype).reshape(1, -1)
+            times = torch.arange(1, self.total_N + 1, dtype=torch.float64) / self.total_N
+            self.t_array = times.to(logs).reshape(1, -1)
             self.log_alpha_array = (0.5 * logs).reshape(1, -1)
 
     def marginal_log_mean_coeff(self, t: Tensor) -> Tensor:
