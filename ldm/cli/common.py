@@ -237,7 +237,7 @@ def add_model_flags(parser: Parser, numbers: bool = True) -> None:
         add("--f", type=boundary.COUNT, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
         add("--precision", choices=PRECISIONS, help="(autocast on CUDA, else full)")
         add("--fixed_code", action="store_true", help="the same starting noise in every batch")
-    add_device_flags(parser)
+    add_device_flags(parser, packs=True)
 
 
 def add_diffusers_flags(parser: Parser) -> None:
@@ -249,11 +249,14 @@ def add_diffusers_flags(parser: Parser) -> None:
     add("--offload", action="store_true", help="text encoders are on the card only while they run")
 
 
-def add_device_flags(parser: Parser) -> None:
-    """Where it runs."""
+def add_device_flags(parser: Parser, packs: bool = False) -> None:
+    """Where it runs; `packs` for scripts that open their model by `open_pipeline`."""
     add = parser.add_argument_group("where it runs").add_argument
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (the best there is)")
     add("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
+    if packs:
+        text = "on a CPU: less time, up to two more copies of the weights (large models, where memory allows)"
+        add("--pack-weights", action=argparse.BooleanOptionalAction, help=text)
 
 
 def add_guard_flags(parser: Parser, asked: bool = False) -> None:

@@ -51,7 +51,6 @@ def build_parser() -> common.Parser:
     add("--block-checkpointing", action="store_true", help="less memory, more time")
     text = "the loss looks at images of half the size: less memory, a gradient that is only near"
     add("--half-decode", action="store_true", help=text)
-    add("--pack-weights", action="store_true", help="on a CPU: less time, a second copy of the weights")
     common.add_model_flags(parser)
     common.add_diffusers_flags(parser)
     add = parser.add_argument_group("the models around it").add_argument

@@ -9,8 +9,9 @@ gradient is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +52,16 @@ def pack(model: nn.Module) -> list[nn.Module]:
         # An attribute of the instance, so that hooks, parameters and the state dict are untouched.
         layer.forward = _PackedLayer(layer)  # type: ignore[method-assign]
     return layers
+
+
+def room(model: nn.Module) -> tuple[int, int]:
+    """Bytes that `pack` and a gradient would take for a model, and bytes of memory that are free (0 if not known)."""
+    layers: list[Any] = [module for module in model.modules() if type(module) in KINDS and _fits(module)]
+    size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) if available() else 0
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 2 * size, 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    return 2 * size, 0
 
 
 @contextmanager

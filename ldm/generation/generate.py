@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 from ldm.boundary import one_line
-from ldm.extensions.packed import pack
 from ldm.generation import draw as drawing
 from ldm.generation.draw import GeneratedImage
 from ldm.generation.images import ImageArray
@@ -73,8 +72,6 @@ def outcomes(
     with nullcontext() if settings.outdir is None else share(settings.outdir):
         if pipeline is None:
             pipeline = open_pipeline(settings, settings.clip, settings.predictor, needs, progress)
-        if settings.pack_weights and not pack(pipeline.model):
-            logger.warning("--pack-weights does nothing here: it is for float32 weights on a CPU with oneDNN")
         settings = fit_to_model(settings, pipeline.backend)
         recorder = None
         if settings.outdir is not None:

@@ -23,7 +23,7 @@ from ldm.generation.draw import contexts, negative_prompts, run_chain
 from ldm.generation.generate import Guard
 from ldm.generation.images import image_tensor, save_png, to_images
 from ldm.generation.layouts import layouts_by_hand
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, open_pipeline, start
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, open_pipeline, pack_weights, start
 from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling
 from ldm.locks import hold
@@ -126,7 +126,9 @@ def open_inpainter(settings: InpaintSettings) -> Pipeline:
         logger.warning(
             "No inpainting model at %s (scripts/download_models.sh fetches it): using %s.", INPAINT_CKPT, model
         )
-    return load_pipeline(choice, device=settings.device, clip=settings.clip)
+    pipeline = load_pipeline(choice, device=settings.device, clip=settings.clip)
+    pack_weights(pipeline, settings.pack_weights)
+    return pipeline
 
 
 def inpaint(

@@ -29,7 +29,7 @@ from ldm.generation.neighbors import (
     load_searcher,
     normalized,
 )
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, start
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, pack_weights, start
 from ldm.generation.progress import Progress, stage
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, check_counts, check_settings
@@ -133,6 +133,7 @@ def open_model(settings: RetrievalSettings) -> Pipeline:
     pipeline = load_pipeline(choose_model(config, ckpt), device=settings.device)
     if pipeline.backend.conditioning_key != "crossattn":
         raise UserError(f"{config} takes no context by cross-attention; give a retrieval-augmented model")
+    pack_weights(pipeline, settings.pack_weights)
     pipeline.backend = RetrievalModel(pipeline.model, pipeline.backend.config, settings)
     return pipeline
 

@@ -40,6 +40,7 @@ class Run:
     seed: int = 42  # image number i starts from seed + i
     device: str | None = None
     threads: int | None = None  # of the CPU
+    pack_weights: bool | None = None  # on a CPU: less time, more memory; None for large models where it is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,6 @@ class GenerateSettings(Sampling, Run):
     gradient_steps: int | None = None  # last steps that the gradient passes through (the published presets)
     blend: str | None = None  # one of BLENDS
     share_overlaps: bool | None = None  # where regions overlap, their weights are shared out
-    pack_weights: bool = False  # less time on a CPU, a second copy of the weights
     command: str | None = None  # how it was called; only recorded
 
     def more_parameters(self) -> dict[str, str]:

@@ -27,7 +27,7 @@ from ldm.generation.draw import GeneratedImage, best_of, draw
 from ldm.generation.generate import make_preset
 from ldm.generation.images import ImageArray, to_images
 from ldm.generation.naming import unnamed_objects
-from ldm.generation.pipeline import ModelChoice, Pipeline, load_pipeline
+from ldm.generation.pipeline import ModelChoice, Pipeline, load_pipeline, pack_weights
 from ldm.generation.record import Outcome, Recorder, describe_model
 from ldm.generation.settings import check_settings, fit_to_model
 from ldm.spacetime.layout import Layout
@@ -216,6 +216,7 @@ class Studio:
             choice = self.models[name]
             own_clip = self.clip if name == next(iter(self.models)) else None
             pipeline = load_pipeline(choice, device=self.device, clip=own_clip)
+            pack_weights(pipeline, None)
             self._loaded = name, pipeline, describe_model(pipeline)
         return self._loaded[1]
 

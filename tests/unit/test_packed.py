@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.extensions.packed import available, pack, packed, unpack
+from ldm.extensions.packed import available, pack, packed, room, unpack
+from ldm.generation import pipeline as pipelines
 from tests.golden_data import relative_error
 
 pytestmark = pytest.mark.skipif(not available(), reason="this PyTorch has no oneDNN")
@@ -85,6 +87,28 @@ def test_changed_layers_compute_with_what_they_are_now() -> None:
     assert layer.weight.grad is not None
     unpack(layer)
     assert "forward" not in layer.__dict__
+
+
+def test_weights_of_large_models_are_packed_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twice their size, in half of the memory that is free; it is told, with the flag that forbids it."""
+
+    def is_packed(wanted: bool | None, free: int) -> bool:
+        model = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False)
+        size = room(model)[0]
+        assert size == 2 * 8 * 8 * 4
+        monkeypatch.setattr("ldm.extensions.packed.room", lambda _: (size, free))
+        try:
+            pipelines.pack_weights(SimpleNamespace(model=model), wanted)  # type: ignore[arg-type]
+        finally:
+            monkeypatch.setattr("ldm.extensions.packed.room", room)
+        return "forward" in model[0].__dict__
+
+    assert not is_packed(None, 1 << 40) and is_packed(True, 0) and not caplog.messages  # small
+    monkeypatch.setattr(pipelines, "LARGE", 512)
+    assert not is_packed(None, 1023) and not is_packed(None, 0) and not is_packed(False, 1 << 40)
+    assert not caplog.messages and is_packed(None, 1024) and "--no-pack-weights leaves it" in caplog.text
 
 
 def test_a_copy_has_weights_of_its_own() -> None:
