@@ -59,6 +59,8 @@ class Diffusers(nn.Module):
             raise UserError(
                 "this U-Net is given the guidance as a number (a distilled LCM); take the LoRA of LCM on its base model"
             )
+        if pipe.unet.config.get("encoder_hid_dim_type") is not None:
+            raise UserError("this U-Net is given images beside the text (an IP-Adapter); unload that first")
         self.pipe, self.unet, self.vae = pipe, pipe.unet, pipe.vae
         self.large = getattr(pipe, "text_encoder_2", None) is not None
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):

@@ -229,6 +229,16 @@ def test_what_cannot_be_done_is_said(pipes: dict[str, Any], tmp_path: Path) -> N
             assert text in said(PROMPT, LAYOUT)
         finally:
             pipe.scheduler = own
+    for name, value, text in (
+        ("time_cond_proj_dim", 4, "distilled"),
+        ("encoder_hid_dim_type", "ip_image_proj", "IP-Adapter"),
+    ):
+        before = pipe.unet.config
+        pipe.unet.register_to_config(**{name: value})
+        try:
+            assert text in said(PROMPT, LAYOUT)
+        finally:
+            pipe.unet._internal_dict = before  # noqa: SLF001
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     with pytest.raises(UserError, match="Stable Diffusion 3, which has a transformer"):
         SpaceTimePipeline.from_pretrained(tmp_path)
