@@ -1,0 +1,61 @@
+"""What a gradient needs of a card, held against the counts, and what is done where the card has no room for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.memory import PER_STEP, Case, count
+from ldm.generation.fitting import GIB, PEAKS, SCRATCH, need, recomputes_blocks
+from ldm.spacetime.presets import PRESETS
+from tests.golden_data import ROOT
+
+CARD = torch.device("cuda:0")
+
+
+def backend(device: torch.device = CARD, **unet: Any) -> Any:
+    return SimpleNamespace(device=device, factor=8, params={"unet_config": {"params": unet}})
+
+
+def test_the_needs_are_the_counted_ones() -> None:
+    rows = json.loads((ROOT / "docs/results/bench-memory.json").read_text())["rows"]
+    counted = {
+        ("per-step" if row["preset"] == PER_STEP else "whole-chain", row["autocast"], row["blocks"]): row["peak"] / GIB
+        for row in rows
+        if row["whole"]
+    }
+    assert counted == {
+        (mode, half, blocks): pytest.approx(peaks[blocks], abs=0.01)
+        for (mode, half), peaks in PEAKS.items()
+        for blocks in (False, True)
+    }
+    assert PEAKS["per-step", False][0] < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [256, 512, 768])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_the_needs_of_other_sizes(size: int, half: bool, blocks: bool) -> None:
+    counted = count(Case(PER_STEP, size, steps=1, blocks=blocks, autocast=half, whole=True)) / GIB
+    assert -0.3 < need("per-step", half, size**2)[blocks] - SCRATCH - counted < SCRATCH
+
+
+@pytest.mark.parametrize(("free", "images", "short"), [(8, 1, False), (3, 1, True), (8, 2, True), (80, 8, False)])
+def test_blocks_are_recomputed_where_the_card_is_short(
+    free: int, images: int, short: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * GIB, 80 * GIB))
+    with caplog.at_level(logging.WARNING):
+        assert recomputes_blocks(backend(), PRESETS["per-step"], (images, 4, 64, 64)) == short
+    assert all("--no-block-checkpointing" in record.message for record in caplog.records)
+    assert not recomputes_blocks(backend(), PRESETS["fixed"], (images, 4, 64, 64))
+    assert not recomputes_blocks(backend(torch.device("cpu")), PRESETS["per-step"], (64, 4, 64, 64))
+    assert not recomputes_blocks(backend(model_channels=32), PRESETS["per-step"], (images, 4, 64, 64))
+    diffusers: Any = SimpleNamespace(device=CARD, factor=8)
+    assert recomputes_blocks(diffusers, PRESETS["per-step"], (images, 4, 64, 64)) == short
