@@ -288,17 +288,3 @@ def test_a_truncated_gradient_is_the_whole_ones_of_the_last_steps(tiny: TinyDiff
 def test_a_truncation_longer_than_the_chain_changes_nothing(tiny: TinyDiffusion) -> None:
     preset = SHORT["iccv-2023"]
     assert torch.equal(run(tiny, preset, TWO).weights, run(tiny, replace(preset, gradient_steps=99), TWO).weights)
-
-
-def test_small_gradients_survive_half_precision(tiny: TinyDiffusion) -> None:
-    def objective(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"total": 2e-6 * images.float().mean((1, 2, 3))}  # 1e-8 for a value: 0 in float16
-
-    def gradients(half: bool) -> torch.Tensor:
-        with torch.autocast("cpu", torch.float16, half):
-            made = optimize(tiny, PLMSSampler(tiny), make_control(TWO), objective, PER_STEP, S=2, **chain_inputs(1))
-        assert made.latents.dtype == made.weights.dtype == torch.float32
-        return torch.stack([entry["grad"] for entry in made.history])
-
-    exact = gradients(False)
-    assert exact.abs().min() > 0 and relative_error(gradients(True), exact) < 0.2
