@@ -30,11 +30,13 @@ class FakeDevice(TorchDispatchMode):
 
     Attributes:
         waits: the operations for which the host waited for the device, in their order.
+        convolutions: types of the results of convolutions.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.convolutions: set[torch.dtype] = set()
         self._numbers: dict[int, tuple[Any, Tensor]] = {}  # small tensors that came from the host, by storage
         self._pinned: dict[int, Tensor] = {}
 
@@ -69,6 +71,8 @@ class FakeDevice(TorchDispatchMode):
             if source.dim() + (name == "aten::_to_copy") and not fast:
                 self.waits.append(f"{name} from the host")
         result = func(*args, **kwargs)
+        if name == "aten::convolution":
+            self.convolutions.add(result.dtype)
         if name == "aten::_to_copy" and not there and args[0].numel() <= 10_000:
             with unset_fake_temporarily():
                 storage = result.untyped_storage()
@@ -93,6 +97,7 @@ def fake_device() -> Iterator[FakeDevice]:
     """A "cuda:0" that a script can be told to use, gradients and mixed precision included."""
     with pytest.MonkeyPatch.context() as patch, FAKE, FakeDevice() as mode:
         patch.setattr(torch.cuda, "is_available", lambda: False)  # asked at every operation, and slow
+        patch.setattr(torch.cuda, "mem_get_info", lambda _: (2**36, 2**36))
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.autograd, "grad", gradient)

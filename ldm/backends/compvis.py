@@ -110,9 +110,9 @@ class CompVis(nn.Module):
 
     def encode_image(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """See `Backend`; a code of a VQ model has nothing random."""
-        posterior = self.model.encode_first_stage(2 * image - 1)
+        posterior, latents = self.model.encode_first_stage(2 * image - 1), self.model.get_first_stage_encoding
         if isinstance(posterior, Tensor):
-            return self.model.get_first_stage_encoding(posterior).repeat(len(generators or [0]), 1, 1, 1)
+            return latents(posterior).repeat(len(generators or [0]), 1, 1, 1).float()
         if generators is None:
-            return self.model.get_first_stage_encoding(posterior.mode())
-        return torch.cat([self.model.get_first_stage_encoding(posterior, generator=g) for g in generators])
+            return latents(posterior.mode()).float()
+        return torch.cat([latents(posterior, generator=g) for g in generators]).float()

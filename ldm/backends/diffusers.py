@@ -197,16 +197,22 @@ class Diffusers(nn.Module):
         context = found[0].float()
         return context, found[2].float() if self.large else context[:, 0]
 
+    def _first_stage(self) -> Any:
+        """XL's published first stage has values that are too large for float16: no autocast there."""
+        exact = self.large and self.vae.config.get("force_upcast", False)
+        return torch.autocast(self.device.type, enabled=False) if exact else contextlib.nullcontext()
+
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, H, W) in [0, 1]; differentiable."""
         z = latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
-        with self._checkpoints(self.vae):
+        with self._first_stage(), self._checkpoints(self.vae):
             images = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0].float()
         return ((images + 1) / 2).clamp(0, 1)
 
     def encode_image(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """See `Backend`."""
-        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
+        with self._first_stage():
+            posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
         drawn = [posterior.mode()] if generators is None else [posterior.sample(one) for one in generators]
         shift = self.vae.config.get("shift_factor") or 0.0
         return (torch.cat(drawn).float() - shift) * self.vae.config.scaling_factor

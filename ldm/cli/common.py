@@ -228,14 +228,13 @@ def add_output_flags(parser: Parser, outdir: Path) -> None:
 
 
 def add_model_flags(parser: Parser, numbers: bool = True) -> None:
-    """The model and where it runs; with `numbers` also what is checked against it, precision and starting noise."""
+    """The model and where it runs; with `numbers` also what is checked against it, and the starting noise."""
     add = parser.add_argument_group("the model").add_argument
     add("--config", type=Path, metavar="YAML", help="of the diffusion model")
     add("--ckpt", type=Path, metavar="FILE", help=".ckpt or .safetensors")
     if numbers:
         add("--C", type=boundary.COUNT, dest="channels", metavar="N", help="channels of the latents (the model's)")
         add("--f", type=boundary.COUNT, dest="factor", metavar="N", help="pixels per latent pixel (the model's)")
-        add("--precision", choices=PRECISIONS, help="(autocast on CUDA, else full)")
         add("--fixed_code", action="store_true", help="the same starting noise in every batch")
     add_device_flags(parser, packs=True)
 
@@ -249,11 +248,13 @@ def add_diffusers_flags(parser: Parser) -> None:
     add("--offload", action="store_true", help="text encoders are on the card only while they run")
 
 
-def add_device_flags(parser: Parser, packs: bool = False) -> None:
-    """Where it runs; `packs` for scripts that open their model by `open_pipeline`."""
+def add_device_flags(parser: Parser, precision: bool = True, packs: bool = False) -> None:
+    """Where it runs and in which precision; `packs` for scripts that pack weights."""
     add = parser.add_argument_group("where it runs").add_argument
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (the best there is)")
     add("--threads", type=boundary.THREADS, metavar="N", help="CPU threads")
+    if precision:
+        add("--precision", choices=PRECISIONS, help="(autocast on CUDA, else full)")
     if packs:
         text = "on a CPU: less time, up to two more copies of the weights (large models, where memory allows)"
         add("--pack-weights", action=argparse.BooleanOptionalAction, help=text)

@@ -48,7 +48,8 @@ def build_parser() -> common.Parser:
     )
     add("--blend", choices=BLENDS, help="attention that the local one is measured against (the preset's)")
     add("--share-overlaps", action="store_true", help="where regions overlap, share their weights out (they add up)")
-    add("--block-checkpointing", action="store_true", help="less memory, more time")
+    text = "less memory, more time (where the card has no room for less time)"
+    add("--block-checkpointing", action=argparse.BooleanOptionalAction, help=text)
     text = "the loss looks at images of half the size: less memory, a gradient that is only near"
     add("--half-decode", action="store_true", help=text)
     common.add_model_flags(parser)

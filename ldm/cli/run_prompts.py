@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ldm import boundary
 from ldm.cli.common import Parser, Progress, add_device_flags, add_diffusers_flags, run_script
-from ldm.generation.settings import PRECISIONS
 from ldm.util import UserError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,6 @@ def add_run_flags(parser: Parser, outdir: Path, methods: str, seeds: Sequence[in
         add(flag, type=boundary.PIXELS, default=None, dest=dest, metavar="PX", help=f"{dest} (the model's)")
     text = "images made together; a kill loses as many (1)"
     add("--batch-size", "--n_samples", type=boundary.COUNT, default=1, metavar="N", help=text)
-    add("--precision", choices=PRECISIONS, default=None, help="(autocast on CUDA, else full)")
     add("--shard", default=None, metavar="R/N", help="make part R of N (what torchrun or Lightning says)")
     add("--ray", type=boundary.COUNT, default=None, metavar="N", help="share the work among N Ray tasks")
     add = parser.add_argument_group("the models").add_argument
@@ -85,7 +83,8 @@ def add_run_flags(parser: Parser, outdir: Path, methods: str, seeds: Sequence[in
         add(flag, type=Path, default=None, metavar=word, help="see txt2img-refine.py")
     add_diffusers_flags(parser)
     add_device_flags(parser)
-    parser.set_defaults(device=None, threads=None, model=None, dtype=None, offload=False, lora=None, resumes=True)
+    parser.set_defaults(**dict.fromkeys(("device", "threads", "precision", "model", "dtype", "lora")), offload=False)
+    parser.set_defaults(resumes=True)
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ def build_parser() -> common.Parser:
     add("--dtype", choices=DTYPES, help="of their U-Nets and text encoders (float32)")
     add("--clip", metavar="NAME|FILE", help="the CLIP of the loss, for the first of the models")
     add("--predictor", type=Path, metavar="FILE", help="weights of the layout predictor")
-    common.add_device_flags(parser)
+    common.add_device_flags(parser, precision=False)
     add = parser.add_argument_group("what visitors may ask for, at most").add_argument
     add("--max-side", type=boundary.PIXELS, default=1024, metavar="PX", help="width and height (1024)")
     add("--max-steps", type=boundary.STEPS, default=200, metavar="N", help="steps (200)")

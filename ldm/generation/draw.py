@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ldm.backends.base import Backend
 from ldm.generation.chain import Callback, start_chain
+from ldm.generation.fitting import recomputes_blocks
 from ldm.generation.images import ImageArray, to_images
-from ldm.generation.pipeline import Pipeline
+from ldm.generation.pipeline import Pipeline, precision
 from ldm.generation.progress import OnWork
 from ldm.generation.settings import Sampling, fit_to_model
 from ldm.models.diffusion.sampler import Sampler
@@ -75,7 +76,7 @@ def draw(
         return [best_of(pipeline, all_[start : start + count], preset) for start in range(0, len(all_), count)]
     if not any(layout.objects for layout in layouts):
         preset = None
-    with pipeline.precision(sampling.precision):
+    with precision(pipeline.device, sampling.precision):
         shape = latent_shape(backend, sampling)
         sampler, chain = start_chain(backend, sampling, seeds, shape, callback, preset, generator, x_T, on_work)
         assert sampling.height and sampling.width
@@ -119,6 +120,7 @@ def run_chain(
             return backend.decode(sampler.sample(**chain)[0]), None
     with torch.no_grad():
         control = SpatialControl.build(layouts, backend.encode)
+    lean = sampling.block_checkpointing
     result = optimize(
         backend,
         sampler,
@@ -126,7 +128,7 @@ def run_chain(
         preset.objective(pipeline.clip, prompts, layouts) if preset.optimizes(layouts) else None,
         preset,
         checkpoint_steps=not sampling.keep_activations,
-        checkpoint_blocks=sampling.block_checkpointing,
+        checkpoint_blocks=recomputes_blocks(backend, preset, chain["x_T"].shape) if lean is None else lean,
         half_decode=sampling.half_decode,
         on_work=on_work,
         **chain,

@@ -16,7 +16,7 @@ from ldm.generation.chain import Callback, start_chain
 from ldm.generation.draw import GeneratedImage, contexts, negative_prompts, run_chain, weights_and_losses
 from ldm.generation.generate import Guard, outcomes
 from ldm.generation.images import fit_size, image_tensor, to_images
-from ldm.generation.pipeline import Pipeline, open_pipeline
+from ldm.generation.pipeline import Pipeline, open_pipeline, precision
 from ldm.generation.progress import OnWork, Progress
 from ldm.generation.record import Outcome
 from ldm.generation.settings import GenerateSettings, Sampling, check_settings, fit_to_model
@@ -100,7 +100,7 @@ def vary(
     backend, sampling = pipeline.backend, fit_to_model(sampling, pipeline.backend)
     own = seeded_generators(seeds)
     result = None
-    with pipeline.precision(sampling.precision):
+    with precision(pipeline.device, sampling.precision):
         with torch.no_grad():
             latents = backend.encode_image(image.to(backend.device), own)  # (B, C, h, w)
         if taken := int(strength * sampling.steps):  # of the steps asked for, though some counts give more

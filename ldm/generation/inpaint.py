@@ -23,7 +23,7 @@ from ldm.generation.draw import contexts, negative_prompts, run_chain
 from ldm.generation.generate import Guard
 from ldm.generation.images import image_tensor, save_png, to_images
 from ldm.generation.layouts import layouts_by_hand
-from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, open_pipeline, pack_weights, start
+from ldm.generation.pipeline import Pipeline, choose_model, load_pipeline, open_pipeline, pack_weights, precision, start
 from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling
 from ldm.locks import hold
@@ -148,12 +148,13 @@ def inpaint(
         UserError: the model is conditioned neither on images nor on text, or a layout does not go with it or the image.
     """
     backend, layout = pipeline.backend, layout or Layout(())
-    with torch.no_grad():
-        x, m, given, settings = _conditions(backend, image, mask, settings, layout)
-    shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
     preset = PRESETS[settings.preset] if layout.objects else None
-    sampler, chain = start_chain(backend, settings, [settings.seed], shape, preset=preset, on_work=on_work)
-    painted, _ = run_chain(pipeline, sampler, chain | given, [settings.prompt], [layout], preset, settings, on_work)
+    with precision(pipeline.device, settings.precision):
+        with torch.no_grad():
+            x, m, given, settings = _conditions(backend, image, mask, settings, layout)
+        shape = (backend.channels, x.shape[-2] // backend.factor, x.shape[-1] // backend.factor)
+        sampler, chain = start_chain(backend, settings, [settings.seed], shape, preset=preset, on_work=on_work)
+        painted, _ = run_chain(pipeline, sampler, chain | given, [settings.prompt], [layout], preset, settings, on_work)
     height, width = image.shape[-2:]
     return ((1 - m) * x + m * painted)[..., :height, :width].cpu()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ldm.errors import UserError
 from ldm.generation.naming import category_name
 from ldm.generation.progress import Progress, stage
-from ldm.generation.settings import Run, check_writable
+from ldm.generation.settings import Run, check_writable, own_precision
 from ldm.kinds import is_xl
 from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
 from ldm.util import instantiate_from_config, load_config, load_model_from_config, pick_device
@@ -158,14 +158,6 @@ class Pipeline:
             logger.warning("%s", note)
         return prediction.layout
 
-    def precision(self, name: str | None) -> contextlib.AbstractContextManager[Any]:
-        """Where the model runs in "autocast": float16 on CUDA, as published, bfloat16 elsewhere. Else in full."""
-        if name != "autocast":
-            return contextlib.nullcontext()
-        import torch
-
-        return torch.autocast(self.device.type, torch.float16 if self.device.type == "cuda" else torch.bfloat16)
-
     def unknown_objects(self, layout: Layout) -> list[str]:
         """Names of the layout's objects that the embedded model never saw; none for other models."""
         if not self.categories:
@@ -299,6 +291,18 @@ def check_texts(config: Any) -> None:
         encoder = instantiate_from_config(params.get("cond_stage_config") if isinstance(params, Mapping) else None)
     if hasattr(encoder, "unread"):
         encoder.unread("")
+
+
+def precision(device: torch.device, name: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Where models run in that precision, "autocast" being float16 on CUDA, as published, and bfloat16 elsewhere.
+
+    Latents, weights of objects and the loss stay float32. None is the device's own, see `own_precision`.
+    """
+    if (name or own_precision(device)) != "autocast":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 
 def make_sampler(name: str, model: Any) -> Any:

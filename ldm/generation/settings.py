@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from ldm.backends.base import Backend
     from ldm.spacetime.layout import LayoutObject
 
@@ -55,7 +57,8 @@ class Sampling:
     height: int | None = None  # pixels
     width: int | None = None  # pixels
     precision: str | None = None  # one of PRECISIONS; as published, autocast on CUDA and full elsewhere
-    block_checkpointing: bool = False  # recompute the U-Net's blocks in the backward pass: less memory, more time
+    # Recompute the U-Net's blocks in the backward pass: less memory, more time. None: where a card has no room.
+    block_checkpointing: bool | None = None
     half_decode: bool = False  # the loss looks at images of half the size: less memory, a gradient that is only near
     keep_activations: bool = False  # keep those of a whole differentiated chain: much more memory, less time
     best_of: int = 1  # images of as many seeds, of which the one with the least loss is kept
@@ -160,6 +163,11 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"output folder {folder} cannot be written ({reason}); choose another one") from err
 
 
+def own_precision(device: torch.device) -> str:
+    """What a device runs models in where nobody says it."""
+    return "autocast" if device.type == "cuda" else "full"
+
+
 def fit_to_model(settings: S, backend: Backend) -> S:
     """`settings` with the model's own size and guidance, and its device's precision, where they say nothing.
 
@@ -180,6 +188,6 @@ def fit_to_model(settings: S, backend: Backend) -> S:
             near = max(multiple, round(size / multiple) * multiple)
             raise UserError(f"{flag} {size} is not a multiple of {multiple}, as this model needs; take {near}")
     scale = backend.guidance_scale if settings.scale is None else settings.scale
-    precision = settings.precision or ("autocast" if backend.device.type == "cuda" else "full")
+    precision = settings.precision or own_precision(backend.device)
     own = {name: getattr(backend, name) for name in ("factor", "channels") if hasattr(settings, name)}
     return replace(settings, height=height, width=width, scale=scale, precision=precision, **own)

@@ -19,7 +19,7 @@ from ldm.files import atomic_write
 from ldm.generation.chain import Steps, start_chain
 from ldm.generation.generate import Guard
 from ldm.generation.images import ImageArray, save_png, to_images
-from ldm.generation.pipeline import make_sampler, set_threads
+from ldm.generation.pipeline import make_sampler, precision, set_threads
 from ldm.generation.progress import OnWork, Progress, stage, work_of
 from ldm.generation.settings import Run, Sampling, check_counts
 from ldm.locks import hold
@@ -137,13 +137,14 @@ def sample_batch(
     model, size = backend.model, backend.model.image_size
     shape = (model.channels, *((size, size) if isinstance(size, int) else size))
     seeds = [settings.seed + number for number in numbers]
-    if settings.vanilla_sample:
-        generators, steps = seeded_generators(seeds), Steps(None, model.num_timesteps, on_work=on_work)
-        noise = noise_like((len(seeds), *shape), generators)
-        given = (None, noise.shape) if isinstance(model, LatentDiffusion) else (noise.shape,)
-        options = {"x_T": noise, "generator": generators, "callback": lambda t: steps({"t": t}), "verbose": False}
-        latents = model.p_sample_loop(*given, **options)
-    else:
-        sampler, chain = start_chain(backend, settings, seeds, shape, on_work=on_work)
-        latents, _ = sampler.sample(**chain)
-    return backend.decode(latents)
+    with precision(backend.device, settings.precision):
+        if settings.vanilla_sample:
+            generators, steps = seeded_generators(seeds), Steps(None, model.num_timesteps, on_work=on_work)
+            noise = noise_like((len(seeds), *shape), generators)
+            given = (None, noise.shape) if isinstance(model, LatentDiffusion) else (noise.shape,)
+            options = {"x_T": noise, "generator": generators, "callback": lambda t: steps({"t": t}), "verbose": False}
+            latents = model.p_sample_loop(*given, **options)
+        else:
+            sampler, chain = start_chain(backend, settings, seeds, shape, on_work=on_work)
+            latents, _ = sampler.sample(**chain)
+        return backend.decode(latents)

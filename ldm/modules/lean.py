@@ -117,7 +117,8 @@ class _NormSilu(torch.autograd.Function):
         wide = x.detach().to(precision).requires_grad_()
         with torch.enable_grad():
             normed = ctx.norm.forward(wide)  # without the hooks of a second call
-        through = torch.ops.aten.silu_backward(gradient.to(precision), normed.detach())
+        through = normed.detach()  # in its place: the normalization's own gradient does not need its result
+        torch.ops.aten.silu_backward.grad_input(gradient.to(precision), through, grad_input=through)
         return torch.autograd.grad(normed, wide, through)[0].to(x.dtype), None
 
 

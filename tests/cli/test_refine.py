@@ -196,7 +196,7 @@ def test_block_checkpointing_and_autocast_run(settings: GenerateSettings) -> Non
 
 def test_precision_opens_autocast_where_asked(loaded: pipelines.Pipeline) -> None:
     for name, mixed in (("full", False), ("autocast", True)):
-        with loaded.precision(name):
+        with pipelines.precision(loaded.device, name):
             assert torch.is_autocast_enabled("cpu") == mixed
         assert not torch.is_autocast_enabled("cpu")
     usual_model = {"factor": 8, "channels": 4, "image_size": 512, "guidance_scale": 7.5}

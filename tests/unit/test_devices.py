@@ -137,7 +137,7 @@ def test_scripts(name: str, world: tiny_world.TinyWorld, tmp_path: Path, monkeyp
         flags += ["--clip", world.clip, "--layout", world.layout]
     with fake_device() as fake:
         run(name, *flags, "--device", "cuda:0")
-    assert fake.waits and list((tmp_path / "out").rglob("*.png"))
+    assert torch.float16 in fake.convolutions and list((tmp_path / "out").rglob("*.png"))
 
 
 @pytest.mark.slow
@@ -148,8 +148,9 @@ def test_script_of_retrieval(world: tiny_world.TinyWorld, tmp_path: Path) -> Non
     named = ["--config", config, "--ckpt", ckpt, "--clip_type", world.clip]
     named += ["--database", write_database(tmp_path / "patches"), "--use_neighbors", "--knn", "2", "--prompt", "a cat"]
     size = ["--H", "32", "--W", "32", "--ddim_steps", "1", "--n_samples", "1", "--n_iter", "1"]
-    with fake_device():
+    with fake_device() as fake:
         run("knn2img", *named, *size, "--outdir", tmp_path / "out", "--device", "cuda:0")
+    assert fake.convolutions == {torch.float16, torch.float32}  # CLIP is in float32
 
 
 @pytest.mark.slow
@@ -158,8 +159,9 @@ def test_script_of_inpainting_models(change: Any, tmp_path: Path) -> None:
     config, ckpt = write_model(tmp_path / "model", tiny_config(change))
     write_pair(tmp_path / "in", "a")
     named = ["--config", config, "--ckpt", ckpt, "--indir", tmp_path / "in", "--outdir", tmp_path / "out"]
-    with fake_device():
+    with fake_device() as fake:
         run("inpaint", *named, "--steps", "1", "--device", "cuda:0")
+    assert fake.convolutions == {torch.float16}
 
 
 @pytest.mark.slow
@@ -170,8 +172,9 @@ def test_script_of_unconditional_models(how: list[str], tmp_path: Path) -> None:
         params["timesteps"] = 3
 
     write_model(tmp_path, tiny_config(few))
-    with fake_device():
+    with fake_device() as fake:
         run("sample_diffusion", "-r", tmp_path, "-n", "1", "-l", tmp_path, "--device", "cuda:0", *how)
+    assert fake.convolutions == {torch.float16}
 
 
 def test_models_of_diffusers(world: tiny_world.TinyWorld, tmp_path: Path) -> None:
@@ -190,6 +193,7 @@ def test_models_of_diffusers(world: tiny_world.TinyWorld, tmp_path: Path) -> Non
             lambda _: known.append(len(fake.waits)),
         )
     assert len(known) > 1 and known[0] == known[-1]
+    assert fake.convolutions == {torch.float16, torch.float32}  # XL's first stage and CLIP are in float32
 
 
 def trained(model: Any, loss_of: Any) -> None:
