@@ -76,7 +76,7 @@ class _SpaceTime:
         callback_on_step_end: OnStepEnd | None = None,
         clip: str | Path = SD_CLIP,
         predictor: Path | None = None,
-        block_checkpointing: bool = False,
+        block_checkpointing: bool | None = None,
         half_decode: bool = False,
     ) -> SpaceTimeOutput | tuple[Any, ...]:
         """Images of prompts, their objects where the layouts say.
@@ -99,7 +99,7 @@ class _SpaceTime:
                 {"latents": (B, C, h, w)}, as DDIM's whatever the scheduler, which it can read and not change.
             clip: name or file of the CLIP of the loss.
             predictor: file of the layout predictor; the shipped one by default.
-            block_checkpointing: recompute blocks in the backward pass: less memory, more time.
+            block_checkpointing: recompute blocks in the backward pass, for less memory; None where the card is short.
             half_decode: the loss looks at images of half the size: less memory, a gradient that is only near.
 
         Raises:
