@@ -30,6 +30,8 @@ PIPELINES = (
     "StableDiffusionInpaintPipeline",
     "StableDiffusionXLInpaintPipeline",
 )
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+XL_PARTS = ("text_encoder_2", "tokenizer_2")
 OTHERS = {
     "StableDiffusion3": "Stable Diffusion 3, which has a transformer and no U-Net",
     "Flux": "Flux, which has a transformer and no U-Net",
@@ -322,14 +324,17 @@ def load(
     except UserError:
         raise
     except Exception as error:  # the library has many of its own
-        if folder.is_file() and hub.unreachable():
+        if not folder.is_dir() and hub.unreachable():
+            what = "its configs and tokenizers are" if folder.is_file() else "it is"
             raise UserError(
-                f"{source} can't be loaded: its configs and tokenizers are on the hub, which does not answer; "
-                "convert it to a folder of diffusers elsewhere, and name that"
+                f"{source} can't be loaded: {what} on the hub, which does not answer; "
+                "make a folder of diffusers of it elsewhere, and name that"
             ) from error
         raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
     backend = Diffusers(pipe)
-    add_adapters(pipe, adapters)
+    if adapters:
+        add_adapters(pipe, adapters)
+        backend = Diffusers(pipe)  # freezes them, too
     if backend.large and pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
     if offload:
@@ -376,11 +381,13 @@ def _index(folder: Path) -> dict[str, Any]:
         index = None
     if not isinstance(index, dict):
         raise UserError(f"{folder} is no folder of diffusers: it has no readable model_index.json")
-    for part, what in index.items():
-        named = isinstance(what, list) and len(what) == 2 and what[1] is not None
-        if named and part not in ("safety_checker", "feature_extractor") and not (folder / part).is_dir():
+    kind = str(index.get("_class_name"))
+    check_kind(kind)
+    named = {part for part, what in index.items() if isinstance(what, list) and len(what) == 2 and what[1] is not None}
+    needed = {*PARTS, *(XL_PARTS if "XL" in kind else ())}
+    for part in sorted(needed | named - {"safety_checker", "feature_extractor"}):
+        if part not in named or not (folder / part).is_dir():
             raise UserError(f"{folder} lacks its part '{part}'; download it again")
-    check_kind(str(index.get("_class_name")))
     return index
 
 

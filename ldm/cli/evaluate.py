@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm import boundary
-from ldm.cli.common import Parser, Progress, run_script, set_threads
+from ldm.cli.common import Parser, Progress, add_diffusers_flags, run_script, set_threads
 from ldm.cli.run_prompts import add_run_flags
 from ldm.paths import RESULTS, ROOT
 
@@ -136,6 +136,7 @@ def build_parser() -> Parser:
     add_run_flags(published, Path("outputs/benchmark"), "base,per-step", None)
 
     for name in ("single", "table", "evidence"):  # images that are there are kept
+        add_diffusers_flags(commands.choices[name])
         commands.choices[name].set_defaults(resumes=True)
     return parser
 
@@ -157,7 +158,6 @@ def _add_models(add: Any, outdir: Path) -> None:
     add("--outdir", type=Path, default=outdir, metavar="DIR", help=f"images ({outdir})")
     add("--config", type=Path, metavar="YAML", help="of another model (with --ckpt)")
     add("--ckpt", type=Path, metavar="FILE", help="weights of another model")
-    add("--model", metavar="DIR|NAME", help="another model, of diffusers: a folder or hub name")
     add("--clip", type=Path, metavar="FILE", help="weights of another CLIP")
     add("--device", metavar="NAME", help="cpu, cuda, mps (the best there is)")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from ldm import boundary
 from ldm.cli import common
 from ldm.errors import UserError
-from ldm.generation.settings import DTYPES
 
 
 def build_parser() -> common.Parser:
@@ -29,10 +28,9 @@ def build_parser() -> common.Parser:
     add = parser.add_argument_group("the models").add_argument
     add("--config", type=Path, metavar="YAML", help="of the checkpoints")
     add("--ckpt", type=Path, nargs="+", default=[], metavar="FILE", help=".ckpt or .safetensors, to choose from")
-    add("--model", nargs="+", default=[], metavar="DIR|NAME", help="folders or hub names of diffusers, to choose from")
-    add("--dtype", choices=DTYPES, help="of their U-Nets and text encoders (float32)")
     add("--clip", metavar="NAME|FILE", help="the CLIP of the loss, for the first of the models")
     add("--predictor", type=Path, metavar="FILE", help="weights of the layout predictor")
+    common.add_diffusers_flags(parser, nargs="+", default=[])
     common.add_device_flags(parser, precision=False)
     add = parser.add_argument_group("what visitors may ask for, at most").add_argument
     add("--max-side", type=boundary.PIXELS, default=1024, metavar="PX", help="width and height (1024)")
@@ -48,9 +46,10 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     from ldm.generation.pipeline import choose_model
 
     given = [choose_model(options.config, path) for path in options.ckpt]
-    given += [choose_model(model=name, dtype=options.dtype) for name in options.model]
-    if options.dtype is not None and not options.model:
-        raise UserError("--dtype goes with --model; name a folder of diffusers or a hub name")
+    more = options.dtype, options.offload, options.lora or ()
+    given += [choose_model(None, None, name, *more) for name in options.model]
+    if not options.model:
+        choose_model(None, None, None, *more)  # says what goes with --model only
     if options.config is not None and not given:
         given = [choose_model(options.config)]
     try:

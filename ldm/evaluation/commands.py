@@ -93,7 +93,7 @@ def _workshop(
         if options.model
         else (options.config or project_file(EMOJI_CONFIG), options.ckpt or project_file(EMOJI_CKPT))
     )
-    choice = choose_model(config, ckpt, options.model)
+    choice = choose_model(config, ckpt, options.model, options.dtype, options.offload, options.lora or ())
     kept = getattr(options, "keep_activations", False)
     sampling = Sampling(sampler="plms", steps=plan.steps, scale=plan.scale, keep_activations=kept)
     clip, spread = options.clip or project_file(EMOJI_CLIP), RULE_SPREAD if discs else 1.0

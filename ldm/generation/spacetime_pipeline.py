@@ -21,6 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from layout_predictor.inference import load_predictor
+from ldm import hub
 from ldm.backends.diffusers import Diffusers, check_kind
 from ldm.backends.schedulers import SchedulerSampler
 from ldm.errors import UserError
@@ -189,8 +190,14 @@ class SpaceTimePipeline(_SpaceTime, diffusers.StableDiffusionPipeline):  # type:
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
         """See `diffusers.DiffusionPipeline.from_pretrained`. UserError for a model of another kind."""
+        options.setdefault("local_files_only", hub.local_only(source))
         asked = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-        index = cls.load_config(source, **{name: options[name] for name in asked if name in options})
+        try:
+            index = cls.load_config(source, **{name: options[name] for name in asked if name in options})
+        except OSError as error:
+            if Path(source).exists() or not hub.unreachable():
+                raise
+            raise UserError(f"{source} is neither here, nor does the hub answer; give a folder") from error
         check_kind(str(index.get("_class_name")))
         if "text_encoder_2" in index:
             return SpaceTimeXLPipeline.from_pretrained(source, **options)

@@ -111,6 +111,7 @@ def test_the_detector_on_labeled_images(tmp_path: Path, capsys: pytest.CaptureFi
         ("table --count 100000", "has 1328 prompts"),
         ("table --methods magic", "no method 'magic'"),
         ("table --clip nowhere", "is not a file"),
+        ("table --dtype float16", "go with --model"),
         ("table --known nowhere", "no record of images"),
         ("calibrate --labels nowhere.json", "can't be read"),
         ("detector --detector nowhere.safetensors", "does not exist"),

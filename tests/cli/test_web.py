@@ -209,6 +209,10 @@ def test_a_model_of_diffusers(tmp_path: Path) -> None:
         studio.close()
 
 
+def test_flags_of_a_model_of_diffusers_need_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "go with --model" in refusal(capfd, "web", "--lora", tmp_path / "a.safetensors")
+
+
 def test_images_of_web_uis_are_recalled(tmp_path: Path) -> None:
     text = (
         "a cat, (masterpiece:1.2)\nsecond line\nNegative prompt: blurry, dark\n"

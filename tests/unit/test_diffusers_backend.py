@@ -259,6 +259,23 @@ def test_adapters_are_the_librarys_own(folders: dict[str, Path], world: TinyWorl
     assert told["dtype"] == "float32" and told["lora"][0]["scale"] == 0.5 and len(told["lora"][0]["sha256"]) == 64
 
 
+def test_an_adapter_is_frozen_and_its_scale_may_change_within_a_chain(folders: dict[str, Path], tmp_path: Path) -> None:
+    path = diffusers_folders.write_lora(folders["sd1"], tmp_path / "style.safetensors")
+    backend = load(folders["sd1"], torch.device("cpu"), lora=[str(path)])
+    assert not any(one.requires_grad for one in backend.unet.parameters())
+    assert not any(one.training for one in backend.unet.modules())
+    condition, weights = backend.condition([PROMPT], *SIZE), torch.ones(1, 1)
+    kept, fresh = (control_of(backend, [WHOLE])["control"] for _ in range(2))
+
+    def predicted(scale: float, control: Any) -> Tensor:
+        backend.pipe.set_adapters(["adapter_0"], [scale])
+        with torch.no_grad():
+            return backend.apply_model(noise(), torch.tensor([500]), condition, control, weights)
+
+    first = predicted(1.0, kept)
+    assert torch.equal(predicted(0.0, kept), predicted(0.0, fresh)) and not torch.equal(first, predicted(0.0, fresh))
+
+
 def test_a_run_of_the_evaluation(
     folders: dict[str, Path], world: TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +298,13 @@ def test_a_run_of_the_evaluation(
     assert len(list((tmp_path / "out").rglob("*.png"))) == 2
     run("txt2img-gpt", *words, "--model", folders["sd1"])
     assert "another" in refusal(capfd, "txt2img-gpt", *words, "--model", folders["sd1"], "--dtype", "bfloat16")
+    lora = diffusers_folders.write_lora(folders["sd1"], tmp_path / "style.safetensors")
+    words = ["--model", folders["sd1"], "--clip", world.clip, "--device", "cpu", "--outdir", tmp_path / "table"]
+    words += ["--lora", lora, "--count", "1", "--steps", "2", "--methods", "fixed", "--out", tmp_path / "t.jsonl"]
+    run("evaluate", "table", *words)
+    head = json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0])
+    assert len(head["settings"]["lora"][0]["sha256"]) == 64
+    assert "another" in refusal(capfd, "evaluate", "table", *words, "--dtype", "bfloat16")
 
 
 @pytest.mark.parametrize("preset", [None, "fixed", "per-step", "iccv-2023"])
@@ -345,12 +369,17 @@ def test_what_cannot_be_used_is_said(
     monkeypatch.setattr(hub, "unreachable", lambda: True)
     flux = broken(folders["sd1"], tmp_path, _class_name="FluxPipeline")
     assert "Flux, which has a transformer and no U-Net" in said(flux)
-    shutil.rmtree(flux)
-    assert "lacks its part 'vae_2'" in said(broken(folders["sd1"], tmp_path, vae_2=["diffusers", "AutoencoderKL"]))
+    for kind, part, what in (
+        ("sd1", "vae_2", ["diffusers", "AutoencoderKL"]),
+        ("sd1", "unet", None),
+        ("xl", "text_encoder", [None, None]),
+    ):
+        shutil.rmtree(flux)
+        assert f"lacks its part '{part}'" in said(broken(folders[kind], tmp_path, **{part: what}))
     (flux / "model_index.json").write_text("{")
     assert "no readable model_index.json" in said(flux)
     assert "neither a folder of diffusers nor a hub name" in said(tmp_path / "nowhere")
-    assert "can't be loaded" in said("nobody/nothing")
+    assert "it is on the hub, which does not answer" in said("nobody/nothing")
     assert "--offload keeps parts off a card" in said(folders["sd1"], "--offload")
     assert "leave out --config and --ckpt" in said(folders["sd1"], "--ckpt", "x.ckpt")
     single = tmp_path / "single.safetensors"

@@ -242,3 +242,9 @@ def test_what_cannot_be_done_is_said(pipes: dict[str, Any], tmp_path: Path) -> N
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     with pytest.raises(UserError, match="Stable Diffusion 3, which has a transformer"):
         SpaceTimePipeline.from_pretrained(tmp_path)
+
+
+def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.hub.unreachable", lambda: True)
+    with pytest.raises(UserError, match="nor does the hub answer"):
+        SpaceTimePipeline.from_pretrained("nobody/nothing")
