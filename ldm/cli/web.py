@@ -46,10 +46,10 @@ def action(options: argparse.Namespace, progress: common.Progress) -> Iterator[s
     from ldm.generation.pipeline import choose_model
 
     given = [choose_model(options.config, path) for path in options.ckpt]
-    more = options.dtype, options.offload, options.lora or ()
-    given += [choose_model(None, None, name, *more) for name in options.model]
+    adapted = options.dtype, options.offload, options.lora or ()
+    given += [choose_model(None, None, name, *adapted) for name in options.model]
     if not options.model:
-        choose_model(None, None, None, *more)  # says what goes with --model only
+        choose_model(None, None, None, *adapted)  # says what goes with --model only
     if options.config is not None and not given:
         given = [choose_model(options.config)]
     try:
