@@ -46,7 +46,10 @@ PARTS_IN_IT = (
     (_UNET + r"joint_blocks\.", f"Stable Diffusion 3; {_V1}"),
     (_UNET + r"(double_blocks|single_blocks)\.", f"Flux; {_V1}"),
     (r"^(single_)?transformer_blocks\.", f"a transformer of diffusers, as Stable Diffusion 3 and Flux have; {_V1}"),
-    (r"^conditioner\.embedders\.|" + _UNET + r"label_emb\.", f"Stable Diffusion XL; name it with --model, or {_V1}"),
+    (
+        r"^conditioner\.embedders\.|" + _UNET + r"label_emb\.",
+        f"Stable Diffusion XL; name its .safetensors with --model, or {_V1}",
+    ),
     (
         r"^(cond_stage_model\.)?model\.transformer\.resblocks\.",
         "Stable Diffusion 2; give configs/stable-diffusion/v2-inference-v.yaml with --config, or v2-inference.yaml for "

@@ -18,26 +18,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.backends.adapters import add_adapters, parse_adapter
+from ldm.backends.folders import check_kind, quiet, read_pipeline
 from ldm.boundary import reason
 from ldm.errors import UserError
-from ldm.files import read_json
 from ldm.modules.attention import Control, add_local, attend
 
-# Classes of pipelines whose parts are taken, and what is told of others.
-PIPELINES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLInpaintPipeline",
-)
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-XL_PARTS = ("text_encoder_2", "tokenizer_2")
-OTHERS = {
-    "StableDiffusion3": "Stable Diffusion 3, which has a transformer and no U-Net",
-    "Flux": "Flux, which has a transformer and no U-Net",
-    "PixArt": "PixArt, which has a transformer and no U-Net",
-    "Kandinsky": "Kandinsky, whose U-Net is conditioned by images",
-}
 _PLACES = threading.RLock()  # of what is in place on the parts of any model during a call
 
 
@@ -276,16 +261,14 @@ def controlled(unet: Any) -> Iterator[None]:
             unet.set_attn_processor(own)
 
 
-def check_kind(name: str, *bases: str) -> None:
-    """UserError for a class of pipeline, with its bases, whose parts can't be used here."""
-    if not {name, *bases}.isdisjoint(PIPELINES):
-        return
-    what = next((text for start, text in OTHERS.items() if name.startswith(start)), f"a {name}")
-    raise UserError(f"this model is {what}; Stable Diffusion 1, 2 and XL can be used")
-
-
+@quiet()
 def load(
-    source: str | Path, device: torch.device, dtype: str = "float32", offload: bool = False, lora: Sequence[str] = ()
+    source: str | Path,
+    device: torch.device,
+    dtype: str = "float32",
+    offload: bool = False,
+    lora: Sequence[str] = (),
+    config: Path | None = None,
 ) -> Diffusers:
     """The backend of a folder, a hub name, or a single file of XL.
 
@@ -293,6 +276,7 @@ def load(
         dtype: of U-Net and text encoders, "float32", "float16" or "bfloat16"; XL's first stage stays float32.
         offload: keep text encoders in the main memory but while they run (accelerate's).
         lora: adapters, FILE or FILE:SCALE.
+        config: for a single file a folder with configs and tokenizers of such a model, in place of the hub's.
 
     Raises:
         UserError: no such folder, a model of another kind, a missing part, a hub that does not answer, or an adapter
@@ -301,36 +285,7 @@ def load(
     if offload and device.type == "cpu":
         raise UserError("--offload keeps parts off a card, and there is none; leave it out")
     adapters = [parse_adapter(text) for text in lora]
-    try:
-        import diffusers
-    except ImportError:
-        raise UserError("models of diffusers need that package: pip install -e '.[diffusers]'") from None
-    from ldm import hub
-
-    folder, index = Path(source), dict[str, Any]()
-    given: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "local_files_only": hub.local_only(source)}
-    read: Callable[..., Any] = diffusers.DiffusionPipeline.from_pretrained
-    if folder.is_file():  # its weights are here, what describes them is the hub's
-        read, given["local_files_only"] = diffusers.StableDiffusionXLPipeline.from_single_file, hub.unreachable()
-    elif folder.is_dir():
-        index = _index(folder)
-        given |= {"safety_checker": None} if "safety_checker" in index else {}
-        given |= {"variant": variant} if (variant := variant_of(folder / "unet")) else {}
-    elif folder.suffix or str(source).count("/") != 1:
-        raise UserError(f"{source} is neither a folder of diffusers nor a hub name such as stabilityai/sdxl-base-1.0")
-    try:
-        with _no_bars():
-            pipe = read(str(source), **given)
-    except UserError:
-        raise
-    except Exception as error:  # the library has many of its own
-        if not folder.is_dir() and hub.unreachable():
-            what = "its configs and tokenizers are" if folder.is_file() else "it is"
-            raise UserError(
-                f"{source} can't be loaded: {what} on the hub, which does not answer; "
-                "make a folder of diffusers of it elsewhere, and name that"
-            ) from error
-        raise UserError(f"the model {source} can't be loaded: {reason(error)}") from error
+    pipe = read_pipeline(source, getattr(torch, dtype), config)
     backend = Diffusers(pipe)
     if adapters:
         add_adapters(pipe, adapters)
@@ -348,47 +303,6 @@ def load(
     else:
         pipe.to(device)
     return backend
-
-
-def variant_of(part: Path) -> str | None:
-    """The variant that a part's weights are all of, as "fp16"; None where some have none."""
-    weights = [file.name.split(".") for file in part.iterdir() if file.suffix in (".safetensors", ".bin")]
-    variants = [words[1].split("-")[0] if len(words) > 2 else None for words in weights]  # shards are counted after it
-    return None if None in variants or not variants else variants[0]
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """The libraries draw no bars of their own inside, for each part and its weights."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    switches = [one for one in (of_diffusers, of_transformers) if one.is_progress_bar_enabled()]
-    for switch in switches:
-        switch.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for switch in switches:
-            switch.enable_progress_bar()
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    """What a folder says of its pipeline. UserError for one that can't be used, or if a part of it is missing."""
-    try:
-        index = read_json(folder / "model_index.json")
-    except (OSError, ValueError):
-        index = None
-    if not isinstance(index, dict):
-        raise UserError(f"{folder} is no folder of diffusers: it has no readable model_index.json")
-    kind = str(index.get("_class_name"))
-    check_kind(kind)
-    named = {part for part, what in index.items() if isinstance(what, list) and len(what) == 2 and what[1] is not None}
-    needed = {*PARTS, *(XL_PARTS if "XL" in kind else ())}
-    for part in sorted(needed | named - {"safety_checker", "feature_extractor"}):
-        if part not in named or not (folder / part).is_dir():
-            raise UserError(f"{folder} lacks its part '{part}'; download it again")
-    return index
 
 
 def __getattr__(name: str) -> Any:

@@ -242,7 +242,7 @@ def add_model_flags(parser: Parser, numbers: bool = True) -> None:
 def add_diffusers_flags(parser: Parser, **model: Any) -> None:
     """A model of diffusers in place of config and checkpoint; `model` is what argparse is told of --model."""
     add = parser.add_argument_group("a model of diffusers").add_argument
-    add("--model", metavar="DIR|NAME", help="a folder (Stable Diffusion 1, 2, XL) or a hub name", **model)
+    add("--model", metavar="DIR|NAME", help="a folder (Stable Diffusion 1, 2, XL), a hub name, a file of XL", **model)
     add("--dtype", choices=DTYPES, help="of its U-Net and text encoders (float32)")
     add("--lora", action="append", metavar="FILE[:SCALE]", help="an adapter for it, .safetensors; may stand repeatedly")
     add("--offload", action="store_true", help="text encoders are on the card only while they run")

@@ -80,10 +80,10 @@ def choose_model(
     if model is not None and Path(model).is_file() and not is_xl(Path(model)):
         ckpt, model = ckpt or Path(model), None
     if model is not None:
-        if config is not None or ckpt is not None:
+        if ckpt is not None or (config is not None and not Path(model).is_file()):
             raise UserError("--model names a whole model; leave out --config and --ckpt")
         return ModelChoice(
-            Path(model) / "model_index.json",
+            config or Path(model) / "model_index.json",
             Path(model),
             embedded=False,
             diffusers=model,
@@ -188,7 +188,8 @@ def load_pipeline(
     if choice.diffusers is not None:
         from ldm.backends import diffusers
 
-        loaded = diffusers.load(choice.diffusers, where, choice.dtype, choice.offload, choice.lora)
+        described = None if choice.config == choice.ckpt / "model_index.json" else choice.config
+        loaded = diffusers.load(choice.diffusers, where, choice.dtype, choice.offload, choice.lora, described)
         return Pipeline(loaded, choice, clip or choice.clip, predictor)
     config = load_config(choice.config)
     backend = CompVis(load_model_from_config(config, choice.ckpt, device=where), config, choice.guidance_scale)

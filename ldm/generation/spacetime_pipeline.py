@@ -22,7 +22,8 @@ from torch import Tensor
 
 from layout_predictor.inference import load_predictor
 from ldm import hub
-from ldm.backends.diffusers import Diffusers, check_kind
+from ldm.backends.diffusers import Diffusers
+from ldm.backends.folders import check_kind
 from ldm.backends.schedulers import SchedulerSampler
 from ldm.errors import UserError
 from ldm.generation.draw import contexts, run_chain, weights_and_losses

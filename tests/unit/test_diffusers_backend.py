@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm import hub
@@ -333,6 +333,39 @@ def test_folders_of_one_variant_or_of_torch_files(folders: dict[str, Path], tmp_
     want = sampled(load(folders["sd1"], torch.device("cpu")), [PROMPT])
     for name in ("variant", "torch"):
         assert torch.equal(sampled(load(tmp_path / name, torch.device("cpu")), [PROMPT]), want)
+
+
+def test_a_single_file_of_xl_with_the_configs_of_a_folder(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "unreachable", lambda: True)
+    single = diffusers_folders.write_single_file(folders["xl"], tmp_path / "model.safetensors")
+    made = load_pipeline(choose_model(config=folders["xl"], model=str(single)), device="cpu")
+    assert torch.equal(sampled(made.backend, [PROMPT]), sampled(load(folders["xl"], made.device), [PROMPT]))
+    with pytest.raises(UserError, match="no folder of diffusers"):
+        load_pipeline(choose_model(config=tmp_path / "nowhere", model=str(single)), device="cpu")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_missing_weights_are_not_drawn(
+    folders: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], part: str
+) -> None:
+    folder = broken(folders["sd1"], tmp_path)
+    single = diffusers_folders.write_single_file(folders["xl"], tmp_path / "model.safetensors")
+    capfd.readouterr()
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = max(weights)
+    save_file({key: value for key, value in weights.items() if key != name}, file)
+    with pytest.raises(UserError, match=f"lacks weights of its {part} .*{name}"):
+        load(folder, torch.device("cpu"))
+    start = {"unet": "model.", "vae": "first_stage_model.", "text_encoder": "conditioner.embedders.0."}[part]
+    weights = load_file(single)
+    name = min(key for key in weights if key.startswith(start) and key.endswith("weight"))
+    save_file({key: value for key, value in weights.items() if key != name}, single)
+    with pytest.raises(UserError, match="lacks weights|can't be loaded"):
+        load(single, torch.device("cpu"), config=folders["xl"])
+    assert not capfd.readouterr().err
 
 
 def test_a_torch_file_runs_no_code(folders: dict[str, Path], tmp_path: Path) -> None:
