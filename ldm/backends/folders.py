@@ -30,6 +30,13 @@ OTHERS = {
     "PixArt": "PixArt, which has a transformer and no U-Net",
     "Kandinsky": "Kandinsky, whose U-Net is conditioned by images",
 }
+# Classes of networks that are loaded here, and whose they are.
+CLASSES = {
+    "UNet2DConditionModel": "diffusers",
+    "AutoencoderKL": "diffusers",
+    "CLIPTextModel": "transformers",
+    "CLIPTextModelWithProjection": "transformers",
+}
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
@@ -86,11 +93,11 @@ def _networks(source: str, index: Mapping[str, Any], given: Mapping[str, Any]) -
     """The networks of a folder or hub name. UserError where weights are missing, which the libraries would draw."""
     networks: dict[str, nn.Module] = {}
     for name in NETWORKS:
-        library, kind = index.get(name) or (None, None)
-        if library not in ("diffusers", "transformers"):
+        kind = (index.get(name) or ("", None))[1]
+        if kind not in CLASSES:  # the library's own affair
             continue
         folder = Path(source) / name
-        networks[name], told = getattr(importlib.import_module(library), kind).from_pretrained(
+        networks[name], told = getattr(importlib.import_module(CLASSES[kind]), kind).from_pretrained(
             source,
             subfolder=name,
             variant=variant_of(folder) if folder.is_dir() else None,
