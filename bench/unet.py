@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench.counting import Call, in_turn
-from ldm.backends.diffusers import controlled
+from ldm.backends.diffusers import attentions_of, controlled
 from ldm.extensions.packed import pack, paused
 from ldm.paths import SD_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
@@ -41,6 +41,7 @@ def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[st
     side = size // 8
     x, t, context = torch.randn(2, 4, side, side), torch.tensor([500, 500]), torch.randn(2, 77, 768)
     library, own = _library(side), make_unet()
+    attentions = attentions_of(library)
     texts = torch.randn(len(CENTERS), 77, 768)
     pack(own)
 
@@ -55,7 +56,7 @@ def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[st
     def theirs(control: SpatialControl | None) -> None:
         assert control is not None
         weights = torch.ones(control.num_objects, 1)
-        with controlled(library):
+        with controlled(attentions):
             told = lambda w: {"control": (control, w, (side, side))}  # noqa: E731
             _run(lambda w: library(x, t, context, cross_attention_kwargs=told(w)).sample, weights, gradient, False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ class Diffusers(nn.Module):
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
             if part is not None:
                 part.requires_grad_(False).eval()
+        self._attentions = attentions_of(pipe.unet)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The U-Net's type when first asked; to find it the library looks at every module, several ms for XL."""
+        return self.unet.dtype
 
     @property
     def model(self) -> nn.Module:
@@ -122,16 +128,16 @@ class Diffusers(nn.Module):
             context = conditioning["context"]
             if "pooled" in conditioning:
                 added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["sizes"]}
-                added = {name: value.to(self.unet.dtype) for name, value in added.items()}
+                added = {name: value.to(self.dtype) for name, value in added.items()}
             if "beside" in conditioning:
                 x = torch.cat([x, conditioning["beside"]], dim=1)
-        given: dict[str, Any] = {"encoder_hidden_states": context.to(self.unet.dtype), "added_cond_kwargs": added}
+        given: dict[str, Any] = {"encoder_hidden_states": context.to(self.dtype), "added_cond_kwargs": added}
         place: Any = contextlib.nullcontext
         if control is not None:
-            place = partial(controlled, self.unet)
+            place = partial(controlled, self._attentions)
             given["cross_attention_kwargs"] = {"control": (control, weights, tuple(x.shape[-2:]))}
         with place(), self._checkpoints(self.unet, place):
-            return self.unet(x.to(self.unet.dtype), t, **given, return_dict=False)[0].to(x.dtype)
+            return self.unet(x.to(self.dtype), t, **given, return_dict=False)[0].to(x.dtype)
 
     @contextlib.contextmanager
     def _checkpoints(self, part: Any, place: Callable[[], Any] = contextlib.nullcontext) -> Iterator[None]:
@@ -231,9 +237,7 @@ class ControlProcessor:
         if local is None or encoder_hidden_states is None:
             return self.usual(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         q = attn.to_q(hidden_states)  # (R, P, H*D)
-        context = encoder_hidden_states
-        local = local._replace(local_contexts=[one.to(context.dtype) for one in local.local_contexts])
-        out = attend(q, attn.to_k(context), attn.to_v(context), attn.heads)
+        out = attend(q, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attn.heads)
         return attn.to_out[1](attn.to_out[0](add_local(attn, out, q, local)))
 
 
@@ -246,19 +250,26 @@ def grid_of(pixels: int, h: int, w: int) -> tuple[int, int]:
     return h, w
 
 
+def attentions_of(unet: Any) -> list[Any]:
+    """The attention layers of a U-Net of the library."""
+    return [module for module in unet.modules() if hasattr(module, "set_processor")]
+
+
 @contextlib.contextmanager
-def controlled(unet: Any) -> Iterator[None]:
-    """Processors that take a control are in place inside; the U-Net's own come back, after an error, too."""
+def controlled(attentions: Sequence[Any]) -> Iterator[None]:
+    """Processors that take a control are in place inside; the layers' own come back, after an error, too."""
     with _PLACES:
-        own = dict(unet.attn_processors)
-        if all(isinstance(one, ControlProcessor) for one in own.values()):  # within another such block
+        own = [layer.processor for layer in attentions]
+        if all(isinstance(one, ControlProcessor) for one in own):  # within another such block
             yield
             return
-        unet.set_attn_processor({name: ControlProcessor(one) for name, one in own.items()})
+        for layer, processor in zip(attentions, own, strict=True):
+            layer.set_processor(ControlProcessor(processor))
         try:
             yield
         finally:
-            unet.set_attn_processor(own)
+            for layer, processor in zip(attentions, own, strict=True):
+                layer.set_processor(processor)
 
 
 @quiet()

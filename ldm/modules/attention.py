@@ -89,16 +89,20 @@ def project(
 
     The cache belongs to the local contexts; of a `prompt` it is used while that is the same tensor.
     """
+
+    def projected() -> list[tuple[Tensor, Tensor]]:
+        return [(layer.to_k(context), layer.to_v(context)) for context in (one.to(dtype) for one in contexts)]
+
     used = (layer.to_k.weight, layer.to_v.weight)
     # What an adapter around a layer adds can change from step to step.
     alone = isinstance(layer.to_k, nn.Linear) and isinstance(layer.to_v, nn.Linear)
     constant = alone and not any(tensor.requires_grad for tensor in (*used, *contexts))
     # A tensor made in inference mode could not be saved for a backward pass later on.
     if cache is None or not constant or torch.is_inference_mode_enabled():
-        return [(layer.to_k(context), layer.to_v(context)) for context in contexts]
+        return projected()
     key = (layer, dtype, prompt is None, *((weight.data_ptr(), weight._version) for weight in used))
     if key not in cache or cache[key][0] is not prompt:
-        cache[key] = prompt, [(layer.to_k(context), layer.to_v(context)) for context in contexts]
+        cache[key] = prompt, projected()
     return cache[key][1]
 
 
