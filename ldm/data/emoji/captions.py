@@ -20,7 +20,7 @@ from ldm.relations import ABOVE, BELOW, LEFT, OPPOSITE, RIGHT, with_article
 
 TRUE_RELATION, WRONG_RELATION = 0.20, 0.10  # shares of the captions of two-object scenes
 ONE_OF_TWO = 0.08  # two-object scenes whose caption names only one of the objects
-SMALL_UP_TO, LARGE_FROM = 24, 28  # pixels of a sprite's longer side
+SMALL_UP_TO, LARGE_FROM = 48, 56  # pixels of a sprite's longer side
 WORDS: dict[str, Any] = read_yaml(ROOT / "configs" / "emoji" / "captions.yaml")
 
 
@@ -113,14 +113,14 @@ def true_caption(items: Sequence[Placed], rng: random.Random, relation_rate: flo
     if len(shuffled) == 2 and not relate:
         return _finish(_named("two", shuffled, rng), rng)
     if not relate:
-        return _finish(_named("three", shuffled, rng), rng)
+        return _finish(_several(shuffled, rng), rng)
     first, second, *rest = shuffled
     text = relation_caption(first, second, relation_between(first, second), rng)
-    return _finish(" and ".join([text, *(phrase(item, rng) for item in rest)]), rng)
+    return _finish(_listed([text, *(phrase(item, rng) for item in rest)]) if rest else text, rng)
 
 
 def caption(items: Sequence[Placed], rng: random.Random, background: str | None = None) -> str:
-    """A caption as people type them for 1 to 3 objects: weakly informative, sometimes wrong or incomplete.
+    """A caption as people type them for 1 to 5 objects: weakly informative, sometimes wrong or incomplete.
 
     Args:
         items: the objects of the scene.
@@ -139,10 +139,22 @@ def caption(items: Sequence[Placed], rng: random.Random, background: str | None 
     if chance < 0.10:
         return _finish(_two(shuffled[:2], rng.random(), rng), rng, background)
     if chance < 0.22:
-        first, second, third = shuffled
+        first, second, *rest = shuffled
         related = relation_caption(first, second, relation_between(first, second), rng)
-        return _finish(f"{related} and {phrase(third, rng)}", rng)
-    return _finish(_named("three", shuffled, rng), rng, background)
+        return _finish(_listed([related, *(phrase(item, rng) for item in rest)]), rng)
+    return _finish(_several(shuffled, rng), rng, background)
+
+
+def _several(items: Sequence[Placed], rng: random.Random) -> str:
+    """Three or more objects, named one after the other."""
+    if len(items) == 3:
+        return _named("three", items, rng)
+    opening = "a photo of " if rng.random() < 0.5 else ""
+    return opening + _listed([phrase(item, rng) for item in items])
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:-1]) + f" and {texts[-1]}"
 
 
 def _two(items: Sequence[Placed], chance: float, rng: random.Random) -> str:

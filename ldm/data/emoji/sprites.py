@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from ldm.categories import CATEGORIES
 from ldm.errors import UserError
 
 FONT_PATH = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_PIXELS = 109  # the only size at which this bitmap font can be drawn
-SIDES = (22, 30)  # pixels of a sprite's longer side, least and most
-CLOSE_UP_SIDES = (32, 50)  # the same where one object fills the image
+# Pixels of a sprite's longer side, least and most, by the number of objects in the scene.
+SIDES = {1: (44, 60), 2: (44, 60), 3: (40, 54), 4: (34, 46), 5: (32, 42)}
+CLOSE_UP_SIDES = (64, 100)  # the same where one object fills the image
+SHADOW_BLUR = 3.0  # standard deviation in pixels
 
 
 @cache
@@ -51,3 +53,13 @@ def sprite(label: int, side: int) -> tuple[NDArray[np.float32], NDArray[np.float
     pixels = np.asarray(glyph.resize(size, Image.Resampling.LANCZOS), dtype=np.float32)  # (h, w, 4)
     opacity = pixels[..., 3:] / np.float32(255)
     return pixels[..., :3] * opacity, 1 - opacity
+
+
+@cache
+def shadow(label: int, side: int) -> tuple[NDArray[np.float32], int]:
+    """The soft shadow of a sprite: darkness (h + 2 m, w + 2 m, 1) in [0, 1] and the margin m in pixels. Do not write."""
+    margin = round(3 * SHADOW_BLUR)
+    opacity = 1 - sprite(label, side)[1][..., 0]
+    padded = Image.fromarray((np.pad(opacity, margin) * 255).astype(np.uint8))
+    blurred = padded.filter(ImageFilter.GaussianBlur(SHADOW_BLUR))
+    return np.asarray(blurred, dtype=np.float32)[..., None] / np.float32(255), margin
