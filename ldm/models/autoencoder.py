@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.arguments import Count, Weight, Whole
@@ -28,6 +29,8 @@ class AutoencoderKL(FirstStage):
             ``loss(image, reconstruction, posterior)``.
         embed_dim: channels of the latent.
         ckpt_path, ignore_keys: weights to begin from, and prefixes of names in them to leave out.
+        fold: side of the square of pixels that the networks see as one with fold^2 times the channels: a cheap first
+            halving (or more) of large images; `ddconfig` then has C fold^2 in and out channels.
         weight_decay, total_steps: of AdamW, and length of the one-cycle rate, without a discriminator.
         The others: see :class:`FirstStage`.
     """
@@ -43,12 +46,14 @@ class AutoencoderKL(FirstStage):
         colorize_nlabels: Count | None = None,
         monitor: str | None = None,
         *,
+        fold: Count = 1,
         weight_decay: Weight = 0.0,
         total_steps: Whole | None = None,
     ) -> None:
         super().__init__(ddconfig, lossconfig, image_key, monitor, colorize_nlabels)
         if not ddconfig.get("double_z", True):
             raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
+        self.fold = fold
         self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
         self.quant_conv = lean.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = lean.Conv2d(embed_dim, ddconfig["z_channels"], 1)
@@ -57,11 +62,11 @@ class AutoencoderKL(FirstStage):
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior over the latent of images (B, C, H, W) in [-1, 1]."""
-        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(F.pixel_unshuffle(x, self.fold))))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent (B, embed_dim, h, w) to images (B, C, f h, f w), about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+        return F.pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.fold)
 
     def forward(self, input: Tensor, sample_posterior: bool = True) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Reconstruction and posterior of images (B, C, H, W)."""
@@ -109,7 +114,7 @@ class AutoencoderKL(FirstStage):
             return self.adversarial_optimizers(own)
         params = [p for n, p in self.named_parameters() if not n.startswith("loss.")]
         optimizer = torch.optim.AdamW(
-            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
+            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
         )
         return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.05)
 

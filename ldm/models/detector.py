@@ -83,7 +83,8 @@ class EmojiDetector(pl.LightningModule):
         self.total_steps, self.monitor = total_steps, monitor
         self.learning_rate = 2e-3
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 2, 3, stride=2, padding=1),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, width // 2, 3, stride=2, padding=1),
             nn.GroupNorm(8, width // 2),
             nn.SiLU(),
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
@@ -97,7 +98,7 @@ class EmojiDetector(pl.LightningModule):
         nn.init.constant_(self.heat.bias, -4.6)  # starts at a heat of 0.01, as most cells hold nothing
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1] to heat logits (B, categories, H/4, W/4) and offsets (B, 2, H/4, W/4)."""
+        """(B, 3, H, W) in [0, 1] to heat logits (B, categories, H/8, W/8) and offsets (B, 2, H/8, W/8)."""
         features = self.body(self.stem(images * 2 - 1))
         return self.heat(features), self.offset(features)
 

@@ -20,12 +20,12 @@ from ldm.relations import ABOVE, BELOW, LEFT, OPPOSITE, RIGHT, with_article
 
 TRUE_RELATION, WRONG_RELATION = 0.20, 0.10  # shares of the captions of two-object scenes
 ONE_OF_TWO = 0.08  # two-object scenes whose caption names only one of the objects
-SMALL_UP_TO, LARGE_FROM = 48, 56  # pixels of a sprite's longer side
+SIZE_STATED, BACKGROUND_STATED = 0.6, 0.2  # shares of the sizes and of the plain backgrounds that captions mention
 WORDS: dict[str, Any] = read_yaml(ROOT / "configs" / "emoji" / "captions.yaml")
 
 
 class Placed(Protocol):
-    """What a caption needs of an object: its category, center in [0, 1] and longer side in pixels."""
+    """What a caption needs of an object: its category, center in [0, 1] and size word or ""."""
 
     @property
     def name(self) -> str: ...
@@ -34,7 +34,7 @@ class Placed(Protocol):
     @property
     def y(self) -> float: ...
     @property
-    def side(self) -> int: ...
+    def size(self) -> str: ...
 
 
 def relation_between(first: Placed, second: Placed) -> str:
@@ -51,7 +51,9 @@ def phrase(item: Placed, rng: random.Random, plain: bool = False) -> str:
     if category.synonyms and rng.random() < 0.05:
         noun = rng.choice(category.synonyms)
     if not plain and rng.random() < 0.12:
-        noun = f"{_adjective(item, category, rng)} {noun}"
+        noun = f"{_adjective(category, rng)} {noun}"
+    if not plain and item.size and rng.random() < SIZE_STATED:
+        noun = f"{rng.choice(WORDS[item.size])} {noun}"
     determiner = _pick(WORDS["determiners"], rng)
     return with_article(noun) if determiner == "a" else f"{determiner} {noun}".lstrip()
 
@@ -60,15 +62,11 @@ def _category(item: Placed) -> Category:
     return CATEGORIES[LABELS[item.name]]
 
 
-def _adjective(item: Placed, category: Category, rng: random.Random) -> str:
+def _adjective(category: Category, rng: random.Random) -> str:
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.5:
         return rng.choice(category.colors)
-    if kind < 0.7 and item.side <= SMALL_UP_TO:
-        return rng.choice(WORDS["small"])
-    if kind < 0.7 and item.side >= LARGE_FROM:
-        return rng.choice(WORDS["large"])
-    return rng.choice(WORDS["outside" if kind > 0.95 else "adjectives"])
+    return rng.choice(WORDS["outside" if kind > 0.93 else "adjectives"])
 
 
 def _verb(item: Placed, rng: random.Random) -> str:
@@ -173,7 +171,7 @@ def _two(items: Sequence[Placed], chance: float, rng: random.Random) -> str:
 def _finish(text: str, rng: random.Random, background: str | None = None) -> str:
     """Adds a sparse tail, capital letter and full stop."""
     chance = rng.random()
-    if background is not None and chance < 0.12:
+    if background is not None and chance < BACKGROUND_STATED:
         color = background if rng.random() < 0.6 else f"{rng.choice(WORDS['shades'])} {background}"
         text = f"{text.rstrip('.')} {rng.choice(WORDS['background']).format(g=color)}"
     elif chance > 0.95:

@@ -18,9 +18,9 @@ from ldm.data.emoji.scene import IMAGE_SIZE, scene_rng
 from ldm.data.emoji.scenes import SceneDataset, channels_first
 
 Center = tuple[int, float, float]  # category number, x, y in [0, 1]
-STRIDE = 4  # pixels of a cell of the heat map
+STRIDE = 8  # pixels of a cell of the heat map
 _SPREAD = 0.8  # standard deviation of a center's bump, in cells
-_PAD = 16  # pixels of border repeated before an image is turned and scaled
+_PAD = 32  # pixels of border repeated before an image is turned and scaled
 
 
 def center_targets(
@@ -74,7 +74,7 @@ def wobble(
 class EmojiDetection(SceneDataset):
     """Images and the heat maps that belong to them.
 
-    A sample is {"image": float32 (3, 64, 64) in [0, 1], "heat": (categories, 16, 16), "offset": (2, 16, 16),
+    A sample is {"image": float32 (3, 128, 128) in [0, 1], "heat": (categories, 16, 16), "offset": (2, 16, 16),
     "mask": (16, 16)}.
 
     Args:

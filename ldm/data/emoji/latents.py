@@ -55,7 +55,7 @@ class EmojiLatents(Dataset[dict[str, Any]]):
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"latent": float32 (4, 16, 16), "image": float32 (64, 64, 3), "caption": str}."""
+        """{"latent": float32 (4, 16, 16), "image": float32 (128, 128, 3), "caption": str}."""
         sample = self.scenes[index]
         if np.isnan(self.latents[index]).any():  # also where a run was killed while it wrote them
             image = torch.from_numpy(sample[self.scenes.image_key]).permute(2, 0, 1)[None]

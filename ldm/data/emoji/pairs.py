@@ -19,6 +19,7 @@ from ldm.data.emoji.scene import IMAGE_SIZE, Scene, SceneObject, make_scene, ove
 from ldm.data.emoji.scenes import SceneDataset, channels_first
 from ldm.relations import OPPOSITE, with_article
 
+CLIP_SIZE = 64  # pixels a side of the images that CLIP sees
 HALF_SIDE = 0.2  # of the crop that the method's local loss looks at
 NO_LABEL = -1
 Pixels = NDArray[np.uint8]
@@ -31,9 +32,14 @@ def crop_box(x: float, y: float, half_side: float = HALF_SIDE, size: int = IMAGE
     return left, top, right, bottom
 
 
-def crop(image: Pixels, box: tuple[int, int, int, int], size: int = IMAGE_SIZE) -> Pixels:
-    """A part of the image enlarged bilinearly to `size` x `size`."""
+def crop(image: Pixels, box: tuple[int, int, int, int], size: int = CLIP_SIZE) -> Pixels:
+    """A part of the image resized bilinearly to `size` x `size`."""
     return np.asarray(Image.fromarray(image).crop(box).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def whole(image: Pixels) -> Pixels:
+    """The image as CLIP sees it, (64, 64, 3): means of 2x2 pixels."""
+    return np.asarray(Image.fromarray(image).resize((CLIP_SIZE, CLIP_SIZE), Image.Resampling.BOX))
 
 
 class EmojiClipPairs(SceneDataset):
@@ -89,7 +95,7 @@ class EmojiClipPairs(SceneDataset):
 
     def _scene(self, rng: random.Random) -> tuple[Pixels, str, int]:
         scene = self.make(rng)
-        return scene.image, true_caption(scene.objects, rng), NO_LABEL
+        return whole(scene.image), true_caption(scene.objects, rng), NO_LABEL
 
     def _twin(self, rng: random.Random, member: int) -> tuple[Pixels, str]:
         """Member 0 or 1 of a pair of scenes; both draw the same random numbers, so the wording agrees."""
@@ -100,7 +106,7 @@ class EmojiClipPairs(SceneDataset):
         if member == 1:
             image, _ = swap_first_two(scene)
             relation = OPPOSITE[relation]
-        return image, relation_caption(first, second, relation, rng)
+        return whole(image), relation_caption(first, second, relation, rng)
 
     def _degrade(self, image: Pixels, rng: random.Random) -> Pixels:
         return degrade(image, rng, strength=self.degrade_strength) if self.degrade_strength > 0 else image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from ldm.categories import BACKGROUNDS, LABELS, NAMES
 from ldm.data.emoji.backdrop import IMAGE_SIZE, Backdrop, draw_backdrop
 from ldm.data.emoji.captions import caption
-from ldm.data.emoji.sprites import CLOSE_UP_SIDES, SIDES, shadow, sprite
+from ldm.data.emoji.sprites import CLOSE_UP_SIDES, SIDES, SIZES, shadow, sprite
 
 COUNT_WEIGHTS = (32, 38, 16, 9, 5)  # shares of scenes with 1 to 5 objects
 SHADOW_OFFSET, SHADOW_DARKNESS = 3, np.float32(0.35)  # pixels to the right and down; share of the light that it takes
+SIZED = 0.1  # share of objects, in scenes of up to three, that are small, and of those that are large
+MIXED_SIZES = (SIDES[1], SIDES[3])
 MAX_OVERLAP = 0.08  # of the smaller of two bounding boxes
 Image = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
@@ -23,13 +25,14 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One sprite: name, center in [0, 1] (x to the right, y down), longer side and box in pixels."""
+    """One sprite: name, center in [0, 1] (x to the right, y down), longer side and box in pixels, size word."""
 
     name: str
     x: float
     y: float
     side: int
     box: Box
+    size: str = ""  # "small" or "large", or "" where it is of no such size
 
     @property
     def label(self) -> int:
@@ -90,7 +93,7 @@ def _centered(item: SceneObject, x: float, y: float) -> SceneObject:
 
 def _at(item: SceneObject, left: int, top: int, width: int, height: int) -> SceneObject:
     center = ((left + width / 2) / IMAGE_SIZE, (top + height / 2) / IMAGE_SIZE)
-    return SceneObject(item.name, *center, item.side, (left, top, left + width, top + height))
+    return replace(item, x=center[0], y=center[1], box=(left, top, left + width, top + height))
 
 
 def overlap(first: Box, second: Box) -> float:
@@ -119,14 +122,15 @@ def _place(names: Sequence[str], rng: random.Random, sides: tuple[int, int]) -> 
 def _try_place(
     name: str, placed: Sequence[SceneObject], rng: random.Random, sides: tuple[int, int]
 ) -> SceneObject | None:
-    side = rng.randint(*sides)
+    size = rng.choices(("", *SIZES), (1 - 2 * SIZED, SIZED, SIZED))[0] if sides in MIXED_SIZES else ""
+    side = rng.randint(*SIZES.get(size, sides))
     height, width = sprite(LABELS[name], side)[0].shape[:2]
     for _ in range(20):
         left = int(rng.random() * (IMAGE_SIZE - width + 1))
         top = int(rng.random() * (IMAGE_SIZE - height + 1))
         box = (left, top, left + width, top + height)
         if all(overlap(box, other.box) <= MAX_OVERLAP for other in placed):
-            return _at(SceneObject(name, 0.0, 0.0, side, box), left, top, width, height)
+            return _at(SceneObject(name, 0.0, 0.0, side, box, size), left, top, width, height)
     return None
 
 

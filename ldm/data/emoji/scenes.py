@@ -79,7 +79,7 @@ class EmojiScenes(SceneDataset):
         return self.make(scene_rng(self.seed, index))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image": float32 (64, 64, 3) in [-1, 1], "caption": str}."""
+        """{"image": float32 (128, 128, 3) in [-1, 1], "caption": str}."""
         scene = self.scene(index)
         text = scene.caption
         if self.ucg_rate > 0 and scene_rng(self.seed, index + _UCG_OFFSET).random() < self.ucg_rate:

@@ -20,6 +20,7 @@ FONT_PIXELS = 109  # the only size at which this bitmap font can be drawn
 # Pixels of a sprite's longer side, least and most, by the number of objects in the scene.
 SIDES = {1: (44, 60), 2: (44, 60), 3: (40, 54), 4: (34, 46), 5: (32, 42)}
 CLOSE_UP_SIDES = (64, 100)  # the same where one object fills the image
+SIZES = {"small": (24, 36), "large": (66, 84)}  # the same of an object of a size that its caption may state
 SHADOW_BLUR = 3.0  # standard deviation in pixels
 
 
