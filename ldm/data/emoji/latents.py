@@ -16,7 +16,7 @@ from ldm.util import UserError, atomic_write, instantiate_from_config
 
 
 class EmojiLatents(Dataset[dict[str, Any]]):
-    """:class:`EmojiScenes` with the entry ``latent``: the mode of the first stage's posterior, (4, 16, 16) float32.
+    """:class:`EmojiScenes` as latents: the mode of the first stage's posterior, (4, 16, 16) float32, and the caption.
 
     A fixed number of scenes is encoded when first asked for and kept in `cache` (float16, not-a-number where not
     yet encoded), so that a diffusion model of many epochs does not pay for the encoder at every step.
@@ -55,9 +55,10 @@ class EmojiLatents(Dataset[dict[str, Any]]):
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"latent": float32 (4, 16, 16), "image": float32 (128, 128, 3), "caption": str}."""
-        sample = self.scenes[index]
+        """{"latent": float32 (4, 16, 16), "caption": str}."""
+        scene = self.scenes.scene(index)
         if np.isnan(self.latents[index]).any():  # also where a run was killed while it wrote them
-            image = torch.from_numpy(sample[self.scenes.image_key]).permute(2, 0, 1)[None]
+            image = torch.from_numpy(scene.image).permute(2, 0, 1)[None] / 127.5 - 1
             self.latents[index] = self.first_stage.encode(image).mode()[0].numpy()
-        return {**sample, "latent": self.latents[index].astype(np.float32)}
+        latent = self.latents[index].astype(np.float32)
+        return {"latent": latent, self.scenes.caption_key: self.scenes.text(index, scene)}

@@ -81,10 +81,12 @@ class EmojiScenes(SceneDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """{"image": float32 (128, 128, 3) in [-1, 1], "caption": str}."""
         scene = self.scene(index)
-        text = scene.caption
-        if self.ucg_rate > 0 and scene_rng(self.seed, index + _UCG_OFFSET).random() < self.ucg_rate:
-            text = ""
-        return {self.image_key: scene.image.astype(np.float32) / 127.5 - 1, self.caption_key: text}
+        return {self.image_key: scene.image.astype(np.float32) / 127.5 - 1, self.caption_key: self.text(index, scene)}
+
+    def text(self, index: int, scene: Scene) -> str:
+        """What is said of the scene of a sample: its caption, or nothing."""
+        dropped = self.ucg_rate > 0 and scene_rng(self.seed, index + _UCG_OFFSET).random() < self.ucg_rate
+        return "" if dropped else scene.caption
 
 
 def channels_first(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -323,7 +323,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, with a LambdaLR where the config has a scheduler."""
         optimizer = torch.optim.AdamW(
-            self.trained_parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            self.trained_parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         return scheduled(self.scheduler_config, optimizer)
 
