@@ -50,9 +50,11 @@ class CompVis(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels per latent pixel: 2 to the number of the first stage's downsamplings."""
+        """Pixels per latent pixel: 2 to the number of the first stage's downsamplings, times what it folds first."""
         first_stage = (self.params.get("first_stage_config") or {}).get("params") or {}
-        return 2 ** (len(first_stage["ddconfig"]["ch_mult"]) - 1) if "ddconfig" in first_stage else 1
+        if "ddconfig" not in first_stage:
+            return 1
+        return int(first_stage.get("fold", 1)) * 2 ** (len(first_stage["ddconfig"]["ch_mult"]) - 1)
 
     @property
     def image_size(self) -> int:

@@ -22,7 +22,7 @@ def build_parser() -> common.Parser:
     """All flags; those of the published txt2img keep its names."""
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
-    common.add_number_flags(parser, size="the model's own: 512, or 64 embedded")
+    common.add_number_flags(parser, size="the model's own: 512, or 128 embedded")
     text = "images from as many seeds made together, of which the one with the least CLIP loss is kept (1)"
     parser.add_argument("--best_of", "--best-of", type=boundary.COUNT, metavar="N", help=text)
     common.add_layout_flags(parser)

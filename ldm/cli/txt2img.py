@@ -24,7 +24,7 @@ def build_parser() -> common.Parser:
     """All flags; those of the published script keep its names and its defaults."""
     parser = common.Parser(__doc__)
     common.add_prompt_flags(parser)
-    common.add_number_flags(parser, samples=3, iterations=2, size="the model's own: 512, or 64 embedded")
+    common.add_number_flags(parser, samples=3, iterations=2, size="the model's own: 512, or 128 embedded")
     common.add_sampling_flags(parser)
     common.add_output_flags(parser, OUTDIR)
     common.add_model_flags(parser)

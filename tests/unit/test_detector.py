@@ -62,7 +62,7 @@ def test_suppression_keeps_the_surest_in_a_place() -> None:
 def test_model_is_small_and_keeps_rectangles() -> None:
     model = instantiate_from_config(load_config(DEFAULT_CONFIG)["model"])
     assert sum(parameter.numel() for parameter in model.parameters()) < 300_000
-    heat, offset = model(torch.zeros(1, 3, 64, 96))
+    heat, offset = model(torch.zeros(1, 3, 128, 192))
     assert heat.shape == (1, len(NAMES), 16, 24) and offset.shape == (1, 2, 16, 24)
 
 
@@ -90,20 +90,20 @@ def test_samples_are_seeded_and_of_the_agreed_form() -> None:
     data = EmojiDetection(size=20, seed=3)
     for index in range(20):
         sample = data[index]
-        assert sample["image"].shape == (3, 64, 64) and sample["image"].dtype == np.float32
+        assert sample["image"].shape == (3, 128, 128) and sample["image"].dtype == np.float32
         assert sample["image"].min() >= 0 and sample["image"].max() <= 1
         assert (sample["heat"] == 1).sum() == sample["mask"].sum() >= 1
     assert np.array_equal(data[4]["image"], EmojiDetection(size=20, seed=3)[4]["image"])
 
 
 def test_wobbling_moves_centers_with_the_image() -> None:
-    image = np.full((64, 64, 3), 200, np.uint8)
-    image[10:14, 40:44] = 0
+    image = np.full((128, 128, 3), 200, np.uint8)
+    image[20:28, 80:88] = 0
     for seed in range(10):
-        turned, [(label, x, y)] = wobble(image, [(2, 42 / 64, 12 / 64)], random.Random(seed))
+        turned, [(label, x, y)] = wobble(image, [(2, 84 / 128, 24 / 128)], random.Random(seed))
         rows, columns = np.nonzero(turned[..., 0] < 120)
         assert label == 2
-        assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx((x * 64, y * 64), abs=0.6)
+        assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx((x * 128, y * 128), abs=0.6)
 
 
 def test_weights_load_and_mistakes_are_told(tmp_path) -> None:  # type: ignore[no-untyped-def]

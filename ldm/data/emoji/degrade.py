@@ -71,11 +71,11 @@ def degrade(image: Pixels, rng: random.Random, clean_rate: float = 0.3, strength
         image = shift_colors(image, rng)
     softness = rng.random()
     if softness < 0.35:
-        image = blur(image, rng.uniform(0.3, 2.0) * strength)
+        image = blur(image, rng.uniform(0.5, 3.0) * strength)
     elif softness < 0.65:
         image = coarsen(image, 1 + rng.uniform(0.2, 2.2) * strength)
     if rng.random() < 0.55:
-        image = blotches(image, rng.uniform(3, 30) * strength, rng.choice((1, 1, 2, 4, 8)), rng)
+        image = blotches(image, rng.uniform(3, 30) * strength, rng.choice((1, 2, 4, 8, 16)), rng)
     if rng.random() < 0.25:
         image = jpeg(image, rng.randint(15, 70))
     return image

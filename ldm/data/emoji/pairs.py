@@ -99,14 +99,14 @@ class EmojiClipPairs(SceneDataset):
 
     def _twin(self, rng: random.Random, member: int) -> tuple[Pixels, str]:
         """Member 0 or 1 of a pair of scenes; both draw the same random numbers, so the wording agrees."""
-        scene = make_scene(rng, rng.sample(NAMES, 2))
-        first, second = scene.objects
-        relation = relation_between(first, second)
-        image = scene.image
-        if member == 1:
-            image, _ = swap_first_two(scene)
-            relation = OPPOSITE[relation]
-        return whole(image), relation_caption(first, second, relation, rng)
+        while True:  # large objects near the edge may not fit into each other's place
+            scene = make_scene(rng, rng.sample(NAMES, 2))
+            swapped, moved = swap_first_two(scene)
+            relations = relation_between(*scene.objects), relation_between(*moved)
+            if relations[1] == OPPOSITE[relations[0]]:
+                break
+        image = (scene.image, swapped)[member]
+        return whole(image), relation_caption(*scene.objects, relations[member], rng)
 
     def _degrade(self, image: Pixels, rng: random.Random) -> Pixels:
         return degrade(image, rng, strength=self.degrade_strength) if self.degrade_strength > 0 else image

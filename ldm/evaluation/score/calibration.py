@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from ldm.categories import NAMES
 from ldm.data.emoji.degrade import degrade
-from ldm.data.emoji.scene import make_scene, scene_rng
+from ldm.data.emoji.scene import IMAGE_SIZE, make_scene, scene_rng
 from ldm.errors import DAMAGED
 from ldm.evaluation.run.manifest import load_image
 from ldm.evaluation.score.detectors import Detector
@@ -24,7 +24,7 @@ from ldm.generation.images import ImageArray
 from ldm.util import UserError, atomic_write
 
 Truth = list[tuple[str, float, float]]  # name, x, y
-MATCH_RADIUS = 0.12  # within which a detection is the object it should be; a sprite's half side is 0.17 to 0.23
+MATCH_RADIUS = 0.12  # within which a detection is the object it should be; a sprite's half side is 0.12 to 0.23
 _TEST_SEED = 7_000_003  # a series of scenes that no training split uses
 
 
@@ -45,7 +45,7 @@ class Matches:
             self.distances + other.distances,
         )
 
-    def to_json(self, pixels: int = 64) -> dict[str, Any]:
+    def to_json(self, pixels: int = IMAGE_SIZE) -> dict[str, Any]:
         """Precision, recall, and the mean center error in pixels of a ``pixels``-wide image."""
         error = float(np.mean(self.distances)) * pixels if self.distances else None
         precision, recall = ratio(self.matched, self.detected), ratio(self.matched, self.present)
@@ -135,7 +135,7 @@ def pick_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
     return random.Random(seed).sample(files, count)
 
 
-def contact_sheet(images: Sequence[ImageArray], columns: int = 5, zoom: int = 4) -> Image.Image:
+def contact_sheet(images: Sequence[ImageArray], columns: int = 5, zoom: int = 2) -> Image.Image:
     """The images enlarged and numbered, with marks at every tenth of the side, for labeling by eye."""
     side, gap = images[0].shape[0] * zoom, 22
     rows = -(-len(images) // columns)
