@@ -76,7 +76,7 @@ def build_parser() -> Parser:
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the table of these pages up to date")
     _add_sampling(add)
 
-    text = "write the prompt files of the emoji world: three styles, for choosing and for reporting"
+    text = "write the prompt files of the emoji world: four styles, for choosing and for reporting"
     add = command("prompts", text, judged=False)
     add("--outdir", type=Path, default=PROMPTS, metavar="DIR", help=f"({PROMPTS})")
 

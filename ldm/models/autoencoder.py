@@ -113,9 +113,7 @@ class AutoencoderKL(FirstStage):
             own = (self.encoder, self.decoder, self.quant_conv, self.post_quant_conv)
             return self.adversarial_optimizers(own)
         params = [p for n, p in self.named_parameters() if not n.startswith("loss.")]
-        optimizer = torch.optim.AdamW(
-            params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
+        optimizer = torch.optim.AdamW(params, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
         return one_cycle(optimizer, self.learning_rate, self.total_steps, warm_up=0.05)
 
     @torch.no_grad()

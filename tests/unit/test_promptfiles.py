@@ -246,18 +246,18 @@ def test_relation_prompts_are_fixed_and_share_no_pair() -> None:
     pairs = [{frozenset(prompt.names) for prompt in prompts} for prompts in (choose, report)]
     assert not pairs[0] & pairs[1]
     assert len({(*p.names, p.relations) for p in report}) == 400
-    assert relation_prompts("report", 10) == report[:10] and report[0].text == "A couch is to the left of a banana."
+    assert relation_prompts("report", 10) == report[:10] and report[0].text == "A photo of an airplane on the left of the carrot"
     assert {p.relations[0].relation for p in report} == set(RELATIONS)
     for prompt in report:
         assert all(item.phrase in prompt.text.lower() for item in prompt.objects)
         assert not WordTokenizer().unknown_words(prompt.text)
         a, b = ((o.x, o.y) for o in rule_layout(prompt).objects)
         assert satisfied(prompt.relations[0].relation, a, b)
-    singles = [p.names for p in single_prompts(48)]
-    assert singles[:24] == singles[24:] == [[name] for name in NAMES]
+    singles = [p.names for p in single_prompts(72)]
+    assert singles[:36] == singles[36:] == [[name] for name in NAMES]
     with pytest.raises(UserError, match="no prompt set"):
         relation_prompts("none", 3)
-    with pytest.raises(UserError, match="has 880 prompts"):
+    with pytest.raises(UserError, match="has 2016 prompts"):
         relation_prompts("choose", 5000)
 
 
@@ -295,6 +295,7 @@ def test_the_sets_are_large_enough_and_varied(tmp_path: Path) -> None:
     report = {style: read_prompt_file(PROMPTS / f"report-{file}") for style, file in FILES.items()}
     assert sum(map(len, report.values())) >= 500
     assert {len(prompt.objects) for prompt in report["gpt"]} == {2, 3, 4, 5}
+    assert {len(prompt.objects) for prompt in report["many"]} == {3, 4, 5}
     assert sum(prompt.background is not None for prompt in report["coco"]) >= 40
     sizes = ("small", "big", "large", "tiny")
     assert sum(any(word in prompt.text for word in sizes) for prompt in report["coco"]) >= 30

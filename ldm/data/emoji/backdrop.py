@@ -42,7 +42,8 @@ def draw_backdrop(rng: random.Random) -> Backdrop:
     horizon, softness = rng.uniform(0.4, 0.75), rng.uniform(0.01, 0.04)
     ground = 1 / (1 + np.exp((horizon - _Y) / np.float32(softness)))[..., None]  # (128, 1, 1)
     light = (1 - _Y)[..., None] * np.float32(14)  # the sky is brighter at the top, the ground darker in front
-    return Backdrop((first + ground * (second - first) + light + np.zeros((1, IMAGE_SIZE, 1), np.float32)).clip(0, 255), None)
+    shaded = first + ground * (second - first) + light  # (128, 1, 3)
+    return Backdrop(np.repeat(shaded, IMAGE_SIZE, axis=1).clip(0, 255), None)
 
 
 def _soft_color(rng: random.Random) -> tuple[str, Pixels]:

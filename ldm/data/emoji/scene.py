@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.categories import BACKGROUNDS, LABELS, NAMES
+from ldm.categories import LABELS, NAMES
 from ldm.data.emoji.backdrop import IMAGE_SIZE, Backdrop, draw_backdrop
 from ldm.data.emoji.captions import caption
 from ldm.data.emoji.sprites import CLOSE_UP_SIDES, SIDES, SIZES, shadow, sprite

@@ -58,7 +58,7 @@ def sprite(label: int, side: int) -> tuple[NDArray[np.float32], NDArray[np.float
 
 @cache
 def shadow(label: int, side: int) -> tuple[NDArray[np.float32], int]:
-    """The soft shadow of a sprite: darkness (h + 2 m, w + 2 m, 1) in [0, 1] and the margin m in pixels. Do not write."""
+    """The soft shadow of a sprite: darkness (h + 2 m, w + 2 m, 1) in [0, 1], and m in pixels. Do not write."""
     margin = round(3 * SHADOW_BLUR)
     opacity = 1 - sprite(label, side)[1][..., 0]
     padded = Image.fromarray((np.pad(opacity, margin) * 255).astype(np.uint8))

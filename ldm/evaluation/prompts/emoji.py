@@ -1,6 +1,7 @@
 """Prompts of the emoji world: two objects in a relation, one object, and files in the styles of the paper's sets.
 
     gpt    two to five objects in blocks of Objects, Relation, Sentence
+    many   the same of three to five objects
     coco   captions of one to three objects, a sentence a line: few relations, size words, backgrounds
     vsr    two objects and a relation as JSON lines, with the keys of VSR (Liu et al., 2023)
 
@@ -25,11 +26,11 @@ from ldm.relations import with_article
 from ldm.util import UserError
 
 SETS = {"choose": 0.4, "report": 0.6}  # share of all pairs of categories that belongs to each
-FILES = {"gpt": "gpt.txt", "coco": "coco.txt", "vsr": "vsr.jsonl"}
-COUNTS = {"choose": 60, "report": 200}  # prompts a style
+FILES = {"gpt": "gpt.txt", "many": "many.txt", "coco": "coco.txt", "vsr": "vsr.jsonl"}
+COUNTS = {"choose": 100, "report": 300}  # prompts a style
 RULE_SPREAD = 0.92  # see rule_layout: centers of relation prompts at 0.27 and 0.73
 _PAIR_SEED = 20230407  # splits the pairs; the sets must stay the same for ever
-_GPT_SIZES = {2: 80, 3: 60, 4: 40, 5: 20}  # shares by the number of objects
+_SIZES = {"gpt": {2: 4, 3: 3, 4: 2, 5: 1}, "many": {3: 3, 4: 2, 5: 1}}  # shares by the number of objects
 _COCO_SIZES = {1: 2, 2: 5, 3: 3}
 T = TypeVar("T")
 
@@ -99,8 +100,8 @@ def write_sets(folder: Path) -> list[Path]:
 
 def prompt_file(style: str, which: str) -> str:
     """The content of one file: `style` a key of `FILES`, `which` "choose" or "report"."""
-    if style == "gpt":
-        return "\n".join(_block(item) for item in gpt_style(which, COUNTS[which]))
+    if style in _SIZES:
+        return "\n".join(_block(item) for item in gpt_style(which, COUNTS[which], style))
     if style == "coco":
         return "".join(f"{text}\n" for text in coco_style(which, COUNTS[which]))
     return "".join(json.dumps(record) + "\n" for record in vsr_style(which, COUNTS[which]))
@@ -112,11 +113,11 @@ def _block(item: EvalPrompt) -> str:
     return f"Objects: {', '.join(names)}\nRelation: {relations}\nSentence: {item.text}\n"
 
 
-def gpt_style(which: str, count: int) -> list[EvalPrompt]:
-    """Sentences of two to five objects; in those of more than two not every two stand in a stated relation."""
-    rng = random.Random(f"gpt {which}")
-    groups = {size: _Groups(which, size, rng) for size in _GPT_SIZES}
-    sizes = _shares(_GPT_SIZES, count)
+def gpt_style(which: str, count: int, style: str = "gpt") -> list[EvalPrompt]:
+    """Sentences of two ("many": three) to five objects; of more than two not every two stand in a stated relation."""
+    rng = random.Random(f"{style} {which}")
+    groups = {size: _Groups(which, size, rng) for size in _SIZES[style]}
+    sizes = _shares(_SIZES[style], count)
     rng.shuffle(sizes)
     return _different(lambda index: _gpt(next(groups[sizes[index]]), rng), count)
 
@@ -194,11 +195,14 @@ class _Groups(Iterator[tuple[str, ...]]):
 
     def __init__(self, which: str, size: int, rng: random.Random) -> None:
         pairs = {frozenset(pair) for pair in pairs_of(which)}
-        self.all = [
-            group
-            for group in itertools.combinations(NAMES, size)
-            if all(frozenset(pair) in pairs for pair in itertools.combinations(group, 2))
-        ]
+        self.all: list[tuple[str, ...]] = [(name,) for name in NAMES]
+        for _ in range(size - 1):
+            self.all = [
+                (*group, name)
+                for group in self.all
+                for name in NAMES[NAMES.index(group[-1]) + 1 :]
+                if all(frozenset((other, name)) in pairs for other in group)
+            ]
         self.rng, self.left = rng, list[tuple[str, ...]]()
 
     def __next__(self) -> tuple[str, ...]:
