@@ -99,6 +99,8 @@ def _heads(config: Mapping[str, Any], widths: list[int]) -> dict[str, int]:
 def vae_to_diffusers(params: Mapping[str, Any], scale_factor: float) -> dict[str, Any]:
     """The ``vae/config.json`` of an AutoencoderKL."""
     dd = params["ddconfig"]
+    if params.get("fold", 1) != 1:
+        _refuse("an autoencoder", "fold", params["fold"])
     if list(dd.get("attn_resolutions", ())):
         _refuse("an autoencoder", "attn_resolutions", list(dd["attn_resolutions"]))
     if dd.get("attn_type", "vanilla") != "vanilla" or dd.get("use_linear_attn"):

@@ -53,6 +53,10 @@ class AutoencoderKL(FirstStage):
         super().__init__(ddconfig, lossconfig, image_key, monitor, colorize_nlabels)
         if not ddconfig.get("double_z", True):
             raise UserError("AutoencoderKL needs ddconfig.double_z: the encoder gives mean and log variance")
+        if ddconfig["in_channels"] % fold**2 or ddconfig["out_ch"] % fold**2:
+            raise UserError(
+                f"fold {fold} makes {fold**2} channels of one: multiply ddconfig's in_channels and out_ch by it"
+            )
         self.fold = fold
         self.embed_dim, self.weight_decay, self.total_steps = embed_dim, weight_decay, total_steps
         self.quant_conv = lean.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)

@@ -94,6 +94,19 @@ def test_normalized_latents_leave_reconstructions_alone() -> None:
     assert relative_error(normalized.std * std[:, None, None], posterior.std) < 1e-4
 
 
+def test_folded_pixels_come_back_in_their_places() -> None:
+    folded = {**TINY, "in_channels": 12, "out_ch": 12}
+    model = AutoencoderKL(folded, IDENTITY, 4, fold=2).eval()
+    image = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        reconstruction, posterior = model(image)
+    assert posterior.mode().shape == (1, 4, 8, 12) and reconstruction.shape == image.shape
+    model.encoder, model.decoder, model.quant_conv, model.post_quant_conv = (nn.Identity() for _ in range(4))
+    assert torch.equal(model.decode(model.encode(image).parameters), image)
+    with pytest.raises(UserError, match="fold 3"):
+        AutoencoderKL(folded, IDENTITY, 4, fold=3)
+
+
 def test_gaussian() -> None:
     moments = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     gaussian = DiagonalGaussianDistribution(moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ def test_a_random_latent_per_generator_is_its_own() -> None:
 def test_numbers_of_the_config_and_models_without_a_first_stage() -> None:
     backend = CompVis(Diffusion(), CONFIG, 7.5)
     assert (backend.channels, backend.factor, backend.image_size) == (4, 4, 32)
+    folded = copy.deepcopy(CONFIG)
+    folded["model"]["params"]["first_stage_config"]["params"]["fold"] = 2
+    assert CompVis(Diffusion(), folded, 7.5).image_size == 64
     pixels = CompVis(object(), {"model": {"params": {"channels": 3, "image_size": [24, 24]}}}, 1.0)
     assert (pixels.channels, pixels.factor, pixels.image_size) == (3, 1, 24)
     assert pixels.decode(torch.zeros(1)).item() == 0.5

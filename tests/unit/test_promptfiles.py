@@ -246,7 +246,8 @@ def test_relation_prompts_are_fixed_and_share_no_pair() -> None:
     pairs = [{frozenset(prompt.names) for prompt in prompts} for prompts in (choose, report)]
     assert not pairs[0] & pairs[1]
     assert len({(*p.names, p.relations) for p in report}) == 400
-    assert relation_prompts("report", 10) == report[:10] and report[0].text == "A photo of an airplane on the left of the carrot"
+    assert relation_prompts("report", 10) == report[:10]
+    assert report[0].text == "A photo of an airplane on the left of the carrot"
     assert {p.relations[0].relation for p in report} == set(RELATIONS)
     for prompt in report:
         assert all(item.phrase in prompt.text.lower() for item in prompt.objects)
