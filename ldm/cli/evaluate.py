@@ -64,8 +64,9 @@ def build_parser() -> Parser:
     add("--count", type=boundary.COUNT, default=240, metavar="N", help="prompts (240)")
     _add_sampling(add)
 
-    add = command("table", "the plain model, fixed weights and each preset on two-object prompts")
-    add("--set", choices=("choose", "report"), default="report", help="of prompts (report)")
+    add = command("table", "the plain model, fixed weights and each preset on prompts of two objects, or of more")
+    sets = ("choose", "report", "choose-many", "report-many")
+    add("--set", choices=sets, default="report", help="of prompts; -many are of three to five objects (report)")
     add("--count", type=boundary.COUNT, default=300, metavar="N", help="prompts (300)")
     text = "base fixed:weight=1 per-step april-2023 iccv-2023; constants may follow: per-step:inner_steps=2"
     add("--methods", nargs="+", metavar="METHOD", help=text)

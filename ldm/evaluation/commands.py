@@ -12,7 +12,7 @@ from ldm.categories import NAMES
 from ldm.evaluation.benchmarks.command import benchmark
 from ldm.evaluation.benchmarks.emoji import geneval_file, visor_file
 from ldm.evaluation.plan import Plan, Stage, Workshop, claim_methods, fill, read_plan
-from ldm.evaluation.prompts.emoji import RULE_SPREAD, relation_prompts, single_prompts, write_sets
+from ldm.evaluation.prompts.emoji import RULE_SPREAD, single_prompts, table_prompts, write_sets
 from ldm.evaluation.report.html import write_report
 from ldm.evaluation.report.markdown import update_page
 from ldm.evaluation.report.tables import TABLE_RESAMPLES, evidence_blocks, evidence_rows, table_markdown
@@ -124,8 +124,7 @@ def single(options: Namespace) -> Iterator[str]:
 def table(options: Namespace) -> Iterator[str]:
     """Makes what images are missing, scores all, and writes the table."""
     methods = tuple(parse_method(text) for text in options.methods or DEFAULT_METHODS)
-    relation_prompts(options.set, options.count)  # refuses a count beyond the set
-    prompts, name = relation_prompts(options.set), f"{options.set}-{options.layout}"
+    prompts, name = table_prompts(options.set, options.count), f"{options.set}-{options.layout}"
     stage = Stage((name,), methods, options.count, (TABLE_SEED,), options.batch_size)
     plan = Plan({name: prompts}, (stage,), options.steps, options.scale, options.layout)
     judges = Judges(detectors.EmojiBoxes(options.detector), categories=NAMES)
@@ -140,7 +139,7 @@ def table(options: Namespace) -> Iterator[str]:
         record.write()
     rows = score_methods({method.label: record.facts[method.label] for method in methods}, TABLE_RESAMPLES)
     for page in options.page:
-        update_page(page, {"results": table_markdown(rows, page=True)})
+        update_page(page, {options.set.replace("report", "results"): table_markdown(rows, page=True)})
     yield table_markdown(rows)
 
 

@@ -87,6 +87,21 @@ def single_prompts(count: int) -> list[EvalPrompt]:
 # ------------------------------------------------------------------------------------------------- files
 
 
+def table_prompts(which: str, count: int) -> list[EvalPrompt]:
+    """All prompts of a set of the table, at least `count`: of two objects, or with "-many" of three to five.
+
+    Raises:
+        UserError: no such set, or more prompts asked for than it has.
+    """
+    base, _, many = which.partition("-")
+    if not many:
+        relation_prompts(base, count)
+        return relation_prompts(base)
+    if base not in SETS or count > COUNTS[base]:
+        raise UserError(f"The set '{which}' has {COUNTS.get(base, 0)} prompts; ask for between 1 and that.")
+    return gpt_style(base, COUNTS[base], "many")
+
+
 def write_sets(folder: Path) -> list[Path]:
     """Write all files; their paths."""
     paths = []

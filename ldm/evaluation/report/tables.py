@@ -14,9 +14,9 @@ TABLE_RESAMPLES = 10_000  # of the bootstrap of `evaluate.py table`
 SECOND = "per-step"  # what the evidence compares ablations with, besides the plain model
 _TABLE = {
     "object_recall": "object recall",
-    "object_accuracy": "both present",
+    "object_accuracy": "all present",
     "relation_given_both": "relation right, given both",
-    "relation": "both present and right",
+    "relation": "relation right",
     "disc_hits": "hits in target disc",
 }
 _COMPARED = ("object_recall", "relation", "disc_hits")
@@ -25,7 +25,6 @@ _TABLE_TITLES = {
     "base": "plain model",
     "per-step": "`per-step`, the default",
     "fixed:weight=1,blend=unconditional": "fixed weight 1",
-    "fixed:weight=6,until=0.12": "fixed weight 6 in the first 12% of the steps, the paper's equation",
     "fixed:weight=1,blend=unconditional,swap=true": "fixed weight 1, centers exchanged",
 }
 _COLUMNS = {
@@ -40,7 +39,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def table_markdown(rows: Rows, page: bool = False) -> str:
-    """The table of two-object prompts: ratios with counts, differences from the first method with intervals.
+    """The table of one prompt set: ratios with counts, differences from the first method with intervals.
 
     Args:
         rows: of `score_methods`.
