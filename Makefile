@@ -4,7 +4,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 OUT    ?= outputs/demo
-PROMPT ?= The motorcycle is parking to the right of a bus.
+PROMPT ?= A dog is to the right of a traffic light, and a bird is above the dog.
 
 BENCHMARK_METHODS ?= base,fixed,per-step
 EMOJI  := --config configs/emoji/inference.yaml --steps 25 --batch-size 8 --methods $(BENCHMARK_METHODS)

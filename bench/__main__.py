@@ -6,6 +6,7 @@ python -m bench gradient               # the same, forward and backward
 python -m bench memory                 # what a differentiated image of 512x512 keeps alive, counted
 python -m bench cards                  # what models of diffusers need under the presets, counted: a quarter of an hour
 python -m bench half                   # the gradient of the loss on half-size images beside the exact one
+python -m bench steps                  # do the gradient steps help: embedded model; wants a card (--device cuda)
 python -m bench presets                # the presets beside plain sampling, embedded model
 python -m bench cost                   # against steps, objects, pixels and batch, and a model of it
 python -m bench startup                # --help, the first denoising step, loading; writes 4 GB files meanwhile
@@ -48,6 +49,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         from bench import half
 
         return half.measure()
+    if name == "steps":
+        from bench import steps
+
+        return steps.measure(options.device)
     if name == "presets":
         from bench import presets
 
@@ -89,9 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=(*PARTS, "page"),
+        choices=(*PARTS, "steps", "page"),
         type=lambda name: "presets" if name == "schedules" else name,  # its earlier name
-        help="(all)",
+        help="(all but steps)",
     )
     parser.add_argument("--config", type=Path, default=SD_CONFIG, help="of the model for memory and startup")
     parser.add_argument(
@@ -99,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=boundary.COUNT, default=5, help="after a warm-up (5)")
     parser.add_argument("--threads", type=boundary.THREADS, default=1, help="of the CPU (1)")
+    parser.add_argument("--device", metavar="NAME", help="of steps: cuda, mps, cpu (the best there is)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go")
 
     def action() -> None:

@@ -1,4 +1,4 @@
-"""The results as text: for the screen, and as the tables of docs/performance.md."""
+"""The results as text: for the screen, and as the tables of docs/performance.md and docs/results.md."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ldm.util import UserError, atomic_write
 
 GIB = 2**30
 PAGE = Path("docs/performance.md")
+STEPS_PAGE = Path("docs/results.md")
 PLOT = Path("docs/images/cost.png")
 Result = dict[str, Any]
 Table = list[list[str]]  # the first row is the head
@@ -19,9 +20,12 @@ Table = list[list[str]]  # the first row is the head
 
 def lines(name: str, result: Result) -> list[str]:
     """The result of a part for the screen."""
-    table = TABLES[name](result)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)]
+    shown = list[str]()
+    for table in [one(result) for one in STEPS_TABLES.values()] if name == "steps" else [TABLES[name](result)]:
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines_ = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+        shown += ["", *lines_]
+    return shown
 
 
 def blocks(results: Path) -> dict[str, str]:
@@ -29,11 +33,18 @@ def blocks(results: Path) -> dict[str, str]:
     return {name: markdown_table(table(_read(results, name))) for name, table in TABLES.items()}
 
 
+def steps_blocks(results: Path) -> dict[str, str]:
+    """The tables about the gradient steps in Markdown by name."""
+    result = _read(results, "steps")
+    return {name: markdown_table(table(result)) for name, table in STEPS_TABLES.items()}
+
+
 def write_page(results: Path) -> None:
     """Bring the tables of `PAGE` and the plot up to date. UserError where a result or the page is missing."""
     from bench.cost import plot
 
     update_page(PAGE, blocks(results))
+    update_page(STEPS_PAGE, steps_blocks(results))
     with atomic_write(PLOT) as temporary:
         plot(_read(results, "cost"), temporary)
 
@@ -100,6 +111,44 @@ def _half(result: Result) -> Table:
     return _table(rows, {"": "{name}", "lower quartile": "{low:.2f}", "median": "{middle:.2f}", "upper": "{high:.2f}"})
 
 
+def _variants(result: Result) -> Table:
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["variants"]:
+        rows.setdefault(row["variant"], []).append(row)
+
+    def share(parts: Iterable[Mapping[str, Any]], name: str) -> str:
+        hits, total = (sum(part[name][i] for part in parts) for i in (0, 1))
+        return f"{hits / total:.3f} ({hits}/{total})"
+
+    table = [["weights", "objects there", "relation right", "CLIP loss"]]
+    for name, parts in rows.items():
+        loss = sum(part["loss"] for part in parts) / len(parts)
+        shown = f"`{name}`" if ":" in name or name.endswith("-2023") else name
+        table.append([shown, share(parts, "object_recall"), share(parts, "relation"), f"{loss:.2f}"])
+    return table
+
+
+def _seen(result: Result) -> Table:
+    by_set: dict[str, dict[int, float]] = {}
+    for row in result["seen"]:
+        by_set.setdefault(row["set"], {})[row["step"]] = row["auc"]
+    steps = sorted(next(iter(by_set.values())))[::4]
+    return [["step", *map(str, steps)], *([name, *(f"{auc[i]:.2f}" for i in steps)] for name, auc in by_set.items())]
+
+
+def _moves(result: Result) -> Table:
+    heads = ["step", "presence changes", "of those more"]
+    heads += [f"{kind}: {what}" for kind in ("per-step", "whole chain") for what in ("loss", "presence", "right sign")]
+    table = [heads]
+    for row in result["moves"]:
+        cells = [str(row["step"]), f"{row['decided']}/{row['images']}", str(row["more"])]
+        for kind in ("per-step", "whole chain"):
+            one = row[kind]
+            cells += [f"{one['loss']:.2f}", f"{one['presence']:.2f}", f"{one['agree']}/{row['decided']}"]
+        table.append(cells)
+    return table
+
+
 def _presets(result: Result) -> Table:
     plain = result["rows"]["plain"]
     rows = (
@@ -159,3 +208,5 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "cost": _cost,
     "startup": startup_table,
 }
+# Of docs/results.md, all from bench-steps.json.
+STEPS_TABLES: dict[str, Callable[[Result], Table]] = {"steps": _variants, "seen": _seen, "moves": _moves}

@@ -6,6 +6,7 @@ CLIP can tell what will be there; `moves` lays the gradient at a step beside wha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.variants import HELD, SETTINGS, STEPWISE, VARIANTS, WHOLE, Variant, variant_of
 from ldm.categories import NAMES
 from ldm.errors import UserError
 from ldm.evaluation.prompts.files import read_prompt_file
 from ldm.evaluation.prompts.prompt import EvalPrompt, rule_layout
-from ldm.evaluation.run.methods import parse_method
 from ldm.evaluation.score.detectors import EmojiBoxes
 from ldm.evaluation.score.judge import Judges, look
 from ldm.evaluation.score.metrics import counts
@@ -38,79 +39,12 @@ from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
 from ldm.spacetime.optimize import Result, optimize
-from ldm.spacetime.presets import PRESETS, Preset
 
+logger = logging.getLogger(__name__)
 SETS = ("choose-gpt", "choose-many")
 COUNT, SEED, STEPS, SCALE = 100, 1000, 25, 5.0
 LOOKED_AT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20)  # steps at which a weight is changed by `moves`
 LESS, MORE = 0.0, 3.0  # what it is changed to, from 1
-_STEPWISE = PRESETS["per-step"]
-_HELD = replace(_STEPWISE, mode="fixed", learning_rate=0.0, inner_steps=0, last=1.0)
-_WHOLE = replace(_STEPWISE, mode="whole-chain", inner_steps=0, last=1.0)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way of choosing the weights.
-
-    Attributes:
-        ahead: jumps of DDIM from the present step towards 0, whose last predicted x_0 the loss looks at.
-        attention: the loss is the share of the words' attention that lies outside their regions, not CLIP's.
-        sign: -1 goes up the gradient; what it loses shows what the gradient is worth.
-    """
-
-    preset: Preset | None
-    ahead: int = 0
-    attention: bool = False
-    sign: float = 1.0
-    best_of: int = 1
-
-
-def _per_step(**changes: Any) -> Preset:
-    return replace(_STEPWISE, **changes)
-
-
-VARIANTS: dict[str, Variant] = {
-    "plain": Variant(None),
-    "weights held at 1": Variant(_HELD),
-    "held, best of 2": Variant(_HELD, best_of=2),
-    "held, best of 4": Variant(_HELD, best_of=4),
-    **{
-        f"CLIP, lr {rate:g}{', up' * (sign < 0)}": Variant(_per_step(learning_rate=rate), sign=sign)
-        for rate in (0.1, 0.3, 1.0)
-        for sign in (1.0, -1.0)
-    },
-    "CLIP, lr 0.3, 5 inner steps": Variant(_per_step(learning_rate=0.3, inner_steps=5)),
-    **{
-        f"CLIP, all steps, lr {rate:g}{', up' * (sign < 0)}": Variant(
-            _per_step(learning_rate=rate, last=1.0), sign=sign
-        )
-        for rate in (0.3, 1.0)
-        for sign in (1.0, -1.0)
-    },
-    **{
-        f"{ahead} steps ahead, lr {rate:g}{', up' * (sign < 0)}": Variant(
-            _per_step(learning_rate=rate), ahead=ahead, sign=sign
-        )
-        for ahead, rate in ((2, 0.3), (4, 0.3), (4, 1.0), (8, 0.3))
-        for sign in (1.0, -1.0)
-    },
-    **{
-        f"attention, lr {rate:g}{', all steps' * (last == 1.0)}{', up' * (sign < 0)}": Variant(
-            _per_step(learning_rate=rate, last=last), attention=True, sign=sign
-        )
-        for rate, last in ((0.3, 0.3), (1.0, 0.3), (0.3, 1.0))
-        for sign in (1.0, -1.0)
-    },
-    **{
-        f"whole chain, {rounds} rounds, lr {rate:g}{', up' * (sign < 0)}": Variant(
-            replace(_WHOLE, rounds=rounds, learning_rate=rate), sign=sign
-        )
-        for rounds, rate in ((3, 0.1), (3, 0.3), (6, 0.3))
-        for sign in (1.0, -1.0)
-    },
-    **{name: Variant(PRESETS[name]) for name in ("iccv-2023", "april-2023")},
-}
 
 
 @dataclass(frozen=True)
@@ -132,6 +66,11 @@ def scenes(name: str, count: int) -> tuple[Scene, ...]:
         except UserError:
             continue
     return tuple(found)
+
+
+def measure(device: str | None) -> dict[str, Any]:
+    """All three parts; a quarter of an hour on a card, a day on a core."""
+    return {"variants": variants(device), "seen": seen(device), "moves": moves(device)}
 
 
 def pipeline_on(device: str | None) -> Pipeline:
@@ -249,49 +188,30 @@ def attention_loss(pipeline: Pipeline, batch: Sequence[Scene], control: SpatialC
 # ----------------------------------------------------------------------------------------------- measuring
 
 
-def variant_of(name: str) -> Variant:
-    """One of `VARIANTS`, or a method of `scripts/evaluate.py`."""
-    if name in VARIANTS:
-        return VARIANTS[name]
-    method = parse_method(name)
-    return Variant(method.preset, best_of=method.best_of)
-
-
-def variants(device: str | None, names: Sequence[str] = tuple(VARIANTS), count: int = COUNT) -> list[dict[str, Any]]:
-    """A row per variant and set: hits and totals of each ratio, the mean CLIP loss of the images, hits by prompt."""
-    pipeline, judges = pipeline_on(device), Judges(EmojiBoxes(), categories=NAMES)
-    rows = []
+def variants(
+    device: str | None, names: Sequence[str] = (*VARIANTS, *SETTINGS), count: int = COUNT
+) -> list[dict[str, Any]]:
+    """A row per variant and set: [hits, total] of both ratios, and the mean CLIP loss of the images."""
+    pipeline, judges = pipeline_on(device), Judges(EmojiBoxes())
+    rows = list[dict[str, Any]]()
     for name in names:
         variant = variant_of(name)
         for set_ in SETS:
             batch = scenes(set_, count)
             tried = [_drawn(pipeline, batch, variant, shift) for shift in range(variant.best_of)]
             kept = [best_of(pipeline, list(images), variant.preset) for images in zip(*tried, strict=True)]
-            loss = _STEPWISE.objective(
+            loss = STEPWISE.objective(
                 pipeline.clip, [scene.entry.text for scene in batch], [scene.layout for scene in batch]
             )
             with torch.no_grad():
                 losses = loss(_pixels(kept, pipeline.device))["total"]
             facts = [look(one.image, scene.entry, judges)[1] for one, scene in zip(kept, batch, strict=True)]
-            ratios: dict[str, tuple[float, float]] = {}
-            for one in facts:
-                for ratio, (hits, total) in counts(one).items():
-                    before = ratios.get(ratio, (0, 0))
-                    ratios[ratio] = before[0] + hits, before[1] + total
-            by_prompt = [counts(one)["object_recall"][0] for one in facts]
-            right = [counts(one)["relation"][0] for one in facts]
-            rows.append(
-                {
-                    "variant": name,
-                    "set": set_,
-                    "images": len(batch),
-                    **{k: ratios[k] for k in ("object_recall", "relation")},
-                    "loss": float(losses.mean()),
-                    "found": by_prompt,
-                    "right": right,
-                }
-            )
-            print(rows[-1] | {"found": None, "right": None}, flush=True)
+            found = [counts(one) for one in facts]
+            row: dict[str, Any] = {"variant": name, "set": set_, "images": len(batch), "loss": float(losses.mean())}
+            for ratio in ("object_recall", "relation"):
+                row[ratio] = [sum(one[ratio][part] for one in found) for part in (0, 1)]
+            rows.append(row)
+            logger.info("%s", row)
     return rows
 
 
@@ -319,17 +239,17 @@ def seen(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
         batch = scenes(set_, count)
         images, _, predicted = run(pipeline, batch, VARIANTS["weights held at 1"])
         facts = [look(one, scene.entry, judges)[1] for one, scene in zip(to_images(images), batch, strict=True)]
-        loss = _STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
+        loss = STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
         for step, latents in enumerate(predicted):
             with torch.no_grad():
                 found = loss(pipeline.backend.decode(latents))
             groups: dict[bool, list[float]] = {True: [], False: []}
             for b, one in enumerate(facts):
-                for i, there in enumerate(one.found):
-                    groups[bool(there)].append(float(found[f"local_{i}"][b]))
-            there, not_there = (torch.tensor(groups[key]) for key in (True, False))
-            below = (there[:, None] < not_there[None]).float() + 0.5 * (there[:, None] == not_there[None]).float()
-            row = {"set": set_, "step": step, "found": len(there), "not": len(not_there), "auc": float(below.mean())}
+                for i, is_there in enumerate(one.found):
+                    groups[is_there].append(float(found[f"local_{i}"][b]))
+            there, lacking = (torch.tensor(groups[key]) for key in (True, False))
+            below = (there[:, None] < lacking[None]).float() + 0.5 * (there[:, None] == lacking[None]).float()
+            row = {"set": set_, "step": step, "found": len(there), "not": len(lacking), "auc": float(below.mean())}
             rows.append(row)
     return rows
 
@@ -348,10 +268,10 @@ def moves(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
     which = torch.tensor([scene.number % len(scene.layout.objects) for scene in batch], device=pipeline.device)
     label = torch.tensor([NAMES.index(s.entry.names[i]) for s, i in zip(batch, which.tolist(), strict=True)])
     rows_, label = torch.arange(len(batch), device=pipeline.device), label.to(pipeline.device)
-    still = _per_step(learning_rate=0.0, last=1.0)
-    loss = _STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
+    still = replace(STEPWISE, learning_rate=0.0, last=1.0)  # both chains are those of the weights at 1
+    loss = STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
     local = run(pipeline, batch, Variant(still))[1]
-    whole = run(pipeline, batch, Variant(replace(_WHOLE, learning_rate=0.0)))[1]
+    whole = run(pipeline, batch, Variant(replace(WHOLE, learning_rate=0.0)))[1]
     assert local is not None and whole is not None
     ones = torch.ones(STEPS, local.weights.shape[1], len(batch), device=pipeline.device)
 
@@ -359,7 +279,7 @@ def moves(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
     def finish(step: int, value: float) -> tuple[Tensor, Tensor]:
         weights = ones.clone()
         weights[step, which, rows_] = value
-        images = run(pipeline, batch, Variant(_HELD), weights)[0]
+        images = run(pipeline, batch, Variant(HELD), weights)[0]
         heat = detector(images)[0].sigmoid().flatten(2).amax(2)  # (B, categories)
         return loss(images)["total"], heat[rows_, label]
 
@@ -386,7 +306,6 @@ def moves(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
                 "agree": int(agree.sum()),
             }
         found.append(row)
-        print(row, flush=True)
     return found
 
 

@@ -162,10 +162,11 @@ PRESETS: dict[str, Preset] = {
             # All of these were chosen on the emoji world (docs). The blend is that of the ICCV release: the paper's
             # equation, "conditional", puts fewer objects where they should be at any weight tried.
             blend="unconditional",
-            initial=1.0,
-            learning_rate=0.1,
+            initial=1.5,
+            learning_rate=0.3,
             inner_steps=1,
             last=0.3,
+            release=0.3,
         ),
         Preset(
             name="april-2023",

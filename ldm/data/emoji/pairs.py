@@ -106,7 +106,8 @@ class EmojiClipPairs(SceneDataset):
             if relations[1] == OPPOSITE[relations[0]]:
                 break
         image = (scene.image, swapped)[member]
-        return whole(image), relation_caption(*scene.objects, relations[member], rng)
+        first, second = scene.objects
+        return whole(image), relation_caption(first, second, relations[member], rng)
 
     def _degrade(self, image: Pixels, rng: random.Random) -> Pixels:
         return degrade(image, rng, strength=self.degrade_strength) if self.degrade_strength > 0 else image
