@@ -24,8 +24,20 @@ _COMPARED = ("object_recall", "relation", "disc_hits")
 _TABLE_TITLES = {
     "base": "plain model",
     "per-step": "`per-step`, the default",
-    "fixed:weight=1,blend=unconditional": "fixed weight 1",
-    "fixed:weight=1,blend=unconditional,swap=true": "fixed weight 1, centers exchanged",
+    **{
+        f"fixed:weight=1.5,blend=unconditional,until=0.3{key}": f"without optimization{title}"
+        for key, title in {
+            "": "",
+            ",best_of=2": ", the best of 2 seeds",
+            ",best_of=4": ", the best of 4 seeds",
+            ",box=0.35": ", boxes as large as the discs",
+            ",swap=true": ", centers exchanged",
+        }.items()
+    },
+    "base:best_of=4": "plain model, the best of 4 seeds",
+    "per-step:box=0.35": "default, boxes as large as the discs",
+    "per-step:release=1": "default, weights held to the last step",
+    "fixed:weight=1": "the paper's equation, weight 1 in all steps",
 }
 _COLUMNS = {
     "object_recall": "objects there",
