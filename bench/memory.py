@@ -177,7 +177,8 @@ class Model(nn.Module):
         self.unet = instantiate_from_config(params.unet_config)
         self.first_stage_model = instantiate_from_config(params.first_stage_config)
         self.channels, self.context_dim = params.channels, params.unet_config.params.context_dim
-        self.factor = 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
+        first_stage = params.first_stage_config.params
+        self.factor = int(first_stage.get("fold", 1)) * 2 ** (len(first_stage.ddconfig.ch_mult) - 1)
         self.scale = params.scale_factor
         self.alphas_cumprod: Any = None  # made outside of the mode, since the samplers read its numbers
         self.timesteps = params.timesteps

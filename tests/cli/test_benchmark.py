@@ -123,7 +123,7 @@ GENEVAL = (
         ("geneval", GENEVAL.replace('"count": 1', '"count": 0'), "", "wants 0 of 'cat'"),
         ("geneval", GENEVAL, "--methods magic", "no method 'magic'"),
         ("geneval", GENEVAL, "--images nowhere", "no folder of GenEval's images"),
-        ("geneval", GENEVAL.replace('"cat"', '"wine glass"'), "", "no class for 1 of 1 names (wine glass)"),
+        ("geneval", GENEVAL.replace('"cat"', '"skateboard"'), "", "no class for 1 of 1 names (skateboard)"),
         ("geneval", GENEVAL, "--colors nowhere.pt", "nowhere.pt"),
         ("visor", '[{"unique_id": 0}]', "", 'lacks "obj_1_attributes"'),
         ("visor", json.dumps([{**VISOR[0], "obj_1_attributes": []}]).replace('"dog"', "null"), "", "names no object"),

@@ -130,7 +130,8 @@ def test_inpainting_with_a_layout(world: TinyWorld, tmp_path: Path, preset: str)
 def test_what_does_not_move_needs_no_clip(world: TinyWorld) -> None:
     pipeline = load_pipeline(ModelChoice(world.config, world.ckpt, False), device="cpu", clip="none.pt")
     held = Layout(tuple(replace(thing, optimize=False, weight=1.0) for thing in PAIR.objects))
-    [made] = draw(pipeline, [PROMPT], [held], [1], PRESETS["per-step"], Sampling(steps=3))
+    preset = replace(PRESETS["per-step"], release=1.0)
+    [made] = draw(pipeline, [PROMPT], [held], [1], preset, Sampling(steps=3))
     assert made.weights is not None and (made.weights == 1).all() and made.losses == {}
 
 

@@ -411,5 +411,5 @@ def test_embedded_model_from_prompt_to_files(tmp_path: Path, capsys: pytest.Capt
     assert places["motorcycle"] > places["bus"]
     assert record["model"]["embedded"]
     with Image.open(tmp_path / "samples/00000.png") as image:
-        assert image.size == (64, 64)
+        assert image.size == (128, 128)
         assert "CFG scale: 5.0" in image.info["parameters"]

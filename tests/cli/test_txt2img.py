@@ -51,7 +51,7 @@ def test_embedded_model(tmp_path: Path) -> None:
     flags = ["--config", EMBEDDED[0], "--plms", "--prompt", "a cat", "--ddim_steps", "2", "--n_samples", "1"]
     run("txt2img", *flags, "--n_iter", "1", "--device", "cpu", *QUIET, "--outdir", tmp_path)
     with Image.open(tmp_path / "samples" / "00000.png") as image:
-        assert image.size == (64, 64)
+        assert image.size == (128, 128)
 
 
 def test_mistakes_end_in_one_sentence(

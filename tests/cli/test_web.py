@@ -66,7 +66,7 @@ def test_an_image_is_drawn_and_its_file_recalls_it(studio: Studio, session: Sess
     told = list(studio.draw(session, "emoji", wish(preset="per-step", baseline=True, seed=7), LAYOUT))
     steps = [update for update in told if isinstance(update, Progress)]
     assert [(s.done, s.total) for s in steps] == [(n, 4) for n in (1, 2, 3, 4)] * 2
-    assert steps[0].preview is not None and steps[0].preview.shape == (64, 64, 3) and steps[0].loss is not None
+    assert steps[0].preview is not None and steps[0].preview.shape == (128, 128, 3) and steps[0].loss is not None
     drawn = told[-1]
     assert isinstance(drawn, Drawn) and session.drawn == [drawn]
     kinds = {"image", "baseline", "layout", "comparison", "weights", "losses", "layout_file"}
@@ -74,7 +74,7 @@ def test_an_image_is_drawn_and_its_file_recalls_it(studio: Studio, session: Sess
     assert drawn.facts["seed"] == "7" and drawn.facts["time"].endswith(" s")
     found = recall(drawn.files["image"], "00000.png", MOST)
     expected = {"prompt": SENTENCE, "preset": "per-step", "steps": 4, "seed": 7, "scale": 5.0, "sampler": "plms"}
-    assert found.settings.items() >= {**expected, "width": 64, "height": 64}.items() and not found.notes
+    assert found.settings.items() >= {**expected, "width": 128, "height": 128}.items() and not found.notes
     assert found.layout == LAYOUT
     assert recall(drawn.files["layout_file"], "layout.json", MOST).layout == LAYOUT
     again = make(studio, session, replace(drawn.settings, baseline=False))
@@ -164,7 +164,7 @@ def test_a_session_keeps_a_number_of_images(studio: Studio, session: Session, mo
         ({"steps": 61}, "steps can be 60"),
         ({"steps": 0}, "steps must be from 1"),
         ({"width": 256}, "up to 128"),
-        ({"height": 40}, "multiple of 32"),
+        ({"height": 40}, "multiple of 64"),
         ({"samples": 9}, "best of can be 8"),
         ({"preset": "best"}, "preset 'best' is unknown"),
         ({"scale": float("nan")}, "finite"),
@@ -308,7 +308,7 @@ def test_programs_call_the_page(client: Any) -> None:
     assert [thing["phrase"] for thing in layout["objects"]] == ["A cat", "a bus"]
     made = client.predict(SENTENCE, layout=layout, steps=2, preset="fixed", baseline=True, api_name="/draw")
     assert made["layout"] == layout and made["facts"]["seed"] == "42"
-    assert Image.open(made["image"]).size == Image.open(made["baseline"]).size == (64, 64)
+    assert Image.open(made["image"]).size == Image.open(made["baseline"]).size == (128, 128)
     assert recall(Path(made["image"]), "image", MOST).settings["steps"] == 2
 
 

@@ -276,7 +276,7 @@ def test_scores_of_a_clip(world: tiny_world.TinyWorld) -> None:
 
 def test_training_and_use_of_a_detector() -> None:
     model, size = EmojiDetector(width=16, dilations=(1,)), (16, 16)
-    shapes = {"image": (2, 3, 64, 64), "heat": (2, len(NAMES), *size), "offset": (2, 2, *size), "mask": (2, 1, *size)}
+    shapes = {"image": (2, 3, 128, 128), "heat": (2, len(NAMES), *size), "offset": (2, 2, *size), "mask": (2, 1, *size)}
     trained(model, lambda: model.loss({name: there(*shape) for name, shape in shapes.items()}))
     with fake_device():
         found = EmojiDetector(width=16, dilations=(1,)).eval().to("cuda:0").detect(there(1, 3, 8, 8))

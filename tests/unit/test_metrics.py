@@ -173,7 +173,7 @@ def test_matching_detections_with_truth() -> None:
     assert sorted(made.distances) == pytest.approx([0.01, 0.08])
     both = (made + match([], [("bus", 0.1, 0.1)])).to_json()
     assert both["precision"] == both["recall"] == {"hits": 2, "total": 4, "value": 0.5}
-    assert both["center_error_px"] == pytest.approx(0.045 * 64)
+    assert both["center_error_px"] == pytest.approx(0.045 * 128)
     assert Matches(0, 0, 0).to_json()["precision"]["value"] is None
 
 

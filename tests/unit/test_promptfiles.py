@@ -21,6 +21,7 @@ from ldm.evaluation.prompts.emoji import (
     prompt_file,
     relation_prompts,
     single_prompts,
+    table_prompts,
     write_sets,
 )
 from ldm.evaluation.prompts.files import from_sentence, parse_object, read_prompt_file
@@ -260,13 +261,16 @@ def test_relation_prompts_are_fixed_and_share_no_pair() -> None:
         relation_prompts("none", 3)
     with pytest.raises(UserError, match="has 2016 prompts"):
         relation_prompts("choose", 5000)
+    assert len(table_prompts("choose-many", 100)) == 100 and len(table_prompts("report", 1)) > 400
+    with pytest.raises(UserError, match="has 300 prompts"):
+        table_prompts("report-many", 301)
 
 
 def test_hashes_of_the_prompts_are_those_of_the_results() -> None:
     """Results of other prompts are refused: a change of the prompts or of their fields would make them void."""
     for name, prompts in [
         ("table-report", relation_prompts("report")),
-        ("table-choose", relation_prompts("choose")),
+        ("table-report-many", table_prompts("report-many", 1)),
         *((f"evidence-{style}", read_prompt_file(PROMPTS / f"report-{file}")) for style, file in FILES.items()),
     ]:
         with (ROOT / "docs" / "results" / f"{name}.jsonl").open() as lines:
