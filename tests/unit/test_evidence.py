@@ -186,7 +186,7 @@ def test_blocks_of_the_pages(tmp_path: Path) -> None:
     assert "25 images are scored, 0 of the plan are left. Prompts: 4 in the ONE style" in blocks["state"]
     assert by_group(bench.plan, records, lambda *_: "all")["per-step"]["all"]["relation"] == (6, 6)
     table = table_markdown(rows)
-    assert table.startswith("| method | object recall | against base | both present |")
+    assert table.startswith("| method | object recall | against base | all present |")
     assert "| per-step | 1.000 (12/12) | +1.000 (+1.000, +1.000) | 1.000 (6/6) | 1.000 (6/6) |" in table
     assert "| 1.000 (6/6) | +1.000 (+1.000, +1.000) | 1.000 (12/12) | +1.000 (+1.000, +1.000) |" in table
     assert "| plain model | 0.000 (0/22) |  | 0.000 (0/11) | - |" in table_markdown(rows, page=True)
