@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EMOJI = ROOT / "configs/emoji/inference.yaml"
 
 
-@pytest.mark.parametrize("case", [Case(size=64, steps=2), Case(size=64, steps=2, blocks=True), Case(PER_STEP, size=64)])
+@pytest.mark.parametrize("case", [Case(size=128, steps=2), Case(size=128, steps=2, blocks=True), Case(PER_STEP, size=128)])
 def test_fake_tensors_count_what_real_ones_do(case: Case) -> None:
     fake, real = count(case, EMOJI), count(case, EMOJI, fake=False)
     assert fake == pytest.approx(real, rel=0.01)
@@ -29,12 +29,12 @@ def test_fake_tensors_count_what_real_ones_do(case: Case) -> None:
 
 
 def test_a_step_more_keeps_three_latents() -> None:
-    few, many = (count(Case(size=64, steps=steps), EMOJI) for steps in (5, 10))
+    few, many = (count(Case(size=128, steps=steps), EMOJI) for steps in (5, 10))
     assert 0 <= many - few <= 5 * 3 * 4 * 16 * 16 * 4 + 5 * 4096  # and its masks, timesteps and the like
 
 
 def test_mixed_precision_halves_the_count() -> None:
-    full, mixed = (count(Case(size=64, steps=2, autocast=autocast), EMOJI) for autocast in (False, True))
+    full, mixed = (count(Case(size=128, steps=2, autocast=autocast), EMOJI) for autocast in (False, True))
     assert mixed < 0.6 * full
 
 
