@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.counting import CardPeak, LivePeak
+from ldm.backends.compvis import factor_of
 from ldm.generation.pipeline import make_sampler
 from ldm.models.diffusion.sampler import Sampler
 from ldm.paths import SD_CONFIG, project_file
@@ -177,8 +178,7 @@ class Model(nn.Module):
         self.unet = instantiate_from_config(params.unet_config)
         self.first_stage_model = instantiate_from_config(params.first_stage_config)
         self.channels, self.context_dim = params.channels, params.unet_config.params.context_dim
-        first_stage = params.first_stage_config.params
-        self.factor = int(first_stage.get("fold", 1)) * 2 ** (len(first_stage.ddconfig.ch_mult) - 1)
+        self.factor = factor_of(params.first_stage_config.params)
         self.scale = params.scale_factor
         self.alphas_cumprod: Any = None  # made outside of the mode, since the samplers read its numbers
         self.timesteps = params.timesteps

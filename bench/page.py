@@ -20,12 +20,13 @@ Table = list[list[str]]  # the first row is the head
 
 def lines(name: str, result: Result) -> list[str]:
     """The result of a part for the screen."""
-    shown = list[str]()
-    for table in [one(result) for one in STEPS_TABLES.values()] if name == "steps" else [TABLES[name](result)]:
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines_ = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-        shown += ["", *lines_]
-    return shown
+    tables = STEPS_TABLES.values() if name == "steps" else [TABLES[name]]
+    return [line for table in tables for line in _padded(table(result))]
+
+
+def _padded(table: Table) -> list[str]:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)]
 
 
 def blocks(results: Path) -> dict[str, str]:

@@ -38,6 +38,7 @@ from ldm.modules.encoders.tokenizer import split_words
 from ldm.paths import EMOJI_CONFIG, project_file
 from ldm.spacetime.control import SpatialControl
 from ldm.spacetime.layout import Layout
+from ldm.spacetime.objective import ClipObjective
 from ldm.spacetime.optimize import Result, optimize
 
 logger = logging.getLogger(__name__)
@@ -200,9 +201,7 @@ def variants(
             batch = scenes(set_, count)
             tried = [_drawn(pipeline, batch, variant, shift) for shift in range(variant.best_of)]
             kept = [best_of(pipeline, list(images), variant.preset) for images in zip(*tried, strict=True)]
-            loss = STEPWISE.objective(
-                pipeline.clip, [scene.entry.text for scene in batch], [scene.layout for scene in batch]
-            )
+            loss = _loss(pipeline, batch)
             with torch.no_grad():
                 losses = loss(_pixels(kept, pipeline.device))["total"]
             facts = [look(one.image, scene.entry, judges)[1] for one, scene in zip(kept, batch, strict=True)]
@@ -223,6 +222,11 @@ def _drawn(pipeline: Pipeline, batch: Sequence[Scene], variant: Variant, shift: 
     ]
 
 
+def _loss(pipeline: Pipeline, batch: Sequence[Scene]) -> ClipObjective:
+    """CLIP's loss on images of these prompts and layouts, the same for every variant."""
+    return STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
+
+
 def _pixels(images: Sequence[GeneratedImage], device: torch.device) -> Tensor:
     return torch.stack([torch.from_numpy(one.image).permute(2, 0, 1) for one in images]).to(device).float() / 255
 
@@ -239,7 +243,7 @@ def seen(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
         batch = scenes(set_, count)
         images, _, predicted = run(pipeline, batch, VARIANTS["weights held at 1"])
         facts = [look(one, scene.entry, judges)[1] for one, scene in zip(to_images(images), batch, strict=True)]
-        loss = STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
+        loss = _loss(pipeline, batch)
         for step, latents in enumerate(predicted):
             with torch.no_grad():
                 found = loss(pipeline.backend.decode(latents))
@@ -269,7 +273,7 @@ def moves(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
     label = torch.tensor([NAMES.index(s.entry.names[i]) for s, i in zip(batch, which.tolist(), strict=True)])
     rows_, label = torch.arange(len(batch), device=pipeline.device), label.to(pipeline.device)
     still = replace(STEPWISE, learning_rate=0.0, last=1.0)  # both chains are those of the weights at 1
-    loss = STEPWISE.objective(pipeline.clip, [s.entry.text for s in batch], [s.layout for s in batch])
+    loss = _loss(pipeline, batch)
     local = run(pipeline, batch, Variant(still))[1]
     whole = run(pipeline, batch, Variant(replace(WHOLE, learning_rate=0.0)))[1]
     assert local is not None and whole is not None

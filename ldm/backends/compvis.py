@@ -14,6 +14,13 @@ from ldm.boundary import one_line
 logger = logging.getLogger(__name__)
 
 
+def factor_of(first_stage: Mapping[str, Any]) -> int:
+    """Pixels per latent pixel of a first stage with these parameters; 1 for one without networks."""
+    if "ddconfig" not in first_stage:
+        return 1
+    return int(first_stage.get("fold", 1)) * 2 ** (len(first_stage["ddconfig"]["ch_mult"]) - 1)
+
+
 class CompVis(nn.Module):
     """A `Backend` around a LatentDiffusion; pixel-space models, which have no first stage, decode to themselves."""
 
@@ -51,10 +58,7 @@ class CompVis(nn.Module):
     @property
     def factor(self) -> int:
         """Pixels per latent pixel: 2 to the number of the first stage's downsamplings, times what it folds first."""
-        first_stage = (self.params.get("first_stage_config") or {}).get("params") or {}
-        if "ddconfig" not in first_stage:
-            return 1
-        return int(first_stage.get("fold", 1)) * 2 ** (len(first_stage["ddconfig"]["ch_mult"]) - 1)
+        return factor_of((self.params.get("first_stage_config") or {}).get("params") or {})
 
     @property
     def image_size(self) -> int:

@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EMOJI = ROOT / "configs/emoji/inference.yaml"
 
 
-@pytest.mark.parametrize("case", [Case(size=128, steps=2), Case(size=128, steps=2, blocks=True), Case(PER_STEP, size=128)])
+@pytest.mark.parametrize(
+    "case", [Case(size=128, steps=2), Case(size=128, steps=2, blocks=True), Case(PER_STEP, size=128)]
+)
 def test_fake_tensors_count_what_real_ones_do(case: Case) -> None:
     fake, real = count(case, EMOJI), count(case, EMOJI, fake=False)
     assert fake == pytest.approx(real, rel=0.01)

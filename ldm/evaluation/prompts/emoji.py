@@ -94,12 +94,10 @@ def table_prompts(which: str, count: int) -> list[EvalPrompt]:
         UserError: no such set, or more prompts asked for than it has.
     """
     base, _, many = which.partition("-")
-    if not many:
-        relation_prompts(base, count)
-        return relation_prompts(base)
-    if base not in SETS or count > COUNTS[base]:
-        raise UserError(f"The set '{which}' has {COUNTS.get(base, 0)} prompts; ask for between 1 and that.")
-    return gpt_style(base, COUNTS[base], "many")
+    prompts = gpt_style(base, COUNTS.get(base, 0), "many") if many else relation_prompts(base)
+    if count > len(prompts):
+        raise UserError(f"The set '{which}' has {len(prompts)} prompts; ask for between 1 and {len(prompts)}.")
+    return prompts
 
 
 def write_sets(folder: Path) -> list[Path]:
