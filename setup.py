@@ -58,6 +58,7 @@ EXTRAS = {
     "mask2former": ["scipy>=1.13"],  # transformers' Mask2Former asks for it
     "metrics": ["torchmetrics>=1.7"],
     "web": ["gradio>=6.31,<7"],  # the page to draw on
+    "openvino": ["openvino>=2026"],  # a row of python -m bench calls
     "wordnet": ["nltk>=3.9"],  # synonyms; its corpus: python -m nltk.downloader wordnet
 }
 DATA = [

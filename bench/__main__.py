@@ -1,7 +1,7 @@
 """Times and memory, each measured beside what it is compared with.
 
 python -m bench                        # all of it: three quarters of an hour on one idle core
-python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of diffusers
+python -m bench calls                  # a call of Stable Diffusion v1's U-Net beside that of others
 python -m bench gradient               # the same, forward and backward
 python -m bench memory                 # what a differentiated image of 512x512 keeps alive, counted
 python -m bench cards                  # what models of diffusers need under the presets, counted: a quarter of an hour
@@ -33,10 +33,11 @@ PARTS = ("calls", "gradient", "memory", "cards", "half", "presets", "cost", "sta
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The result of a part."""
     if name in ("calls", "gradient"):
-        from bench import unet
+        from bench import others, unet
 
-        size = options.size or 256
-        return {"size": size, "rows": unet.measure(size, options.rounds, gradient=name == "gradient")}
+        size, gradient = options.size or 256, name == "gradient"
+        rows = unet.measure(size, options.rounds, gradient)
+        return {"size": size, "rows": rows, "absent": [] if gradient else others.absent()}
     if name == "memory":
         from bench import memory
 

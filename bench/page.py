@@ -21,7 +21,7 @@ Table = list[list[str]]  # the first row is the head
 def lines(name: str, result: Result) -> list[str]:
     """The result of a part for the screen."""
     tables = STEPS_TABLES.values() if name == "steps" else [TABLES[name]]
-    return [line for table in tables for line in _padded(table(result))]
+    return [line for table in tables for line in _padded(table(result))] + result.get("absent", [])
 
 
 def _padded(table: Table) -> list[str]:
@@ -65,7 +65,9 @@ def _table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Tab
 
 def _calls(result: Result) -> Table:
     rows = ({"name": name, **row} for name, row in result["rows"].items())
-    return _table(rows, {"": "{name}", "seconds": "{median:.2f}", "of the library's": "{ratio:.2f}"})
+    threads = result["settings"]["threads"]
+    seconds = f"seconds, {threads} thread{'s' * (threads > 1)}"
+    return _table(rows, {"": "{name}", seconds: "{median:.2f}", "of the library's": "{ratio:.2f}"})
 
 
 def _memory(result: Result) -> Table:

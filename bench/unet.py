@@ -1,5 +1,7 @@
 """One guided call of the Stable Diffusion v1 U-Net, with and without control, beside the U-Net of `diffusers`.
 
+Plain calls without a gradient also stand beside other programs' (`bench.others`).
+
 Random weights: only the architecture decides the time.
 """
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bench import others
 from bench.counting import Call, in_turn
 from ldm.backends.diffusers import attentions_of, controlled
 from ldm.extensions.packed import pack, paused
@@ -43,6 +46,7 @@ def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[st
     library, own = _library(side), make_unet()
     attentions = attentions_of(library)
     texts = torch.randn(len(CENTERS), 77, 768)
+    elsewhere = {} if gradient else others.calls(own, (x, t, context))
     pack(own)
 
     def ours(packed: bool, control: SpatialControl | None) -> None:
@@ -67,7 +71,7 @@ def measure(size: int = 256, rounds: int = 5, gradient: bool = False) -> dict[st
         for objects in (0, 1, 2, 3) if packed else (0, 2):
             name = f"ours, {f'{objects} objects' if objects else 'plain'}{', packed weights' if packed else ''}"
             calls[name] = partial(ours, packed, make_control(objects, texts))
-    return in_turn(calls, LIBRARY, rounds)
+    return in_turn(calls | elsewhere, LIBRARY, rounds)
 
 
 def _run(function: Callable[[Tensor], Tensor], argument: Tensor, gradient: bool, recompute: bool = True) -> None:
