@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-# A font that is always there, and files that systems have, the most common first.
-FONTS = (
-    str(Path(matplotlib.__file__).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"),
+FONTS = (  # files that systems have, the most common first
     "NotoSansCJK-Regular.ttc",
     "wqy-microhei.ttc",
     "wqy-zenhei.ttc",
@@ -42,11 +40,19 @@ def lettering(text: str, size: int) -> tuple[str, Font]:
     kinds = {letter: unicodedata.category(letter) for letter in text}
     kept = (letter for letter in text if kinds[letter] != "Cf" and letter != "\ufe0f")
     text = unicodedata.normalize("NFC", "".join(" " if kinds[letter][0] in "CZ" else letter for letter in kept))
-    installed = (_installed(name, size) for name in FONTS)
+    installed = (_installed(name, size) for name in _files())
     for font in itertools.chain([default], installed):
         if font and all(_has(font, letter) for letter in set(text)):
             return text, font
     return "".join(letter if _has(default, letter) else _spelled(letter) for letter in text), default
+
+
+def _files() -> Iterator[str]:
+    """A font that is always there, and those that systems have."""
+    import matplotlib
+
+    yield str(Path(matplotlib.__file__).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf")
+    yield from FONTS
 
 
 @lru_cache
