@@ -140,7 +140,7 @@ def first_step(begun: str, outdir: str) -> None:
     """Run the script until its progress bar hears of the first denoising step, then end the process."""
     from ldm.cli import common
 
-    def told(_: Any, what: str, done: float, total: float, losses: Any = None) -> None:
+    def told(self: Any, what: str, done: float, total: float, losses: Any = None) -> None:
         if not done or not total:  # what is loaded has no steps
             return
         print(json.dumps({"seconds": time.time() - float(begun), "cpu": time.process_time()}), flush=True)

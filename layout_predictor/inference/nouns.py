@@ -52,9 +52,10 @@ def _corpus_is_here() -> bool:
     """Whether WordNet lies where NLTK looks (https://www.nltk.org/data.html), whose import loads scipy."""
     if "nltk" in sys.modules or os.name == "nt":  # where other places count, too
         return True
-    beside = [Path(root, "nltk_data") for root in (Path.home(), *(Path(sys.prefix, part) for part in PARTS), *ROOTS)]
-    named = [Path(name).expanduser() for name in os.environ.get("NLTK_DATA", "").split(os.pathsep) if name]
-    return any(any(folder.glob("corpora/wordnet*")) for folder in (*named, *beside))
+    roots = ["~", *(os.path.join(sys.prefix, part) for part in PARTS), *ROOTS]
+    named = [name for name in os.environ.get("NLTK_DATA", "").split(os.pathsep) if name]
+    folders = [os.path.expanduser(name) for name in (*named, *(f"{root}/nltk_data" for root in roots))]
+    return any(any(Path(folder).glob("corpora/wordnet*")) for folder in folders)
 
 
 @lru_cache(maxsize=1)

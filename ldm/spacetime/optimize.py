@@ -289,15 +289,20 @@ class Adam:
     @torch.no_grad()
     def step(self, gradient: Tensor) -> None:
         """Move the weights along `gradient`, of their shape."""
-        constants = {
-            "beta1": 0.9,
-            "beta2": 0.999,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "amsgrad": False,
-            "maximize": False,
-        }
-        adam([self.weights], [gradient], *self.moments, [], [self.steps], lr=self.rate, **constants)
+        adam(
+            [self.weights],
+            [gradient],
+            *self.moments,
+            max_exp_avg_sqs=[],
+            state_steps=[self.steps],
+            lr=self.rate,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def _descend(optimizer: Adam, losses: dict[str, Tensor], free: Tensor) -> dict[str, Any]:

@@ -5,6 +5,8 @@ It gives what that one gives, bit for bit; importing that one takes twice as lon
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -107,6 +109,7 @@ class RobertaEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Embedded tokens (B, L, H) to features (B, L, H); `mask` (B, 1, 1, L) is added to the attention's scores."""
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        layers: Any = self.encoder["layer"]
+        for layer in layers:
             x = layer(x, mask)
         return x
