@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-FONTS = (  # files that systems have, the most common first
+_MATPLOTLIB: Any = importlib.util.find_spec("matplotlib")  # it is not loaded for its font
+# A font that is always there, and files that systems have, the most common first.
+FONTS = (
+    str(Path(_MATPLOTLIB.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"),
     "NotoSansCJK-Regular.ttc",
     "wqy-microhei.ttc",
     "wqy-zenhei.ttc",
@@ -40,19 +44,11 @@ def lettering(text: str, size: int) -> tuple[str, Font]:
     kinds = {letter: unicodedata.category(letter) for letter in text}
     kept = (letter for letter in text if kinds[letter] != "Cf" and letter != "\ufe0f")
     text = unicodedata.normalize("NFC", "".join(" " if kinds[letter][0] in "CZ" else letter for letter in kept))
-    installed = (_installed(name, size) for name in _files())
+    installed = (_installed(name, size) for name in FONTS)
     for font in itertools.chain([default], installed):
         if font and all(_has(font, letter) for letter in set(text)):
             return text, font
     return "".join(letter if _has(default, letter) else _spelled(letter) for letter in text), default
-
-
-def _files() -> Iterator[str]:
-    """A font that is always there, and those that systems have."""
-    import matplotlib
-
-    yield str(Path(matplotlib.__file__).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf")
-    yield from FONTS
 
 
 @lru_cache

@@ -53,9 +53,6 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.heads = tower.heads
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(tower.width, tower.width) for _ in range(4))
-        for projection in (self.q_proj, self.k_proj, self.v_proj):
-            nn.init.normal_(projection.weight, std=(2 * tower.layers * tower.width) ** -0.5)
-        nn.init.normal_(self.out_proj.weight, std=tower.width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         projected = (projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj))
@@ -70,8 +67,6 @@ class FeedForward(nn.Module):
     def __init__(self, tower: TextTower) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(tower.width, 4 * tower.width), nn.Linear(4 * tower.width, tower.width)
-        nn.init.normal_(self.fc1.weight, std=(2 * tower.width) ** -0.5)
-        nn.init.normal_(self.fc2.weight, std=(2 * tower.layers * tower.width) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -100,8 +95,6 @@ class Embeddings(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(tower.vocab_size, tower.width)
         self.position_embedding = nn.Embedding(tower.context_length, tower.width)
-        for table in (self.token_embedding, self.position_embedding):
-            nn.init.normal_(table.weight, std=0.02)
         positions = torch.arange(tower.context_length, device="cpu")[None]  # (1, L), which checkpoints hold
         self.register_buffer("position_ids", positions)
 
@@ -116,17 +109,34 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.end_id = tower.vocab_size - 1
         self.embeddings = Embeddings(tower)
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(Layer(tower) for _ in range(tower.layers))
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(tower) for _ in range(tower.layers))})
         self.final_layer_norm = nn.LayerNorm(tower.width)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        self._draw(tower)
+
+    def _draw(self, tower: TextTower) -> None:
+        """Fresh weights, each drawn twice, as transformers does: a seed gives the same ones."""
+        wide, deep = tower.width**-0.5, tower.width**-0.5 * (2 * tower.layers) ** -0.5
+        groups: list[list[tuple[Any, float]]]
+        groups = [[(self.embeddings.token_embedding, 0.02), (self.embeddings.position_embedding, 0.02)]]
+        for layer in self.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            inner = [(projection, deep) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            groups += [[*inner, (attention.out_proj, wide)], [(mlp.fc1, (2 * tower.width) ** -0.5), (mlp.fc2, deep)]]
+        for group in groups:
+            for module, deviation in 2 * group:
+                nn.init.normal_(module.weight, std=deviation)
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def layers(self) -> Any:
+        """Its layers, from the first on."""
+        return self.encoder["layers"]
 
     def forward(self, tokens: Tensor) -> TextStates:
         """Token ids (B, L) to their states."""
         states = [self.embeddings(tokens)]
-        for layer in self.encoder.layers:  # type: ignore[union-attr]
+        for layer in self.layers:
             states.append(layer(states[-1]))
         last = self.final_layer_norm(states[-1])
         ends = (tokens == self.end_id).int().argmax(-1)
