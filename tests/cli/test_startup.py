@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy(script: Path) -> None:
 
 # What sampling has no use for; NLTK, which loads scipy, is for those who have WordNet.
 UNUSED = {"pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "transformers", "torch._dynamo"}
-UNUSED |= set() if wordnet() else {"nltk", "scipy"}
+UNUSED |= {"sympy"} if wordnet() else {"nltk", "scipy", "sympy"}
 
 
 def loaded_by(script: str | Path, *words: str | Path, **environment: str) -> set[str]:
