@@ -198,9 +198,9 @@ class Model(nn.Module):
 
 def _clip() -> Any:
     """A ViT-B/32 with random weights, as `ClipObjective` takes it."""
-    from ldm.modules.encoders.openai_clip import clip_package
+    from ldm.modules.encoders.tokenizer import clip_part
 
-    model = clip_package().model.CLIP(CLIP_WIDTH, CLIP_SIDE, 12, 768, 32, 77, 49408, 512, 8, 12)
+    model = clip_part("model").CLIP(CLIP_WIDTH, CLIP_SIDE, 12, 768, 32, 77, 49408, 512, 8, 12)
     return SimpleNamespace(
         model=model.eval().requires_grad_(False),
         tokenize=lambda texts: torch.zeros(len(texts), 77, dtype=torch.long),

@@ -93,12 +93,9 @@ def peak_bytes() -> int:
 
 def weight_bytes(config: Path) -> int:
     """Of the float32 state dict of the model in `config`."""
-    import torch
+    from ldm.util import load_config, outline_from_config
 
-    from ldm.util import instantiate_from_config, load_config
-
-    with torch.device("meta"):
-        model = instantiate_from_config(load_config(config).model)
+    model = outline_from_config(load_config(config).model)
     return sum(value.nbytes for value in model.state_dict().values())
 
 
@@ -143,7 +140,9 @@ def first_step(begun: str, outdir: str) -> None:
     """Run the script until its progress bar hears of the first denoising step, then end the process."""
     from ldm.cli import common
 
-    def told(*_: Any, **__: Any) -> None:
+    def told(self: Any, what: str, done: float, total: float, losses: Any = None) -> None:
+        if not done or not total:  # what is loaded has no steps
+            return
         print(json.dumps({"seconds": time.time() - float(begun), "cpu": time.process_time()}), flush=True)
         os._exit(0)
 

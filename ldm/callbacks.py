@@ -9,20 +9,23 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from ldm.arguments import Count
+from ldm.lightning import Callback, Checkpoint
 from ldm.random_state import random_state, restore_random_state
 from ldm.util import UserError, atomic_write
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
 
 logger = logging.getLogger(__name__)
 
 
-class ImageLogger(pl.Callback):
+class ImageLogger(Callback):
     """Writes what ``module.log_images(batch)`` gives as PNG grids into ``<logdir>/images/<split>``.
 
     Args:
@@ -60,20 +63,20 @@ class ImageLogger(pl.Callback):
         """Whether images are due after step (or batch) number `step`, counted from 1."""
         return not self.disabled and step > 0 and (step % self.batch_frequency == 0 or step in self.extra)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A grid of training images where one is due."""
         step = trainer.global_step
         if trainer.is_global_zero and self.wants(batch_idx + 1 if self.log_on_batch_idx else step):
             self._log(trainer, pl_module, batch, "train", step)
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A grid of the first validation batch."""
         if trainer.is_global_zero and batch_idx == 0 and not trainer.sanity_checking and not self.disabled:
             self._log(trainer, pl_module, batch, "val", trainer.global_step)
 
-    def _log(self, trainer: pl.Trainer, pl_module: Any, batch: Any, split: str, step: int) -> None:
+    def _log(self, trainer: Trainer, pl_module: Any, batch: Any, split: str, step: int) -> None:
         if not hasattr(pl_module, "log_images"):
             return
         batch = {k: v[: self.max_images] if isinstance(v, (Tensor, list, tuple)) else v for k, v in batch.items()}
@@ -103,18 +106,18 @@ def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
         save_image(((images.float().cpu() + 1) / 2).clamp(0, 1), temporary, nrow=columns)
 
 
-class ProgressLog(pl.Callback):
+class ProgressLog(Callback):
     """One log line every `every` steps: step, rate, and the metrics that the progress bar shows."""
 
     def __init__(self, every: int = 100) -> None:
         self.every = every
         self._mark = (0, time.monotonic())
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._mark = (trainer.global_step, time.monotonic())
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the line."""
         step, now = trainer.global_step, time.monotonic()
         if step == self._mark[0] or step % self.every:
@@ -125,19 +128,19 @@ class ProgressLog(pl.Callback):
         self._mark = (step, now)
 
 
-class LastCheckpoint(pl.callbacks.Checkpoint):
+class LastCheckpoint(Checkpoint):
     """A checkpoint at `path` when training ends by itself, and after the step in which a process gets SIGUSR1."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._asked = False
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen, where the system has that signal and this is its main thread."""
         if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_asked", True))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write what was asked for, once no gradients are half gathered; all processes together."""
         self._asked = anywhere(trainer, self._asked)
         gathered = getattr(pl_module, "accumulate_grad_batches", 1) * trainer.accumulate_grad_batches
@@ -145,38 +148,38 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             self._asked = False
             self._save(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it here and not after the fit, since spawned processes end with the fit."""
         self._save(trainer)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
         logger.info("checkpoint %s written at step %d", self.path, trainer.global_step)
 
 
-def anywhere(trainer: pl.Trainer, flag: bool) -> bool:
+def anywhere(trainer: Trainer, flag: bool) -> bool:
     """Whether `flag` is set in any process of the run."""
     return trainer.strategy.reduce_boolean_decision(flag, all=False) if trainer.world_size > 1 else flag
 
 
-class RunConfig(pl.Callback):
+class RunConfig(Callback):
     """Writes the config of a run into its folder once training begins, when nothing in it can be refused any more."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
         if trainer.is_global_zero:
             with atomic_write(self.path) as temporary:
                 temporary.write_text(self.text, encoding="utf-8")
 
 
-class StopAtNaN(pl.Callback):
+class StopAtNaN(Callback):
     """Ends training with a sentence at the first loss that is no finite number, before a checkpoint is written."""
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Mapping[str, Any] | Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, outputs: Mapping[str, Any] | Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the loss, or with two optimizers at the losses that the model logs."""
         losses = {name: value for name, value in trainer.callback_metrics.items() if name.endswith("loss")}
@@ -191,7 +194,7 @@ class StopAtNaN(pl.Callback):
             )
 
 
-class NoiseSeed(pl.Callback):
+class NoiseSeed(Callback):
     """The random numbers of training: others in every process; after going on those that would have come next.
 
     Checkpoints hold the generators of all processes, validation changes none of them, and the first process of a
@@ -204,18 +207,18 @@ class NoiseSeed(pl.Callback):
         self._saved: Sequence[Mapping[str, Any]] = ()
         self._training: Mapping[str, Any] = {}
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the generators' states; every process takes part."""
         states: list[Any] = [random_state(pl_module.device)] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, states[0])
         checkpoint["random_states"] = states
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Remember them until training starts."""
         self._saved = checkpoint.get("random_states", ())
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Restore the generators, or seed torch's by seed, process and step."""
         rank, step = trainer.global_rank, trainer.global_step
         if len(self._saved) == trainer.world_size:
@@ -224,16 +227,16 @@ class NoiseSeed(pl.Callback):
             torch.manual_seed((self.seed + 1_000_003 * rank + 7_919 * step) % 2**63)
         self._saved = ()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Remember where training is."""
         self._training = random_state(pl_module.device)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Go back there."""
         restore_random_state(self._training, pl_module.device)
 
 
-class Freeze(pl.Callback):
+class Freeze(Callback):
     """Trains only the parameters whose names begin with none of `prefixes`.
 
     Raises:
@@ -243,7 +246,7 @@ class Freeze(pl.Callback):
     def __init__(self, prefixes: Sequence[str]) -> None:
         self.prefixes = tuple(prefixes)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Before the optimizers are made."""
         parameters = dict(pl_module.named_parameters())
         for prefix in self.prefixes:

@@ -107,11 +107,12 @@ def get_obj_from_str(string: str, reload: bool = False) -> Any:
 
 def _is_component(value: Any) -> bool:
     """Whether a config may want it: by what it is, not by the name that leads to it."""
-    import pytorch_lightning as pl
     from torch import nn
     from torch.utils.data import Dataset
 
-    kinds = (nn.Module, Dataset, pl.LightningDataModule, pl.Callback)
+    from ldm.lightning import Callback, LightningDataModule
+
+    kinds = (nn.Module, Dataset, LightningDataModule, Callback)
     if not inspect.isclass(value):
         return False
     return issubclass(value, kinds) or value.__module__ == "ldm.lr_scheduler"

@@ -69,6 +69,27 @@ def instantiate_from_config(config: Mapping[str, Any] | str | None, **overrides:
         raise UserError(f"config of {config['target']} does not fit: {reason}") from err
 
 
+def outline_from_config(config: Mapping[str, Any] | str | None) -> Any:
+    """As :func:`instantiate_from_config`, on the meta device: without memory for weights, and nothing drawn for them.
+
+    Drawing from a normal distribution there loads torch's compiler, which takes as long as loading torch.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func in (torch.nn.init.normal_, torch.Tensor.normal_):
+                tensor = args[0] if args else kwargs["tensor"]
+                if tensor.is_meta:
+                    return tensor
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), Undrawn():
+        return instantiate_from_config(config)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     """Read a YAML config as an OmegaConf ``DictConfig``; `overrides` are ``key.sub=value`` strings.
 
@@ -193,11 +214,8 @@ def _model_with_weights(
     allow_unexpected: Sequence[str],
     dtype: torch.dtype,
 ) -> Any:
-    import torch
-
     state = load_state_dict(path)
-    with torch.device("meta"):
-        model = instantiate_from_config(config)
+    model = outline_from_config(config)
     use_ema = getattr(model, "use_ema", False)
     if use_ema:  # their average is for training; what samples has one set of weights
         model.use_ema = False

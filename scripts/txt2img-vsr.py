@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from ldm.cli import run_prompts
+from ldm.cli.common import leave_out_lightning
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,4 +16,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    leave_out_lightning()
     sys.exit(main())

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import yaml
 
-from ldm.modules.encoders.openai_clip import clip_package, save_clip
-from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.modules.encoders.openai_clip import save_clip
+from ldm.modules.encoders.tokenizer import WordTokenizer, clip_part
 from ldm.util import instantiate_from_config, save_safetensors
 
 CONFIG = yaml.safe_load("""
@@ -78,7 +78,7 @@ def build(folder: Path) -> TinyWorld:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         words = WordTokenizer()
-        clip = clip_package().model.CLIP(16, 32, 1, 64, 16, words.context_length, words.vocab_size, 64, 1, 1)
+        clip = clip_part("model").CLIP(16, 32, 1, 64, 16, words.context_length, words.vocab_size, 64, 1, 1)
     save_clip(clip.state_dict(), world.clip)
     return world
 

@@ -22,10 +22,10 @@ from ldm.util import (
     atomic_write,
     check_finite,
     check_fit,
-    instantiate_from_config,
     load_config,
     load_model_from_config,
     load_state_dict,
+    outline_from_config,
     save_safetensors,
     save_torch,
 )
@@ -116,8 +116,7 @@ def _as_described(source: str) -> Iterator[None]:
 
 def _check(config: Any, state: State, source: str) -> None:
     """Refuse weights that do not fit the config. Raises UserError."""
-    with torch.device("meta"):
-        model = instantiate_from_config(config["model"])
+    model = outline_from_config(config["model"])
     allowed = (*getattr(model, "derived_buffers", ()), "model_ema.", "logvar", "scale_factor")
     check_fit(model.state_dict(), state, source, allowed)
 

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, get_worker_info
 
+from ldm.lightning import LightningDataModule
 from ldm.random_state import seeded
 from ldm.util import UserError, instantiate_from_config
 
@@ -144,7 +144,7 @@ class TrainingLoader(DataLoader[Any]):
             self.draws.seed = state["seed"]
 
 
-class DataModuleFromConfig(pl.LightningDataModule):
+class DataModuleFromConfig(LightningDataModule):
     """Training, validation and test data built from ``{"target": ..., "params": ...}`` descriptions.
 
     Args:

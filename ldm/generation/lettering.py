@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_MATPLOTLIB: Any = importlib.util.find_spec("matplotlib")  # it is not loaded for its font
 # A font that is always there, and files that systems have, the most common first.
 FONTS = (
-    str(Path(matplotlib.__file__).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"),
+    str(Path(_MATPLOTLIB.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"),
     "NotoSansCJK-Regular.ttc",
     "wqy-microhei.ttc",
     "wqy-zenhei.ttc",

@@ -20,7 +20,7 @@ from ldm.generation.progress import Progress, stage
 from ldm.generation.settings import Run, check_writable, own_precision
 from ldm.kinds import is_xl
 from ldm.paths import EMOJI_CKPT, EMOJI_CLIP, EMOJI_CONFIG, SD_CKPT, SD_CONFIG, project_file
-from ldm.util import instantiate_from_config, load_config, load_model_from_config, pick_device
+from ldm.util import load_config, load_model_from_config, outline_from_config, pick_device
 from ldm.weights import check_file
 
 if TYPE_CHECKING:
@@ -284,12 +284,10 @@ def pack_weights(pipeline: Pipeline, wanted: bool | None) -> None:
 
 def check_texts(config: Any) -> None:
     """See that the model's text encoder has its tokenizer. UserError if it is missing and cannot be fetched."""
-    import torch
     from omegaconf import OmegaConf
 
     params = OmegaConf.select(config, "model.params")
-    with torch.device("meta"):
-        encoder = instantiate_from_config(params.get("cond_stage_config") if isinstance(params, Mapping) else None)
+    encoder = outline_from_config(params.get("cond_stage_config") if isinstance(params, Mapping) else None)
     if hasattr(encoder, "unread"):
         encoder.unread("")
 

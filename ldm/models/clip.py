@@ -11,17 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.arguments import Count, Depth, Fraction, Weight, Whole
 from ldm.categories import BACKGROUND_CAPTIONS, NAMES
+from ldm.lightning import Callback, LightningModule
 from ldm.models.clip_augment import half_denoised, random_strength
 from ldm.models.training import AfterStep
-from ldm.modules.encoders.openai_clip import MEAN, STD, clip_package
-from ldm.modules.encoders.tokenizer import WordTokenizer
+from ldm.modules.encoders.openai_clip import MEAN, STD
+from ldm.modules.encoders.tokenizer import WordTokenizer, clip_part
 from ldm.relations import with_article
 
 _DIRECTION = re.compile(
@@ -106,7 +106,7 @@ def contrastive_loss(logits: Tensor, positive: Tensor, uncertain: Tensor, false_
     return (image_loss + text_loss) / 2
 
 
-class SmallCLIP(pl.LightningModule):
+class SmallCLIP(LightningModule):
     """OpenAI's CLIP at small width over a word-level vocabulary.
 
     Batches hold ``image`` (B, 3, R, R) float in [0, 1], ``caption`` (B strings) and ``label`` (B,), the
@@ -149,7 +149,7 @@ class SmallCLIP(pl.LightningModule):
         self.objects = ObjectNames(NAMES, BACKGROUND_CAPTIONS)
         self.warmup_steps, self.total_steps, self.weight_decay = warmup_steps, total_steps, weight_decay
         self.max_scale, self.plain_rate = max_scale, plain_rate
-        self.clip = clip_package().model.CLIP(
+        self.clip = clip_part("model").CLIP(
             embed_dim,
             image_resolution,
             vision_layers,
@@ -201,7 +201,7 @@ class SmallCLIP(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
-    def configure_callbacks(self) -> list[pl.Callback]:
+    def configure_callbacks(self) -> list[Callback]:
         """What calls :meth:`after_step`."""
         return [AfterStep()]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.arguments import Count, Whole
 from ldm.categories import CATEGORIES, NAMES
+from ldm.lightning import LightningModule
 from ldm.models.training import one_cycle
 from ldm.paths import ROOT
 from ldm.util import load_config, load_model_from_config
@@ -63,7 +63,7 @@ class _Block(nn.Module):
         return F.silu(x + self.body(x))  # (B, width, h, w)
 
 
-class EmojiDetector(pl.LightningModule):
+class EmojiDetector(LightningModule):
     """Centers and categories of the objects in an image of the emoji world.
 
     Args:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from ldm.arguments import wrong_value
+from ldm.lightning import LightningModule
 from ldm.models.training import colored, images_of
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.losses.adversarial import AdversarialLoss
@@ -41,7 +41,7 @@ def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
             raise UserError(f"ddconfig: {wrong}")
 
 
-class FirstStage(pl.LightningModule):
+class FirstStage(LightningModule):
     """An encoder, a decoder and a loss; subclasses say what lies between.
 
     With an :class:`AdversarialLoss` the autoencoder and the discriminator have an optimizer each and take turns on

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
+from ldm.lightning import Callback
 from ldm.util import UserError, disabled_train, instantiate_from_config
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -31,13 +34,13 @@ def colored(labels: Tensor, colors: Tensor) -> Tensor:
     return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
 
 
-class AfterStep(pl.Callback):
+class AfterStep(Callback):
     """Calls ``module.after_step()`` before a checkpoint of the step is written.
 
     A module's own ``on_train_batch_end`` runs after the callbacks: what it changes would be missing in checkpoints.
     """
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         """Let the module do what follows each batch."""
         pl_module.after_step()
 

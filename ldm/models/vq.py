@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.arguments import Count, Weight
+from ldm.lightning import Callback
 from ldm.models.first_stage import FirstStage
 from ldm.models.training import AfterStep, scheduled
 from ldm.modules import lean
@@ -138,7 +138,7 @@ class VQModel(FirstStage):
             with self.ema_scope():
                 self._validate(batch, "val_ema")
 
-    def configure_callbacks(self) -> list[pl.Callback]:
+    def configure_callbacks(self) -> list[Callback]:
         """What calls :meth:`after_step`."""
         return [AfterStep()]
 

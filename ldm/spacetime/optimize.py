@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.adam import adam
 from torch.utils._pytree import tree_map_only
 
 from ldm.models.diffusion.chain import PredictX0
@@ -210,7 +211,7 @@ def _whole_chain(
     every_step = (chain.length, *start.shape)
     # lambda (N, B) or (S, N, B)
     weights = (start if preset.shared else start.expand(every_step)).clone().requires_grad_()
-    adam = torch.optim.Adam([weights], lr=preset.learning_rate)
+    optimizer = Adam(weights, preset.learning_rate)
     history: list[dict[str, Any]] = []
     differentiated = min(preset.gradient_steps or chain.length, chain.length)
     chain.begin(preset.rounds * (chain.length + GRADIENT * differentiated))
@@ -225,7 +226,7 @@ def _whole_chain(
                 gradient_steps=preset.gradient_steps,
             )
             images = chain.look(latents)
-            entry = _descend(adam, weights, objective(images), chain.free)
+            entry = _descend(optimizer, objective(images), chain.free)
         chain.found(entry["loss"])
         if chain.half_decode:
             with torch.no_grad():
@@ -238,7 +239,7 @@ def _whole_chain(
 def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor, scales: Tensor) -> Result:
     """Within each step `inner_steps` updates by the loss on its predicted x_0; one evaluation's graph is alive."""
     weights = start.clone().requires_grad_()  # lambda (N, B) of the present step
-    adam = torch.optim.Adam([weights], lr=preset.learning_rate)
+    optimizer = Adam(weights, preset.learning_rate)
     used = start.new_zeros(chain.length, *start.shape)  # w (S, N, B)
     history: list[dict[str, Any]] = []
     moving = [
@@ -252,11 +253,11 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
         if not preset.carry_over:
             weights.data.copy_(start)
         if not preset.keep_moments:
-            adam.state.clear()
+            optimizer.forget()
         for inner in range(preset.inner_steps if moving[step] else 0):
             with torch.enable_grad():
                 losses = objective(chain.look(predict_x0(weights * scales)))
-                entry = _descend(adam, weights, losses, chain.free)
+                entry = _descend(optimizer, losses, chain.free)
             entry = {"step": step, "inner": inner, **entry}
             # The numbers of another device are looked at when the chain is done: no step waits for them.
             history.append(_record(entry) if start.device.type == "cpu" else entry)
@@ -270,22 +271,57 @@ def _per_step(chain: _Chain, objective: Objective, preset: Preset, start: Tensor
     return chain.result(latents, used, history)
 
 
-def _descend(adam: torch.optim.Adam, weights: Tensor, losses: dict[str, Tensor], free: Tensor) -> dict[str, Any]:
-    """One Adam step on the weights that are `free` (N, B); what `Result.history` tells of it, on the device.
+class Adam:
+    """Adam of one tensor with the usual betas (Kingma and Ba 2015): `torch.optim.Adam`, number for number.
+
+    Building that one loads torch's compiler, which takes as long as loading torch.
+    """
+
+    def __init__(self, weights: Tensor, rate: float) -> None:
+        self.weights, self.rate = weights, rate
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: the moments, and the number of steps that they are corrected by."""
+        self.moments = [torch.zeros_like(self.weights)], [torch.zeros_like(self.weights)]
+        self.steps = torch.zeros(())  # on the CPU, wherever the weights are
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> None:
+        """Move the weights along `gradient`, of their shape."""
+        adam(
+            [self.weights],
+            [gradient],
+            *self.moments,
+            max_exp_avg_sqs=[],
+            state_steps=[self.steps],
+            lr=self.rate,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def _descend(optimizer: Adam, losses: dict[str, Tensor], free: Tensor) -> dict[str, Any]:
+    """One step on the weights that are `free` (N, B); what `Result.history` tells of it, on the device.
 
     The losses of the images are summed: each image's weights get the gradient of its own loss.
     """
+    weights = optimizer.weights
     before = weights.detach().clone()
     total = losses["total"].sum()
     if total.requires_grad:
         (scaled,) = torch.autograd.grad(LOSS_SCALE * total, weights, allow_unused=True, materialize_grads=True)
-        weights.grad = scaled / LOSS_SCALE
+        gradient = scaled / LOSS_SCALE
     else:  # every mask is empty on every grid
-        weights.grad = torch.zeros_like(weights)
-    weights.grad *= free
-    adam.step()
+        gradient = torch.zeros_like(weights)
+    gradient *= free
+    optimizer.step(gradient)
     loss = {name: value.detach() for name, value in losses.items()}
-    return {"loss": loss, "grad": weights.grad, "before": before, "after": weights.detach().clone()}
+    return {"loss": loss, "grad": gradient, "before": before, "after": weights.detach().clone()}
 
 
 def _record(entry: dict[str, Any]) -> dict[str, Any]:

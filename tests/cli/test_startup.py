@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,12 @@ import pytest
 
 from bench import startup
 from bench.page import startup_table
+from layout_predictor.inference.nouns import wordnet
+from ldm.files import read_json
+from ldm.generation import images
+from ldm.generation.generate import GenerateSettings, generate
 from ldm.util import UserError
+from tests import tiny_world
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
@@ -34,6 +42,66 @@ def test_help_imports_nothing_heavy(script: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+# What sampling has no use for; NLTK, which loads scipy, is for those who have WordNet.
+UNUSED = {"pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "transformers", "torch._dynamo"}
+UNUSED |= {"sympy"} if wordnet() else {"nltk", "scipy", "sympy"}
+
+
+def loaded_by(script: str | Path, *words: str | Path, **environment: str) -> set[str]:
+    """The modules that a script's process has loaded once its images are there."""
+    code = (
+        f"import runpy, sys; sys.argv[1:] = {[str(word) for word in words]!r}\n"
+        f"try: runpy.run_path('scripts/{script}.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*sys.modules)"
+    )
+    command, variables = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("txt2img-refine", "--prompt", "A cat is to the left of a dog."),
+        ("txt2img", "--prompt", "a cat", "--no-safety-checker", "--no-watermark"),
+        ("txt2img-gpt", "--prompts", "prompts.txt", "--methods", "per-step", "--seeds", "1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_samples_loads_nothing_that_it_does_not_use(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("A cat is to the left of a dog.\n")
+    named = (tmp_path / word if word == "prompts.txt" else word for word in words)
+    loaded = loaded_by(*named, "--config", EMOJI, "--ddim_steps", "2", "--outdir", tmp_path / "out")
+    assert list(tmp_path.rglob("*.png")) and loaded & UNUSED == set()
+
+
+def test_classes_of_a_program_find_all_of_lightning(tmp_path: Path) -> None:
+    words = ("--prompt", "a cat", "--config", EMOJI, "--ddim_steps", "2", "--outdir", tmp_path)
+    loaded = loaded_by("txt2img", *words, "--no-safety-checker", "--no-watermark", LDM_ALLOW_TARGETS="tests.")
+    assert "pytorch_lightning" in loaded
+
+
+def test_no_step_waits_for_the_hash_of_the_checkpoint(
+    world: tiny_world.TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped = threading.Event()
+
+    def slow(path: Path) -> str:
+        assert stepped.wait(60), "the chain has not begun"
+        return "ab" * 32
+
+    def progress(what: str, done: float, total: float, losses: Mapping[str, float]) -> None:
+        if done and total:
+            stepped.set()
+
+    monkeypatch.setattr(images, "file_hash", slow)
+    where = {"config": world.config, "ckpt": world.ckpt, "device": "cpu", "outdir": tmp_path}
+    [made] = generate(GenerateSettings(("a cat",), layout=world.layout, preset="fixed", steps=2, **where), progress)
+    assert read_json(made.files["settings"])["model"]["ckpt_sha256"] == "ab" * 32
 
 
 def test_summary_takes_medians() -> None:

@@ -22,6 +22,8 @@ from ldm.modules.encoders.modules import (
     TextTower,
     TransformerEmbedder,
 )
+from ldm.modules.encoders.text_tower import TextTransformer
+from ldm.modules.encoders.tokenizer import clip_tokens
 from ldm.util import UserError
 from tests.golden_data import fill_, golden, relative_error, tensor
 
@@ -114,6 +116,35 @@ def test_tokens_equal_those_of_clip_but_for_the_padding(tiny: str) -> None:
         end = int(wanted.argmax())
         assert row[: end + 1].tolist() == wanted[: end + 1].tolist()
         assert (row[end:] == 49407).all()
+
+
+@pytest.mark.parametrize("length", [77, 12])
+def test_tokens_equal_those_of_clip(length: int) -> None:
+    clip = pytest.importorskip("clip")
+    assert torch.equal(clip_tokens(CAPTIONS, length), clip.tokenize(CAPTIONS, length, truncate=True))
+
+
+def test_the_text_transformer_is_that_of_transformers_bit_for_bit() -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tower = TextTower(width=32, layers=3, heads=4, vocab_size=50, context_length=9)
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    others = {"vocab_size": 50, "max_position_embeddings": 9, "hidden_act": "quick_gelu", "eos_token_id": 49}
+    torch.manual_seed(1)
+    theirs = CLIPTextModel(CLIPTextConfig(**sizes, **others)).eval()
+    torch.manual_seed(1)
+    ours = TextTransformer(tower)
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    assert all(torch.equal(value, theirs.get_parameter(name)) for name, value in ours.named_parameters())
+    tokens = torch.tensor([[3, 4, 49, 49, 49, 49, 49, 49, 49], [1, 2, 3, 4, 5, 6, 7, 8, 49]])
+    found, expected = ours(tokens), theirs(input_ids=tokens, output_hidden_states=True)
+    assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
+    assert torch.equal(found.pooler_output, expected.pooler_output)
+    pairs = zip(found.hidden_states, expected.hidden_states, strict=True)
+    assert all(torch.equal(mine, other) for mine, other in pairs)
+    for states in (found, expected):
+        states.last_hidden_state.square().sum().backward()
+    assert all(torch.equal(p.grad, theirs.get_parameter(name).grad) for name, p in ours.named_parameters())
 
 
 def test_context_is_causal_and_has_the_final_norm(tiny: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm import lightning
 from ldm.evaluation.prompts.files import parse_object
 from ldm.evaluation.prompts.prompt import EvalPrompt, EvalRelation, rule_layout
 from ldm.evaluation.run import launch
@@ -275,6 +276,10 @@ def test_ray_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ray.remote, ray.get, ray.exceptions = Task, list, types.SimpleNamespace(RayTaskError=RayTaskError)
     monkeypatch.setitem(sys.modules, "ray", ray)
     assert run_on_ray(2, lambda shard: shard.name, tmp_path) == ["0-of-2", "1-of-2"]
+    left = list[None]()
+    monkeypatch.setattr(lightning, "leave_out", lambda: left.append(None))
+    monkeypatch.setattr(lightning, "left_out", lambda: True)  # a task does without Lightning where its script does
+    assert len(run_on_ray(2, lambda shard: None, tmp_path)) == len(left) == 2
 
     def fail(shard: Shard) -> None:
         raise RayTaskError

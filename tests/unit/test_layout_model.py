@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import RobertaModel
+from transformers import RobertaConfig, RobertaModel
 
 from layout_predictor.LayoutTransformer.model import LayoutConfig, LayoutModel, build_model, pick_centers, split_mixture
 from layout_predictor.LayoutTransformer.model.names import (
@@ -105,8 +106,37 @@ def test_tokens_of_interest_only() -> None:
     assert torch.allclose(model(tokens, is_object, where), model(tokens, is_object)[0, 1:3])
 
 
+def roberta(config: LayoutConfig) -> Any:
+    """The encoder of transformers with these sizes."""
+    sizes = {"hidden_size": config.hidden_size, "intermediate_size": config.feed_forward_size}
+    counts = {"num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads, "type_vocab_size": 1}
+    others = {"vocab_size": config.vocab_size, "max_position_embeddings": config.max_positions, "layer_norm_eps": 1e-5}
+    return RobertaModel(RobertaConfig(**sizes, **counts, **others), add_pooling_layer=False)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_encoder_is_that_of_transformers_bit_for_bit(training: bool) -> None:
+    torch.manual_seed(3)
+    ours = TINY.roberta()
+    torch.manual_seed(3)
+    theirs = roberta(TINY)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    tokens = torch.tensor([[0, 7, 9, 2], [0, 8, 2, TINY.pad_id]])
+    mask = torch.zeros(2, 1, 1, 4).masked_fill(tokens.eq(TINY.pad_id)[:, None, None], torch.finfo(torch.float32).min)
+    ours.train(training), theirs.train(training)
+    torch.manual_seed(5)
+    found = ours(ours.embeddings(tokens), mask)
+    torch.manual_seed(5)
+    expected = theirs.encoder(theirs.embeddings(input_ids=tokens), attention_mask=mask).last_hidden_state
+    assert torch.equal(found, expected)
+    found.square().sum().backward(), expected.square().sum().backward()
+    layers = zip(ours.encoder.named_parameters(), theirs.encoder.parameters(), strict=True)
+    assert [name for (name, mine), other in layers if not torch.equal(mine.grad, other.grad)] == []
+
+
 def test_a_pretrained_encoder_to_start_from(tmp_path: Path) -> None:
-    donor = RobertaModel(TINY.roberta(), add_pooling_layer=False).eval()
+    donor = roberta(TINY).eval()
     with torch.no_grad():
         donor.embeddings.token_type_embeddings.weight.fill_(0.3)  # ours has no such table: it must not be lost
     donor.save_pretrained(tmp_path / "donor")

@@ -14,7 +14,7 @@ from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.sampling import seeded_generators
 from ldm.spacetime.layout import Layout, LayoutObject
 from ldm.spacetime.objective import ClipObjective
-from ldm.spacetime.optimize import Result, block_checkpoints, frozen, optimize
+from ldm.spacetime.optimize import Adam, Result, block_checkpoints, frozen, optimize
 from ldm.spacetime.presets import PRESETS, Preset
 from tests.golden_data import relative_error, tensor
 from tests.tiny_model import NONE, ONE, TWO, TinyBundle, TinyDiffusion, chain_inputs, make_control
@@ -288,3 +288,16 @@ def test_a_truncated_gradient_is_the_whole_ones_of_the_last_steps(tiny: TinyDiff
 def test_a_truncation_longer_than_the_chain_changes_nothing(tiny: TinyDiffusion) -> None:
     preset = SHORT["iccv-2023"]
     assert torch.equal(run(tiny, preset, TWO).weights, run(tiny, replace(preset, gradient_steps=99), TWO).weights)
+
+
+def test_adam_is_that_of_torch_bit_for_bit() -> None:
+    ours, theirs = torch.ones(3, 2, requires_grad=True), torch.ones(3, 2, requires_grad=True)
+    mine, other = Adam(ours, 0.1), torch.optim.Adam([theirs], lr=0.1)
+    for step in range(6):
+        if step == 4:
+            mine.forget()
+            other.state.clear()
+        theirs.grad = torch.randn(3, 2)
+        mine.step(theirs.grad)
+        other.step()
+        assert torch.equal(ours, theirs)

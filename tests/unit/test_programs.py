@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -10,13 +12,18 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from ldm import lightning
+from ldm.callbacks import ImageLogger, LastCheckpoint
+from ldm.data.base import DataModuleFromConfig
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.training import AfterStep
 from ldm.modules import attention
+from ldm.paths import ROOT
 from ldm.targets import VARIABLE
 from ldm.util import UserError, allow_targets, instantiate_from_config
 from tests.golden_data import fill_, relative_error
 from tests.hint_program import HintLDM, HintNet, TwiceDDIM
-from tests.training_parts import IDENTITY, first_stage, transformer_unet
+from tests.training_parts import IDENTITY, first_stage, transformer_unet, unet
 
 SHAPE = {"model_channels": 32, "num_res_blocks": 1, "attention_resolutions": [1, 2], "channel_mult": [1, 2]}
 V1 = {"num_heads": 2}
@@ -111,6 +118,39 @@ def test_a_hint_branch_under_a_trainer() -> None:
         trainer.fit(model, DataLoader(data, batch_size=2))
     assert trainer.global_step == 2 and not torch.equal(model.hint_model.zeros[0][0].weight, before)
     model.low_vram_shift(is_diffusing=False)
+
+
+def test_models_are_lightning_modules_where_nobody_left_lightning_out() -> None:
+    lightning.leave_out()  # too late: a program that has imported Lightning keeps it
+    assert not lightning.left_out()
+    model = build(**V1)
+    assert isinstance(model, pl.LightningModule) and isinstance(model.first_stage_model, pl.LightningModule)
+    assert issubclass(DataModuleFromConfig, pl.LightningDataModule)
+    assert all(issubclass(one, pl.Callback) for one in (AfterStep, ImageLogger, LastCheckpoint))
+    assert issubclass(LastCheckpoint, pl.callbacks.Checkpoint)
+
+
+def test_a_process_without_lightning_samples_and_does_not_train() -> None:
+    network = unet(in_channels=3, out_channels=3)
+    params = {"unet_config": network, "timesteps": 4, "use_ema": False, "image_size": 8}
+    code = (
+        "import sys, torch\n"
+        "from ldm import lightning\n"
+        "lightning.leave_out()\n"
+        "from ldm.util import UserError, instantiate_from_config\n"
+        "from ldm import callbacks\n"
+        "from ldm.data.base import DataModuleFromConfig\n"
+        f"model = instantiate_from_config({{'target': 'ldm.models.diffusion.ddpm.DDPM', 'params': {params}}})\n"
+        "assert model.device.type == 'cpu' and model.dtype == torch.float32\n"
+        "assert model.sample(1).shape == (1, 3, 8, 8)\n"
+        "assert not hasattr(model, 'nothing') and DataModuleFromConfig(2).trainer is None\n"
+        "try: model.training_step({'image': torch.rand(1, 8, 8, 3)}, 0)\n"
+        "except UserError as error: print(error)\n"
+        "sys.exit('pytorch_lightning' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert "train with main.py" in done.stdout and len(done.stdout.splitlines()) == 1
 
 
 def test_weights_of_other_programs_that_save_constants() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import RobertaModel
 
 from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
 from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
@@ -77,6 +76,8 @@ def load_pretrained_encoder(model: LayoutModel, name: str) -> None:
 
     Only safetensors are read. UserError when it cannot be found or is of another size.
     """
+    from transformers import RobertaModel  # slow to import
+
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not Path(name).expanduser().is_dir():
         raise UserError(f"there is no folder {name} with a pretrained encoder (MODEL.pretrained)")

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import RobertaConfig, RobertaModel
 
 from layout_predictor.LayoutTransformer.model.mixture import NUMBERS
+from layout_predictor.LayoutTransformer.model.roberta import RobertaEncoder
 from ldm.util import UserError
 
 
@@ -56,22 +56,19 @@ class LayoutConfig:
         """Longest sequence that has a position embedding."""
         return self.max_positions - self.pad_id - 1
 
-    def roberta(self) -> RobertaConfig:
-        """The same sizes as the transformers library wants them."""
-        return RobertaConfig(
+    def roberta(self) -> RobertaEncoder:
+        """A fresh encoder of these sizes."""
+        return RobertaEncoder(
             vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=self.num_heads,
-            intermediate_size=self.feed_forward_size,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.attention_dropout,
-            max_position_embeddings=self.max_positions,
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
+            width=self.hidden_size,
+            layers=self.num_layers,
+            heads=self.num_heads,
+            feed_forward=self.feed_forward_size,
+            positions=self.max_positions,
+            pad_id=self.pad_id,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
             initializer_range=self.initializer_range,
-            pad_token_id=self.pad_id,
-            attn_implementation="sdpa",  # type: ignore[call-arg]  # taken by the base class
         )
 
 
@@ -101,7 +98,7 @@ class LayoutModel(nn.Module):
     def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = RobertaModel(config.roberta(), add_pooling_layer=False)
+        self.encoder = config.roberta()
         # RoBERTa has a single segment; the published encoder has no such table, so ours stays at zero.
         segment = self.encoder.embeddings.token_type_embeddings.weight
         nn.init.zeros_(segment)
@@ -119,11 +116,11 @@ class LayoutModel(nn.Module):
     def encode(self, tokens: Tensor, is_object: Tensor) -> Tensor:
         """Features (B, L, hidden) of `tokens` (B, L) with `is_object` (B, L) bool marking object tokens."""
         present = tokens.ne(self.config.pad_id)  # (B, L)
-        hidden = self.encoder.embeddings(input_ids=tokens)  # (B, L, H), after layer norm and dropout
+        hidden = self.encoder.embeddings(tokens)  # (B, L, H), after layer norm and dropout
         hidden = hidden + is_object.unsqueeze(-1).to(hidden.dtype) * self.object_embedding
         blocked = torch.zeros(present.shape, dtype=hidden.dtype, device=hidden.device)
         blocked = blocked.masked_fill(~present, torch.finfo(hidden.dtype).min)
-        return self.encoder.encoder(hidden, attention_mask=blocked[:, None, None, :]).last_hidden_state
+        return self.encoder(hidden, blocked[:, None, None, :])
 
     def forward(self, tokens: Tensor, is_object: Tensor, where: Tensor | None = None) -> Tensor:
         """Raw mixture parameters (B, L, 30), or those of the tokens `where` (P, 2: row, token) only, (P, 30).

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm import lightning
 from ldm.locks import remove_leftovers, taken
 from ldm.util import UserError
 
@@ -98,8 +99,10 @@ def hold(folder: Path, shard: Shard, prepare: Callable[[], object] = lambda: Non
         yield
 
 
-def _call(work: Callable[[Shard], Any], shard: Shard) -> Any:
+def _call(work: Callable[[Shard], Any], shard: Shard, samples_only: bool) -> Any:
     """What a Ray task is made of: it takes functions only."""
+    if samples_only:
+        lightning.leave_out()
     return work(shard)
 
 
@@ -122,7 +125,7 @@ def run_on_ray(count: int, work: Callable[[Shard], Any], project: Path) -> list[
     gpus = ray.cluster_resources().get("GPU", 0)
     task = ray.remote(_call).options(num_cpus=1, num_gpus=min(1.0, gpus / count) if gpus else 0)
     try:
-        return list(ray.get([task.remote(work, Shard(rank, count)) for rank in range(count)]))
+        return list(ray.get([task.remote(work, Shard(rank, count), lightning.left_out()) for rank in range(count)]))
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, UserError):

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.arguments import Count, Weight
+from ldm.lightning import LightningModule
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.training import frozen, images_of, scheduled
 from ldm.modules.diffusionmodules.openaimodel import EncoderUNetModel, UNetModel
@@ -33,7 +33,7 @@ def find_config(path: str | Path) -> Path:
     return found[-1]  # the names begin with the date
 
 
-class NoisyLatentImageClassifier(pl.LightningModule):
+class NoisyLatentImageClassifier(LightningModule):
     """Predicts the class of an image, or of each pixel, from its noised latent.
 
     The network has the shape of the diffusion model's own: the downward half for classes ("class_label"), all of it

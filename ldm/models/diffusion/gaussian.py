@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from ldm.arguments import Count, Fraction, Range, Weight
+from ldm.lightning import Callback, LightningModule
 from ldm.models.diffusion.ancestral import AncestralSampling
 from ldm.models.diffusion.wrapper import DiffusionWrapper
 from ldm.models.training import AfterStep, images_of, scheduled
@@ -54,7 +54,7 @@ def noise_buffers(betas: np.ndarray, v_posterior: float, parameterization: str) 
     return {k: torch.tensor(v, dtype=torch.float32, device="cpu") for k, v in values.items()}
 
 
-class DDPM(AncestralSampling, pl.LightningModule):
+class DDPM(AncestralSampling, LightningModule):
     """Gaussian diffusion in pixel space.
 
     Args:
@@ -300,7 +300,7 @@ class DDPM(AncestralSampling, pl.LightningModule):
         parts.update({f"{k}_ema": v for k, v in averaged.items()})
         self.log_dict(parts, prog_bar=True, on_step=False, on_epoch=True)
 
-    def configure_callbacks(self) -> list[pl.Callback]:
+    def configure_callbacks(self) -> list[Callback]:
         """What calls :meth:`after_step`."""
         return [AfterStep()]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import DAMAGED
-from ldm.modules.encoders.tokenizer import WordTokenizer, clip_package, clip_tokenizer, unread
+from ldm.modules.encoders.tokenizer import WordTokenizer, clip_part, clip_tokenizer, clip_tokens, unread
 from ldm.unpickle import load_script
 from ldm.util import UserError, load_state_dict, save_safetensors
 from ldm.weights import check_finite
@@ -126,7 +127,7 @@ def _build(state: dict[str, Tensor], path: Path) -> Any:
     """The model in float32, frozen. OpenAI's builder reads all sizes from the state dict's shapes."""
     check_finite(state.items(), f"The CLIP at {path}")
     try:
-        model = clip_package().model.build_model(dict(state)).float()
+        model = clip_part("model").build_model(dict(state)).float()
         # The builder rounds the weights to fp16, so they are loaded once more.
         model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()})
     except DAMAGED as error:
@@ -136,8 +137,7 @@ def _build(state: dict[str, Tensor], path: Path) -> Any:
 
 def _tokenizer(model: Any, path: Path) -> Callable[[Sequence[str]], Tensor]:
     if model.vocab_size == PUBLISHED_VOCABULARY:
-        tokenize = clip_package().tokenize
-        return lambda texts: tokenize(list(texts), context_length=model.context_length, truncate=True)
+        return partial(clip_tokens, context_length=model.context_length)
     words = WordTokenizer(context_length=model.context_length)
     if words.vocab_size != model.vocab_size:
         raise UserError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.arguments import Count, Depth
-from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS, PublishedTextNames, TextTower, build_text_transformer
+from ldm.modules.encoders.text_tower import PUBLISHED_TOWERS, PublishedTextNames, TextTower
 from ldm.modules.encoders.tokenizer import WordTokenizer, clip_tokenizer, unread
 from ldm.util import UserError
 
@@ -72,7 +72,7 @@ class CLIPTextEncoder(TextEncoder):
     def __init__(self, tower: TextTower) -> None:
         super().__init__()
         self.tower = tower
-        self.transformer = PublishedTextNames(build_text_transformer(tower), tower.context_length)
+        self.transformer = PublishedTextNames(tower)
 
     def forward(self, text: Sequence[str] | str) -> Tensor:
         """Captions (B of them, or one) to their last hidden states (B, L, C)."""
@@ -129,7 +129,7 @@ class FrozenCLIPEmbedder(CLIPTextEncoder):
     def forward(self, text: Sequence[str] | str) -> Tensor:
         """Captions (B of them, or one) to their context (B, max_length, C), or (B, 1, C) pooled."""
         tokens = self.tokenize(texts_of(text)).to(self.device)
-        outputs = self.transformer(input_ids=tokens, output_hidden_states=self.layer == "hidden")
+        outputs = self.transformer(input_ids=tokens)
         if self.layer == "pooled":
             return outputs.pooler_output[:, None]
         return outputs.last_hidden_state if self.layer_idx is None else outputs.hidden_states[self.layer_idx]

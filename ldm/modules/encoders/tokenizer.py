@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-import warnings
+import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,23 +114,49 @@ class WordTokenizer:
         return rows  # type: ignore[return-value]
 
 
-def clip_package() -> Any:
-    """The `clip` package; importing it warns of `pkg_resources`, which is no concern of a user's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import clip
-    return clip
+@cache
+def clip_part(name: str) -> Any:
+    """A file of the `clip` package as a module: "model", "simple_tokenizer".
+
+    Neither needs torchvision, which ``import clip`` loads, and which takes as long as torch.
+    """
+    if (loaded := sys.modules.get(f"clip.{name}")) is not None:
+        return loaded
+    package = importlib.util.find_spec("clip")
+    if package is None or package.origin is None:
+        raise ImportError("there is no package 'clip'")
+    spec = importlib.util.spec_from_file_location(f"clip.{name}", Path(package.origin).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@lru_cache(maxsize=1)
+@cache
+def _byte_pairs() -> Any:
+    return clip_part("simple_tokenizer").SimpleTokenizer()
+
+
+def clip_tokens(texts: Sequence[str], context_length: int) -> LongTensor:
+    """What `clip.tokenize` makes of texts, long ones cut: (B, context_length) int64, 0 after the end."""
+    pairs = _byte_pairs()
+    start, end = (pairs.encoder[mark] for mark in ("<|startoftext|>", "<|endoftext|>"))
+    rows = torch.zeros(len(texts), context_length, dtype=torch.long)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [start, *pairs.encode(text)[: context_length - 2], end]
+        row[: len(ids)] = torch.tensor(ids)
+    return rows  # type: ignore[return-value]
+
+
+@cache
 def clip_tokenizer() -> CLIPTokenizer:
     """The byte-pair tokenizer of CLIP, made from the merges that come with the `clip` package.
 
-    It pads with `<|endoftext|>`, as Stable Diffusion v1 was trained, where `clip.tokenize` writes 0.
+    It pads with `<|endoftext|>`, as Stable Diffusion v1 was trained, where `clip_tokens` writes 0.
     """
     from transformers import CLIPTokenizer
 
-    published = clip_package().simple_tokenizer.SimpleTokenizer()
+    published = _byte_pairs()
     merges: Any = sorted(published.bpe_ranks, key=published.bpe_ranks.__getitem__)
     return CLIPTokenizer(vocab=dict(published.encoder), merges=merges, pad_token="<|endoftext|>")
 
