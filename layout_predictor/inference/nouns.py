@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from layout_predictor.LayoutTransformer.data.categories import STUFF, THINGS, match_category, spoken_name
 from layout_predictor.LayoutTransformer.data.wordlists import word_file
 
 _KINDS = set(word_file("reading")["drawable"].split())
-PARTS, ROOTS = ("", "share", "lib"), ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")
 LONGEST = 3  # words of a category's name or synonym
 
 
@@ -38,24 +34,12 @@ def category_of(words: Sequence[str]) -> tuple[str, int] | None:
 @lru_cache(maxsize=1)
 def wordnet() -> Any:
     """NLTK's WordNet reader, or None where the library or its corpus is not installed."""
-    if not _corpus_is_here():
-        return None
     try:
         reader = importlib.import_module("nltk.corpus").wordnet
         reader.ensure_loaded()
     except (ImportError, LookupError):
         return None
     return reader
-
-
-def _corpus_is_here() -> bool:
-    """Whether WordNet lies where NLTK looks (https://www.nltk.org/data.html), whose import loads scipy."""
-    if "nltk" in sys.modules or os.name == "nt":  # where other places count, too
-        return True
-    roots = ["~", *(os.path.join(sys.prefix, part) for part in PARTS), *ROOTS]
-    named = [name for name in os.environ.get("NLTK_DATA", "").split(os.pathsep) if name]
-    folders = [os.path.expanduser(name) for name in (*named, *(f"{root}/nltk_data" for root in roots))]
-    return any(any(Path(folder).glob("corpora/wordnet*")) for folder in folders)
 
 
 @lru_cache(maxsize=1)

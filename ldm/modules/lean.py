@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.grad import conv2d_input
 
 Call = Callable[[Tensor], Tensor]
@@ -26,23 +27,6 @@ def frozen(layer: nn.Module, x: Tensor) -> bool:
     """Whether a gradient passes through `layer` to x, and to none of its parameters."""
     trained = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
     return x.requires_grad and torch.is_grad_enabled() and not trained
-
-
-class Sown(torch.autograd.Function):
-    """A scalar whose gradient to y is `gradient`, of y's shape; y itself is not kept.
-
-    Giving `torch.autograd.grad` the gradient would load sympy.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.gradient = gradient
-        return y.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.gradient, None
 
 
 class Affine(torch.autograd.Function):
@@ -73,8 +57,8 @@ class Recomputed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
-            sown = Sown.apply(ctx.compute(x), gradient)
-        return torch.autograd.grad(sown, x)[0], None
+            edge = get_gradient_edge(ctx.compute(x))  # the result itself is not needed
+        return torch.autograd.grad(edge, x, gradient)[0], None
 
 
 class Conv2d(nn.Conv2d):
@@ -135,9 +119,7 @@ class _NormSilu(torch.autograd.Function):
             normed = ctx.norm.forward(wide)  # without the hooks of a second call
         through = normed.detach()  # in its place: the normalization's own gradient does not need its result
         torch.ops.aten.silu_backward.grad_input(gradient.to(precision), through, grad_input=through)
-        with torch.enable_grad():
-            sown = Sown.apply(normed, through)
-        return torch.autograd.grad(sown, wide)[0].to(x.dtype), None
+        return torch.autograd.grad(normed, wide, through)[0].to(x.dtype), None
 
 
 def geglu(projected: Tensor) -> Tensor:
