@@ -71,7 +71,8 @@ def scenes(name: str, count: int) -> tuple[Scene, ...]:
 
 def measure(device: str | None) -> dict[str, Any]:
     """All three parts; a quarter of an hour on a card, a day on a core."""
-    return {"variants": variants(device), "seen": seen(device), "moves": moves(device)}
+    pipeline = pipeline_on(device)
+    return {"variants": variants(pipeline), "seen": seen(pipeline), "moves": moves(pipeline)}
 
 
 def pipeline_on(device: str | None) -> Pipeline:
@@ -190,11 +191,10 @@ def attention_loss(pipeline: Pipeline, batch: Sequence[Scene], control: SpatialC
 
 
 def variants(
-    device: str | None, names: Sequence[str] = (*VARIANTS, *SETTINGS), count: int = COUNT
+    pipeline: Pipeline, names: Sequence[str] = (*VARIANTS, *SETTINGS), count: int = COUNT
 ) -> list[dict[str, Any]]:
     """A row per variant and set: [hits, total] of both ratios, and the mean CLIP loss of the images."""
-    pipeline, judges = pipeline_on(device), Judges(EmojiBoxes())
-    rows = list[dict[str, Any]]()
+    judges, rows = Judges(EmojiBoxes()), list[dict[str, Any]]()
     for name in names:
         variant = variant_of(name)
         for set_ in SETS:
@@ -231,14 +231,13 @@ def _pixels(images: Sequence[GeneratedImage], device: torch.device) -> Tensor:
     return torch.stack([torch.from_numpy(one.image).permute(2, 0, 1) for one in images]).to(device).float() / 255
 
 
-def seen(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
+def seen(pipeline: Pipeline, count: int = COUNT) -> list[dict[str, Any]]:
     """By step, how well the loss of an object's crop in the predicted image tells whether it will be found.
 
     "auc" is the share of pairs (an object that is found, one that isn't) in which the first has the lower loss;
     1/2 is chance. Weights are held at 1.
     """
-    pipeline, rows = pipeline_on(device), []
-    judges = Judges(EmojiBoxes())
+    judges, rows = Judges(EmojiBoxes()), []
     for set_ in SETS:
         batch = scenes(set_, count)
         images, _, predicted = run(pipeline, batch, VARIANTS["weights held at 1"])
@@ -258,7 +257,7 @@ def seen(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
     return rows
 
 
-def moves(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
+def moves(pipeline: Pipeline, count: int = COUNT) -> list[dict[str, Any]]:
     """By step: what changing an object's weight there from 0 to 3 does to the image, and whether gradients foretell it.
 
     "decided": the share of images in which the object's presence (the detector's largest heat for it) changes by more
@@ -266,8 +265,7 @@ def moves(device: str | None, count: int = COUNT) -> list[dict[str, Any]]:
     prediction and on the final image, with the change of the final loss ("loss") and of the presence ("presence",
     with the sign turned, so that 1 is a perfect guide); "agree" is the share of decided images of the right sign.
     """
-    pipeline, detector = pipeline_on(device), load_detector()
-    detector.to(pipeline.device)
+    detector = load_detector().to(pipeline.device)
     batch = scenes("choose-many", count)
     which = torch.tensor([scene.number % len(scene.layout.objects) for scene in batch], device=pipeline.device)
     label = torch.tensor([NAMES.index(s.entry.names[i]) for s, i in zip(batch, which.tolist(), strict=True)])

@@ -45,7 +45,7 @@ def test_variants_move_weights_and_are_scored(monkeypatch: Any) -> None:
         result = run(pipeline, batch, VARIANTS[name])[1]
         assert result is not None
         assert (result.weights[0] != PRESETS["per-step"].initial).all() and not result.weights[-1].any()
-    rows = variants("cpu", ["held, best of 2", "fixed:weight=2"], 1)
+    rows = variants(pipeline, ["held, best of 2", "fixed:weight=2"], 1)
     assert [row["set"] for row in rows] == [*steps.SETS] * 2
     assert all(row["object_recall"][1] >= 2 and row["loss"] > 0 for row in rows)
 
