@@ -32,38 +32,45 @@ def available() -> bool:
 
 
 @contextmanager
-def packed(model: nn.Module) -> Iterator[int]:
+def packed(model: nn.Module, tiles: bool = True) -> Iterator[int]:
     """`pack` for the length of a block; gives the number of layers."""
-    layers = pack(model)
+    layers = pack(model, tiles)
     try:
         yield len(layers)
     finally:
         unpack(model)
 
 
-def pack(model: nn.Module) -> list[nn.Module]:
+def pack(model: nn.Module, tiles: bool = True) -> list[nn.Module]:
     """Let the frozen float32 layers of a model on the CPU compute with packed weights; returns those layers.
 
     Weights are packed at a layer's first call. State dict, parameters and results stay as they were. A layer whose
     weights, device or dtype change afterwards packs them again, or goes the usual way where it must.
+
+    Args:
+        tiles: whether 3x3 convolutions that gain by it take fewer products and larger copies of their weights.
     """
     if not available():
         return []
     layers = [module for module in model.modules() if type(module) in KINDS and _fits(module)]
     for layer in layers:
         # An attribute of the instance, so that hooks, parameters and the state dict are untouched.
-        layer.forward = _PackedLayer(layer)  # type: ignore[method-assign]
+        layer.forward = _PackedLayer(layer, tiles)  # type: ignore[method-assign]
     return layers
 
 
-def room(model: nn.Module) -> tuple[int, int]:
-    """Bytes that `pack` and a gradient would take for a model, and bytes of memory that are free (0 if not known)."""
+def room(model: nn.Module, tiles: bool = True) -> int:
+    """Bytes that `pack` and a gradient would take for a model."""
     layers: list[Any] = [module for module in model.modules() if type(module) in KINDS and _fits(module)]
-    size = sum(_bytes(layer) for layer in layers) if available() else 0
+    return 2 * sum(_bytes(layer, tiles) for layer in layers) if available() else 0
+
+
+def free_memory() -> int:
+    """Bytes of this machine's memory that are free; 0 if that is not known."""
     with suppress(OSError, ValueError, IndexError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 2 * size, 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
-    return 2 * size, 0
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    return 0
 
 
 @contextmanager
@@ -98,25 +105,25 @@ def _geometry(layer: Any) -> Geometry:
     return layer.padding, layer.stride, layer.dilation, layer.groups
 
 
-def _bytes(layer: Any) -> int:
+def _bytes(layer: Any, tiles: bool) -> int:
     """Of the layer's packed weights in one direction."""
     size: int = layer.weight.numel() * layer.weight.element_size()
-    tiled = isinstance(layer, nn.Conv2d) and winograd.suits(layer.weight.shape, _geometry(layer))
+    tiled = tiles and isinstance(layer, nn.Conv2d) and winograd.suits(layer.weight.shape, _geometry(layer))
     return size * winograd.TILE**2 // layer.weight[0, 0].numel() if tiled else size
 
 
 class _PackedLayer:
     """The forward of one layer, with the packed weights that it made at its first call."""
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
+    def __init__(self, layer: Any, tiles: bool) -> None:
+        self.layer, self.tiles = layer, tiles
         self.usual: Callable[[Tensor], Tensor] = partial(type(layer).forward, layer)
         self.paused = False
         self.version: tuple[int, int] | None = None
         self.weights: dict[tuple[bool, bool], Any] = {}  # by whether turned (backward pass), and in tiles
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _PackedLayer:
-        return _PackedLayer(memo.get(id(self.layer), self.layer))
+        return _PackedLayer(memo.get(id(self.layer), self.layer), self.tiles)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel() or torch.is_autocast_enabled("cpu"):
@@ -161,7 +168,7 @@ class _PackedLayer:
     def _apply(self, x: Tensor, bias: Tensor | None, geometry: Geometry, turned: bool) -> Tensor:
         """The convolution of x with the weight, or with the turned one: (C, C_out, kh, kw), back to front."""
         weight = self.layer.weight.detach()
-        tiled = winograd.suits(weight.shape, geometry) and winograd.tiles(x.shape)
+        tiled = self.tiles and winograd.suits(weight.shape, geometry) and winograd.tiles(x.shape)
         padding, stride, dilation, groups = geometry
         if (turned, tiled) not in self.weights:
             weight = weight.flip(2, 3).transpose(0, 1).contiguous() if turned else weight

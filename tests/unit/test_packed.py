@@ -66,7 +66,7 @@ def test_one_layer_takes_images_of_any_size() -> None:
 
 def test_fewer_products_take_more_memory() -> None:
     layer = nn.Conv2d(320, 640, 3, padding=1, bias=False).requires_grad_(False)
-    assert room(layer)[0] == 2 * 16 * 320 * 640 * 4
+    assert (room(layer), room(layer, tiles=False)) == (2 * 16 * 320 * 640 * 4, 2 * 9 * 320 * 640 * 4)
 
 
 def test_other_layers_stay_as_they_are() -> None:
@@ -113,19 +113,27 @@ def test_weights_of_large_models_are_packed_where_there_is_room(
 
     def is_packed(wanted: bool | None, free: int) -> bool:
         model = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False)
-        size = room(model)[0]
-        assert size == 2 * 8 * 8 * 4
-        monkeypatch.setattr("ldm.extensions.packed.room", lambda _: (size, free))
-        try:
-            pipelines.pack_weights(SimpleNamespace(model=model), wanted)  # type: ignore[arg-type]
-        finally:
-            monkeypatch.setattr("ldm.extensions.packed.room", room)
+        assert room(model) == 2 * 8 * 8 * 4
+        monkeypatch.setattr("ldm.extensions.packed.free_memory", lambda: free)
+        pipelines.pack_weights(SimpleNamespace(model=model), wanted)  # type: ignore[arg-type]
         return "forward" in model[0].__dict__
 
     assert not is_packed(None, 1 << 40) and is_packed(True, 0) and not caplog.messages  # small
     monkeypatch.setattr(pipelines, "LARGE", 512)
     assert not is_packed(None, 1023) and not is_packed(None, 0) and not is_packed(False, 1 << 40)
     assert not caplog.messages and is_packed(None, 1024) and "--no-pack-weights leaves it" in caplog.text
+
+
+def test_where_room_is_short_convolutions_keep_all_their_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = nn.Conv2d(512, 512, 3, padding=1).requires_grad_(False), torch.randn(1, 512, 8, 8)
+    with packed(layer, tiles=False):
+        direct = layer(x)
+    monkeypatch.setattr(pipelines, "LARGE", 512)
+    for free in (room(layer) * 2, room(layer) * 2 - 1):
+        monkeypatch.setattr("ldm.extensions.packed.free_memory", lambda free=free: free)
+        pipelines.pack_weights(SimpleNamespace(model=layer), None)  # type: ignore[arg-type]
+        assert torch.equal(layer(x), direct) == (free < room(layer) * 2)
+        unpack(layer)
 
 
 def test_a_copy_has_weights_of_its_own() -> None:
