@@ -30,8 +30,8 @@ THEME = gr.themes.Base(
 PRESETS = {  # what people choose, and what it costs (docs/performance.md)
     "per-step": "per-step: weights follow CLIP in the first steps; 2.2× a plain image",
     "fixed": "fixed: one weight for all steps; as fast as a plain image",
-    "iccv-2023": "iccv-2023: three passes through the chain, which lose objects; 13×",
-    "april-2023": "april-2023: twenty passes, for comparison; 94×",
+    "iccv-2023": "iccv-2023: three passes through the chain, which lose objects; 14×",
+    "april-2023": "april-2023: twenty passes, for comparison; 95×",
     PLAIN: "plain model, without the layout",
 }
 DEFAULT = "per-step"
