@@ -22,7 +22,7 @@ from ldm.modules.encoders.modules import (
     TextTower,
     TransformerEmbedder,
 )
-from ldm.modules.encoders.text_tower import TextTransformer
+from ldm.modules.encoders.text_tower import PublishedTextNames, TextTransformer
 from ldm.modules.encoders.tokenizer import clip_tokens
 from ldm.util import UserError
 from tests.golden_data import fill_, golden, relative_error, tensor
@@ -142,6 +142,8 @@ def test_the_text_transformer_is_that_of_transformers_bit_for_bit() -> None:
     assert torch.equal(found.pooler_output, expected.pooler_output)
     pairs = zip(found.hidden_states, expected.hidden_states, strict=True)
     assert all(torch.equal(mine, other) for mine, other in pairs)
+    asked = PublishedTextNames(tower)(input_ids=tokens, output_hidden_states=True)  # as programs call it
+    assert asked[0].shape == expected[0].shape and len(asked[2]) == len(expected.hidden_states)
     for states in (found, expected):
         states.last_hidden_state.square().sum().backward()
     assert all(torch.equal(p.grad, theirs.get_parameter(name).grad) for name, p in ours.named_parameters())

@@ -6,7 +6,7 @@ It gives what that of `transformers` gives, bit for bit; importing that one take
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,8 @@ PUBLISHED_TOWERS = {
 }
 
 
-@dataclass(frozen=True)
-class TextStates:
-    """What a text transformer makes of token ids (B, L).
+class TextStates(NamedTuple):
+    """What a text transformer makes of token ids (B, L), in the order of transformers.
 
     Attributes:
         last_hidden_state: (B, L, C), the final norm applied.
@@ -155,8 +154,8 @@ class PublishedTextNames(nn.Module):
         self.text_model = TextTransformer(tower)
         self.register_load_state_dict_pre_hook(_set_position_ids)
 
-    def forward(self, input_ids: Tensor) -> TextStates:
-        """Token ids (B, L) to their states."""
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = True) -> TextStates:
+        """Token ids (B, L) to their states; those of all layers are always there, and callers may ask for them."""
         return self.text_model(input_ids)
 
 
