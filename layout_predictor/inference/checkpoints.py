@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.model.config import LayoutConfig
 from layout_predictor.LayoutTransformer.model.names import infer_config, load_published
-from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from layout_predictor.LayoutTransformer.model.network import LayoutModel
 from layout_predictor.LayoutTransformer.training.checkpoint import EXPORTED, load_exported, load_training
 from ldm.kinds import is_safetensors
 from ldm.paths import ROOT

@@ -70,12 +70,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
     `mask` (B, ...), L entries an image, is True where the context counts; all count alike where none does.
     """
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, P or L, D)
     bias = None
     if mask is not None:
         allowed = mask.flatten(1)[:, None, None].bool()  # (B, 1, 1, L)
         bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, max_neg_value(q))
-    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+    return multi_head(q, k, v, heads, bias)
+
+
+def multi_head(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, dropout: float = 0.0, causal: bool = False
+) -> Tensor:
+    """Scaled dot-product attention of (B, P, H*D) on (B, L, H*D), heads split before and merged after: (B, P, H*D).
+
+    Args:
+        mask: broadcast to (B, H, P, L): boolean, True where a score counts, or added to the scores.
+        dropout: of the attention weights.
+        causal: whether a query sees keys up to its own place only; not with a mask.
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, P or L, D)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal).transpose(1, 2).flatten(2)
 
 
 def project(

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.modules.attention import FeedForward
+from ldm.modules.attention import FeedForward, multi_head
 from ldm.util import UserError
 
 
@@ -48,17 +47,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, L, dim) to the same shape; `mask` (B, L) is True where a token may be attended to."""
-        q, k, v = (
-            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.to_q, self.to_k, self.to_v)
-        )  # (B, H, L, D)
         allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         if self.causal and allowed is not None:
             length = x.shape[1]
             allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        out = F.scaled_dot_product_attention(
-            q, k, v, allowed, self.dropout if self.training else 0.0, is_causal=self.causal and allowed is None
-        )
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        dropout, causal = self.dropout if self.training else 0.0, self.causal and allowed is None
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.to_out(multi_head(q, k, v, self.heads, allowed, dropout, causal))
 
 
 class AttentionLayers(nn.Module):

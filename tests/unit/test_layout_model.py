@@ -21,6 +21,7 @@ from layout_predictor.LayoutTransformer.model.names import (
     to_published,
     with_unused,
 )
+from layout_predictor.LayoutTransformer.model.roberta import RobertaEncoder
 from ldm.util import UserError
 from tests.golden_data import SEED, golden, listing, parameter, relative_error
 
@@ -117,7 +118,7 @@ def roberta(config: LayoutConfig) -> Any:
 @pytest.mark.parametrize("training", [False, True])
 def test_the_encoder_is_that_of_transformers_bit_for_bit(training: bool) -> None:
     torch.manual_seed(3)
-    ours = TINY.roberta()
+    ours = RobertaEncoder(TINY)
     torch.manual_seed(3)
     theirs = roberta(TINY)
     assert list(ours.state_dict()) == list(theirs.state_dict())

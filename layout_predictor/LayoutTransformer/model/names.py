@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from layout_predictor.LayoutTransformer.data.wordlists import read_yaml
-from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from layout_predictor.LayoutTransformer.model.config import LayoutConfig
+from layout_predictor.LayoutTransformer.model.network import LayoutModel
 from ldm import boundary, hub
 from ldm.errors import DAMAGED
 from ldm.util import UserError

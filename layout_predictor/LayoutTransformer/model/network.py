@@ -3,73 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from layout_predictor.LayoutTransformer.model.config import LayoutConfig
 from layout_predictor.LayoutTransformer.model.mixture import NUMBERS
 from layout_predictor.LayoutTransformer.model.roberta import RobertaEncoder
-from ldm.util import UserError
-
-
-@dataclass
-class LayoutConfig:
-    """Size of the encoder. The defaults are those of roberta-base, the published predictor."""
-
-    vocab_size: int = 50265
-    hidden_size: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    feed_forward_size: int = 3072
-    max_positions: int = 514  # two of them are never used: positions start after the padding id
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    pad_id: int = 1
-    # How a fresh model starts; loading a checkpoint overwrites both.
-    initializer_range: float = 0.02  # standard deviation of the weights; narrow models learn faster with more
-    sinusoidal_positions: bool = False  # position embeddings start as sinusoids: distances are easy to learn
-    mark_objects: bool = True  # whether the embedding of object tokens is learned; without, it stays zero
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> LayoutConfig:
-        """From plain values. UserError for an unknown key, or sizes that make no model."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise UserError(f"unknown keys in the layout model's configuration: {', '.join(unknown)}")
-        config = cls(**values)
-        counts = ("vocab_size", "hidden_size", "num_layers", "num_heads", "feed_forward_size")
-        ranges = {**dict.fromkeys(counts, (1, 10**7)), **dict.fromkeys(("dropout", "attention_dropout"), (0, 1))}
-        for name, (least, most) in {**ranges, "num_layers": (1, 1000)}.items():
-            if not least <= getattr(config, name) <= most:
-                raise UserError(f"the layout model's {name} is {getattr(config, name)}; it must be {least} to {most}")
-        if config.max_tokens < 3:
-            raise UserError(f"max_positions {config.max_positions} leaves no room for a sentence")
-        if config.hidden_size % config.num_heads:
-            raise UserError(f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}")
-        return config
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest sequence that has a position embedding."""
-        return self.max_positions - self.pad_id - 1
-
-    def roberta(self) -> RobertaEncoder:
-        """A fresh encoder of these sizes."""
-        return RobertaEncoder(
-            vocab_size=self.vocab_size,
-            width=self.hidden_size,
-            layers=self.num_layers,
-            heads=self.num_heads,
-            feed_forward=self.feed_forward_size,
-            positions=self.max_positions,
-            pad_id=self.pad_id,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            initializer_range=self.initializer_range,
-        )
 
 
 def _sinusoids(count: int, width: int) -> Tensor:
@@ -98,7 +38,7 @@ class LayoutModel(nn.Module):
     def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = config.roberta()
+        self.encoder = RobertaEncoder(config)
         # RoBERTa has a single segment; the published encoder has no such table, so ours stays at zero.
         segment = self.encoder.embeddings.token_type_embeddings.weight
         nn.init.zeros_(segment)

@@ -10,16 +10,20 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layout_predictor.LayoutTransformer.model.config import LayoutConfig
+from ldm.modules.attention import multi_head
+
 
 class Embeddings(nn.Module):
     """Token ids (B, L) to normed vectors (B, L, H): token, segment and position; positions count from `pad_id` + 1."""
 
-    def __init__(self, vocab_size: int, width: int, positions: int, pad_id: int, dropout: float) -> None:
+    def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(vocab_size, width, padding_idx=pad_id)
+        width, pad_id = config.hidden_size, config.pad_id
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=pad_id)
         self.token_type_embeddings = nn.Embedding(1, width)  # there is one segment
-        self.LayerNorm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.position_embeddings = nn.Embedding(positions, width, padding_idx=pad_id)
+        self.LayerNorm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
+        self.position_embeddings = nn.Embedding(config.max_positions, width, padding_idx=pad_id)
         self.pad_id = pad_id
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -32,17 +36,14 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Attention (B, L, H) to (B, L, H); `mask` (B, 1, 1, L) is added to the scores."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
+        self.heads, self.dropout = config.num_heads, config.attention_dropout
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        projected = (projection(x) for projection in (self.query, self.key, self.value))
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)  # (B, heads, L, H / heads)
-        dropped = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropped, scale=q.shape[-1] ** -0.5)
-        return out.transpose(1, 2).flatten(2)
+        dropout = self.dropout if self.training else 0.0
+        return multi_head(self.query(x), self.key(x), self.value(x), self.heads, mask, dropout)
 
 
 class Added(nn.Module):
@@ -59,9 +60,10 @@ class Added(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward network."""
 
-    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, attention_dropout: float) -> None:
+    def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
-        attention = {"self": SelfAttention(width, heads, attention_dropout), "output": Added(width, width, dropout)}
+        width, feed_forward, dropout = config.hidden_size, config.feed_forward_size, config.dropout
+        attention = {"self": SelfAttention(config), "output": Added(width, width, dropout)}
         self.attention = nn.ModuleDict(attention)
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, feed_forward)})
         self.output = Added(feed_forward, width, dropout)
@@ -72,36 +74,15 @@ class Layer(nn.Module):
 
 
 class RobertaEncoder(nn.Module):
-    """Embeddings and layers.
+    """Embeddings and layers."""
 
-    Args:
-        vocab_size, width, layers, heads, feed_forward: sizes.
-        positions: of the table, of which those up to `pad_id` are never used.
-        dropout, attention_dropout: of states, and of attention weights.
-        initializer_range: standard deviation of fresh weights.
-    """
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        width: int,
-        layers: int,
-        heads: int,
-        feed_forward: int,
-        positions: int,
-        pad_id: int,
-        dropout: float,
-        attention_dropout: float,
-        initializer_range: float,
-    ) -> None:
+    def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
-        self.embeddings = Embeddings(vocab_size, width, positions, pad_id, dropout)
-        sizes = width, heads, feed_forward, dropout, attention_dropout
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(*sizes) for _ in range(layers))})
+        self.embeddings = Embeddings(config)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(config.num_layers))})
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=initializer_range)
+                nn.init.normal_(module.weight, std=config.initializer_range)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding) and module.padding_idx is not None:

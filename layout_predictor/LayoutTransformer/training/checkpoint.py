@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from layout_predictor.LayoutTransformer.data.tokenizer import SentenceTokenizer
+from layout_predictor.LayoutTransformer.model.config import LayoutConfig
 from layout_predictor.LayoutTransformer.model.names import load_published, to_published
-from layout_predictor.LayoutTransformer.model.network import LayoutConfig, LayoutModel
+from layout_predictor.LayoutTransformer.model.network import LayoutModel
 from ldm import boundary
 from ldm.errors import DAMAGED
 from ldm.files import parse_json

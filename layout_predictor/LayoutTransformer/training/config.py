@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layout_predictor.LayoutTransformer.data.sample import DataSection
-from layout_predictor.LayoutTransformer.model.network import LayoutConfig
+from layout_predictor.LayoutTransformer.model.config import LayoutConfig
 from layout_predictor.LayoutTransformer.training import published
 from layout_predictor.LayoutTransformer.training.schedulers import OptimizerSection
 from ldm import boundary

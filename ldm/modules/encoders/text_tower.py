@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ldm.modules.attention import multi_head
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,8 @@ class CausalAttention(nn.Module):
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(tower.width, tower.width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        projected = (projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)  # (B, heads, L, C / heads)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=q.shape[-1] ** -0.5)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.out_proj(multi_head(q, k, v, self.heads, causal=True))
 
 
 class FeedForward(nn.Module):
