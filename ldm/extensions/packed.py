@@ -52,7 +52,7 @@ def pack(model: nn.Module, tiles: bool = True) -> list[nn.Module]:
     """
     if not available():
         return []
-    layers = [module for module in model.modules() if type(module) in KINDS and _fits(module)]
+    layers = _layers(model)
     for layer in layers:
         # An attribute of the instance, so that hooks, parameters and the state dict are untouched.
         layer.forward = _PackedLayer(layer, tiles)  # type: ignore[method-assign]
@@ -61,8 +61,7 @@ def pack(model: nn.Module, tiles: bool = True) -> list[nn.Module]:
 
 def room(model: nn.Module, tiles: bool = True) -> int:
     """Bytes that `pack` and a gradient would take for a model."""
-    layers: list[Any] = [module for module in model.modules() if type(module) in KINDS and _fits(module)]
-    return 2 * sum(_bytes(layer, tiles) for layer in layers) if available() else 0
+    return 2 * sum(_bytes(layer, tiles) for layer in _layers(model)) if available() else 0
 
 
 def free_memory() -> int:
@@ -92,6 +91,11 @@ def unpack(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), _PackedLayer):
             del module.forward
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """Those whose weights can be packed."""
+    return [module for module in model.modules() if type(module) in KINDS and _fits(module)]
 
 
 def _fits(layer: Any) -> bool:
