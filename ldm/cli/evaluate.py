@@ -75,6 +75,7 @@ def build_parser() -> Parser:
     add("--known", nargs="+", type=Path, default=(), metavar="JSONL", help=text)
     add("--batch-size", type=boundary.COUNT, metavar="N", help="images made together (what suits the method)")
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the table of these pages up to date")
+    _add_minutes(add)
     _add_sampling(add)
 
     text = "write the prompt files of the emoji world: four styles, for choosing and for reporting"
@@ -87,7 +88,7 @@ def build_parser() -> Parser:
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="scores (docs/results)")
     add("--page", type=Path, nargs="+", default=[], metavar="MD", help="bring the tables of these pages up to date")
     add("--again", nargs="+", default=[], metavar="METHOD", help="forget the scores of these methods")
-    add("--minutes", type=boundary.number(0, 1e6), metavar="N", help="make images for so long; 0 makes only the table")
+    _add_minutes(add)
     _add_models(add, Path("outputs/evidence"))
 
     add = command("score", "what the images of a run show: recall, relations, colors, counts, CLIP score", judged=False)
@@ -140,6 +141,10 @@ def build_parser() -> Parser:
         add_diffusers_flags(commands.choices[name])
         commands.choices[name].set_defaults(resumes=True)
     return parser
+
+
+def _add_minutes(add: Any) -> None:
+    add("--minutes", type=boundary.number(0, 1e6), metavar="N", help="make images for so long; 0 makes only the table")
 
 
 def _add_run(add: Any) -> None:

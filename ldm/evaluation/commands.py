@@ -24,7 +24,8 @@ from ldm.evaluation.score import calibration, detectors
 from ldm.evaluation.score.background import background_color
 from ldm.evaluation.score.calibration import ratio
 from ldm.evaluation.score.clip import open_clip, open_clip_score
-from ldm.evaluation.score.judge import Judges, judge_run, score_methods
+from ldm.evaluation.score.judge import ImageOf, Judges, judge_run, score_methods
+from ldm.evaluation.score.metrics import ImageFacts
 from ldm.evaluation.score.records import Record
 from ldm.files import read_json, write_json, write_json_lines, write_text
 from ldm.generation.images import check_image_name, file_hash, save_image
@@ -122,7 +123,7 @@ def single(options: Namespace) -> Iterator[str]:
 
 
 def table(options: Namespace) -> Iterator[str]:
-    """Makes what images are missing, scores all, and writes the table."""
+    """Makes and scores what lacks, writes the record and the table; the table."""
     methods = tuple(parse_method(text) for text in options.methods or DEFAULT_METHODS)
     prompts, name = table_prompts(options.set, options.count), f"{options.set}-{options.layout}"
     stage = Stage((name,), methods, options.count, (TABLE_SEED,), options.batch_size)
@@ -130,17 +131,26 @@ def table(options: Namespace) -> Iterator[str]:
     judges = Judges(detectors.EmojiBoxes(options.detector), categories=NAMES)
     shop = _workshop(options, plan, judges, options.detector, discs=True)
     file = f"table-{options.set}{'-predictor' if options.layout == 'predictor' else ''}.jsonl"
-    record = Record(options.out or RESULTS / file, shop.record_settings(prompts))
-    claim_methods(plan, {name: record}, shop)
-    for path in options.known:
-        record.take(Record.read(path), methods, options.count)
-    with locks.hold(options.outdir / name):
-        fill(plan, {name: record}, shop)
+    out: Path = options.out or RESULTS / file
+    with locks.hold(options.outdir / name), locks.hold(out.parent):
+        record = Record.open(out, shop.record_settings(prompts))
+        claim_methods(plan, {name: record}, shop)
+        for path in options.known:
+            record.take(Record.read(path), methods, options.count)
+        left = fill(plan, {name: record}, shop, options.minutes)
+        made: dict[str, dict[ImageOf, ImageFacts]] = {}
+        for label in (method.label for method in methods):
+            known = record.facts.get(label, {})
+            if asked := {place: shown for place, shown in known.items() if place[0] < options.count}:
+                made[label] = asked
+        if not made:
+            raise UserError("no image of these methods is there yet; give the command more --minutes, or none")
         record.write()
-    rows = score_methods({method.label: record.facts[method.label] for method in methods}, TABLE_RESAMPLES)
+    rows = score_methods(made, TABLE_RESAMPLES)
     for page in options.page:
         update_page(page, {options.set.replace("report", "results"): table_markdown(rows, page=True)})
     yield table_markdown(rows)
+    yield from _left(left)
 
 
 def prompts(options: Namespace) -> Iterator[str]:
@@ -171,9 +181,13 @@ def evidence(options: Namespace) -> Iterator[str]:
         for page in options.page:
             update_page(page, blocks)
     yield blocks["table"]
-    if left:
-        yield f"{left} images are left; the same command goes on"
+    yield from _left(left)
     yield str(options.out / "evidence.jsonl")
+
+
+def _left(images: int) -> Iterator[str]:
+    if images:
+        yield f"{images} images are left; the same command goes on"
 
 
 # ------------------------------------------------------------------------------------------ a run's images

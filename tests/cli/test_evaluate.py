@@ -43,6 +43,15 @@ def test_table_and_single_from_the_command_line(tmp_path: Path, capsys: pytest.C
     assert run([*table, "--count", "3", *known]) == 0
     assert sorted(file.name for file in (tmp_path / "others").rglob("*.png")) == ["00002-s1000.png"] * 2
     assert set(out.read_text().splitlines()[1:]) < set((tmp_path / "more.jsonl").read_text().splitlines())
+    capsys.readouterr()
+    assert run([*table, "--count", "4", "--minutes", "0"]) == 0  # a table of what is there
+    assert "| fixed |" in (said := capsys.readouterr().out) and "4 images are left" in said
+    assert "| plain model |" in page.read_text() and len(out.read_text().splitlines()) == 5
+    assert run([*table, "--count", "4", "--minutes", "0", "--out", str(tmp_path / "none.jsonl")]) == 2
+    assert "--minutes" in capsys.readouterr().err and not (tmp_path / "none.jsonl").exists()
+    rows = out.read_bytes()
+    assert run([*table, "--count", "2", "--steps", "3"]) == 2  # these are results of 2 steps
+    assert "steps" in capsys.readouterr().err and out.read_bytes() == rows
     assert run(["single", *flags, "--count", "2", "--out", str(tmp_path / "s.json")]) == 0
     assert json.loads((tmp_path / "s.json").read_text())["recall"]["total"] == 2
 
