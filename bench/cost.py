@@ -37,13 +37,13 @@ CALLS = (
 )
 # preset, steps, pixels, objects, batch
 IMAGES = (
-    *(("plain", steps, 64, 2, 1) for steps in (10, 25, 50, 100)),
-    *(("plain", 25, 64, 2, batch) for batch in (4, 8)),
-    *(("plain", 25, pixels, 2, 1) for pixels in (96, 128)),
-    *(("per-step", steps, 64, 2, 1) for steps in (10, 25, 50, 100)),
-    *(("per-step", 25, 64, objects, 1) for objects in (1, 3, 4)),
-    ("per-step", 25, 64, 2, 4),
-    *(("per-step", 25, pixels, 2, 1) for pixels in (96, 128)),
+    *(("plain", steps, 128, 2, 1) for steps in (10, 25, 50, 100)),
+    *(("plain", 25, 128, 2, batch) for batch in (4, 8)),
+    *(("plain", 25, pixels, 2, 1) for pixels in (192, 256)),
+    *(("per-step", steps, 128, 2, 1) for steps in (10, 25, 50, 100)),
+    *(("per-step", 25, 128, objects, 1) for objects in (1, 3, 4)),
+    ("per-step", 25, 128, 2, 4),
+    *(("per-step", 25, pixels, 2, 1) for pixels in (192, 256)),
 )
 
 
