@@ -132,7 +132,8 @@ def table(options: Namespace) -> Iterator[str]:
     shop = _workshop(options, plan, judges, options.detector, discs=True)
     file = f"table-{options.set}{'-predictor' if options.layout == 'predictor' else ''}.jsonl"
     out: Path = options.out or RESULTS / file
-    with locks.hold(options.outdir / name), locks.hold(out.parent):
+    busy = f"another process is writing {out}; wait until it ends, or name another --out"
+    with locks.hold(options.outdir / name), locks.taken(out.with_name(f".{out.name}.lock"), busy):
         record = Record.open(out, shop.record_settings(prompts))
         claim_methods(plan, {name: record}, shop)
         for path in options.known:
