@@ -24,8 +24,7 @@ from ldm.evaluation.score import calibration, detectors
 from ldm.evaluation.score.background import background_color
 from ldm.evaluation.score.calibration import ratio
 from ldm.evaluation.score.clip import open_clip, open_clip_score
-from ldm.evaluation.score.judge import ImageOf, Judges, judge_run, score_methods
-from ldm.evaluation.score.metrics import ImageFacts
+from ldm.evaluation.score.judge import Judges, judge_run, score_methods
 from ldm.evaluation.score.records import Record
 from ldm.files import read_json, write_json, write_json_lines, write_text
 from ldm.generation.images import check_image_name, file_hash, save_image
@@ -139,11 +138,8 @@ def table(options: Namespace) -> Iterator[str]:
         for path in options.known:
             record.take(Record.read(path), methods, options.count)
         left = fill(plan, {name: record}, shop, options.minutes)
-        made: dict[str, dict[ImageOf, ImageFacts]] = {}
-        for label in (method.label for method in methods):
-            known = record.facts.get(label, {})
-            if asked := {place: shown for place, shown in known.items() if place[0] < options.count}:
-                made[label] = asked
+        found = {method.label: record.first(method.label, options.count) for method in methods}
+        made = {label: images for label, images in found.items() if images}
         if not made:
             raise UserError("no image of these methods is there yet; give the command more --minutes, or none")
         record.write()

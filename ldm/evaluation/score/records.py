@@ -69,6 +69,10 @@ class Record:
             )
         return record
 
+    def first(self, method: str, count: int) -> dict[ImageOf, ImageFacts]:
+        """What is there of a method's images of the first `count` prompts."""
+        return {place: shown for place, shown in self.facts.get(method, {}).items() if place[0] < count}
+
     def write(self) -> None:
         """Write all of it or nothing."""
         head = {"settings": self.settings, "constants": self.constants, "seconds": self.seconds}
@@ -104,7 +108,7 @@ class Record:
             if changed_constants(other.constants.get(method.label, {}), self.constants[method.label]):
                 raise UserError(f"{other.path} has scores of '{method.label}' with other constants; leave it out.")
             own = self.facts.setdefault(method.label, {})
-            own.update({place: shown for place, shown in known.items() if place[0] < count and place not in own})
+            own.update({place: shown for place, shown in other.first(method.label, count).items() if place not in own})
 
     def drop(self, method: str) -> None:
         """Forget all images of a method."""
